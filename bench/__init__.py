@@ -1,0 +1,1 @@
+"""bench: a headless editor client, repository snapshots, metrics and reports. Talks to a server over stdio like any editor."""

@@ -1,0 +1,138 @@
+"""The engine's contract: plain frozen values that go in and come out, and the Engine protocol.
+
+Tensor-free on purpose, so that infill/ and lsp/ can build and read these without importing torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+NOISE = -1
+"""Token of a free canvas row that starts as uniform random noise."""
+
+Cancelled = Callable[[], bool]
+"""Polled after every forward; returns True once the caller has lost interest."""
+
+Decoding = Literal["denoise", "verify", "autoregressive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The rows denoised together.
+
+    tokens: L token ids; a free row may hold NOISE, or an id that it warm-starts from.
+    pinned: L flags; a pinned row is re-imposed at every step and never renoised.
+    """
+
+    tokens: tuple[int, ...]
+    pinned: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.pinned):
+            raise ValueError(f"canvas has {len(self.tokens)} tokens but {len(self.pinned)} pinned flags")
+        if not self.tokens:
+            raise ValueError("a canvas needs at least one row")
+        if any(pin and token < 0 for token, pin in zip(self.tokens, self.pinned, strict=True)):
+            raise ValueError("a pinned row needs a token id, not NOISE")
+
+    @classmethod
+    def free(cls, num_rows: int) -> Canvas:
+        """A canvas of num_rows free rows that all start as noise."""
+        return cls((NOISE,) * num_rows, (False,) * num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasProblem:
+    """Several canvases (candidate gap lengths, alternatives) that share one prompt and one sweep over the weights.
+
+    prompt: the token ids that the encoder has, or will have, in its KV cache.
+    banned: token ids that must not be produced in a free row (specials other than the end token, newlines for a line).
+    stop: token ids that end a middle; the end token always does. A stop token is part of the result.
+    deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
+    decoding: "denoise" is diffusion alone; "verify" drafts by diffusion and verifies with the causal encoder of the same
+        weights, which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth of that.
+    """
+
+    prompt: tuple[int, ...]
+    canvases: tuple[Canvas, ...]
+    max_steps: int = 48
+    deadline_ms: float | None = None
+    seed: int = 0
+    decoding: Decoding = "denoise"
+    banned: tuple[int, ...] = ()
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("a problem needs a prompt of at least one token")
+        if not self.canvases:
+            raise ValueError("a problem needs at least one canvas")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one fill went, in milliseconds, and how much work it was."""
+
+    prefill_ms: float = 0.0
+    denoise_ms: float = 0.0
+    verify_ms: float = 0.0
+    num_prefilled: int = 0
+    """Prompt tokens that were not in the KV cache."""
+    num_cached: int = 0
+    num_forwards: int = 0
+    """Decoder and encoder forwards after the prefill."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasResult:
+    """What became of one canvas.
+
+    tokens: L token ids (argmax of the last step; pinned rows as given). entropy: L values in nats at temperature 1.
+    logprob: L natural-log probabilities of the tokens under the model that chose them, at temperature 1: the decoder
+        for "denoise", the causal encoder for "verify" and "autoregressive" (0 for pinned rows).
+    end: number of rows before the first end or stop token (a stop token counts as a row), or L when there is none.
+    """
+
+    tokens: tuple[int, ...]
+    entropy: tuple[float, ...]
+    logprob: tuple[float, ...]
+    end: int
+    steps: int
+    is_finished: bool
+    """False when the deadline, the step limit or a cancel ended the work before the stop rule did."""
+    is_cancelled: bool = False
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot of the engine's life. state: what it does now; detail: one line for people."""
+
+    state: Literal["unloaded", "loading", "ready", "busy", "failed", "closed"]
+    model: str = ""
+    device: str = ""
+    detail: str = ""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+
+
+class Engine(Protocol):
+    """What every engine does: LocalEngine, SharedEngine, RemoteEngine. Calls come from one thread at a time."""
+
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        """Make the KV cache hold prompt, re-using the longest common prefix with what it held."""
+        ...
+
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        """Denoise every canvas of the problem. One result per canvas, in order; cancelled is a value, not an error."""
+        ...
+
+    def status(self) -> EngineStatus: ...
+
+    def close(self) -> None:
+        """Give the memory back. The engine cannot be used afterwards."""
+        ...

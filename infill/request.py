@@ -1,0 +1,125 @@
+"""The facade's values: InfillRequest in, InfillResult out. lsp/ and bench/ see nothing else of this room.
+
+Offsets are code-point indices into a Python str. No LSP type, no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Cancelled = Callable[[], bool]
+
+Kind = Literal["auto", "line", "block", "span"]
+"""How much to fill: decided by the tree (auto), to the end of the line, a whole block, or exactly the span given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Text from elsewhere that may help: an open document, a recently edited region, a definition."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndentStyle:
+    """How the document indents; None means: find out from the text."""
+
+    tab_size: int | None = None
+    insert_spaces: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InfillRequest:
+    """One gap to fill in one snapshot of one document.
+
+    start, end: the span [start, end) to be replaced; start == end is a cursor.
+    typed: text that the editor's own completion popup would insert at start; a proposal must begin with it.
+    min_confidence: proposals whose calibrated confidence is lower are declined.
+    deadline_ms: time allowed from the call; what is ready by then is returned. None: no limit.
+    """
+
+    text: str
+    start: int
+    end: int
+    language: str
+    path: str = ""
+    kind: Kind = "auto"
+    typed: str = ""
+    neighbours: tuple[Neighbour, ...] = ()
+    num_alternatives: int = 1
+    indent: IndentStyle = IndentStyle()
+    deadline_ms: float | None = None
+    min_confidence: float = 0.0
+    is_explicit: bool = False
+    """The user asked by a key: trigger rules that keep quiet while typing do not apply."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= len(self.text):
+            raise ValueError(f"span [{self.start}, {self.end}) is outside a text of {len(self.text)} code points")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Text to put in place of [start, end). confidence: probability in [0, 1] that it is exactly right."""
+
+    text: str
+    start: int
+    end: int
+    confidence: float
+    source: str = "model"
+    """"model" or "recent" (typed along a former proposal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfillTimings:
+    """Milliseconds by stage, and counters, of one infill. For logs, status lines and the benchmark."""
+
+    layout_ms: float = 0.0
+    prefill_ms: float = 0.0
+    denoise_ms: float = 0.0
+    verify_ms: float = 0.0
+    trim_ms: float = 0.0
+    total_ms: float = 0.0
+    num_prefilled: int = 0
+    num_cached: int = 0
+    num_forwards: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InfillResult:
+    """proposals, best first; or none, with the reason in declined. A cancelled infill has is_cancelled set."""
+
+    proposals: tuple[Proposal, ...] = ()
+    declined: str = ""
+    """Why there is nothing: a short stable key such as "inside-word", "comment", "syntax", "low-confidence", "empty"."""
+    is_cancelled: bool = False
+    timings: InfillTimings = field(default_factory=InfillTimings)
+
+
+@dataclass(frozen=True, slots=True)
+class InfillerStatus:
+    """state: what a status line shows. detail: one line for people."""
+
+    state: Literal["loading", "ready", "busy", "failed", "closed"]
+    model: str = ""
+    device: str = ""
+    detail: str = ""
+
+
+class Infiller(Protocol):
+    """The facade. Thread-safe in this sense: calls come from one engine thread; `cancelled` is polled from it."""
+
+    def prefetch(self, request: InfillRequest, cancelled: Cancelled | None = None) -> None:
+        """Bring the KV cache up to date for a request that may come; does nothing when the trigger would decline."""
+        ...
+
+    def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult: ...
+
+    def status(self) -> InfillerStatus: ...
+
+    def close(self) -> None: ...

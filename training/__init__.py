@@ -1,0 +1,1 @@
+"""training: builds corpora, trains the embedded model, adapts a model to the user's own repository."""
