@@ -1,0 +1,80 @@
+"""The encoder's keys and values of one token sequence, and which tokens they belong to.
+
+Grows by doubling, is cut back to the longest common prefix with the next prompt, and is never written by the decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+
+
+class KVCache:
+    """Keys and values per layer: [Hkv, capacity, D] each, of which the first `length` positions are valid."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, capacity: int = 512) -> None:
+        self._config, self._device, self._dtype = config, device, dtype
+        self._capacity = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self.length = 0
+        self.tokens: tuple[int, ...] = ()
+        """The token ids whose keys and values are held. Kept by whoever drives the encoder, through `hold`."""
+        self._reserve(capacity)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values))
+
+    def common_prefix(self, tokens: tuple[int, ...]) -> int:
+        """How many leading tokens of a new prompt are held already."""
+        limit = min(len(self.tokens), len(tokens))
+        if self.tokens[:limit] == tokens[:limit]:
+            return limit
+        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from position length on. Raises: ValueError beyond what is held."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot cut a cache of {self.length} positions to {length}")
+        self.length = length
+        self.tokens = self.tokens[:length]
+
+    def hold(self, tokens: tuple[int, ...]) -> None:
+        """Note which tokens the positions belong to. Raises: ValueError when the count does not match."""
+        if len(tokens) != self.length:
+            raise ValueError(f"{len(tokens)} tokens for {self.length} cached positions")
+        self.tokens = tokens
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write key and value [Hkv, T, D] after the valid positions; returns views of all [Hkv, length + T, D].
+
+        The length changes only with `advance`, after the last layer, so a forward that fails half-way leaves it valid.
+        """
+        end = self.length + key.shape[1]
+        self._reserve(end)
+        self._keys[layer][:, self.length : end] = key
+        self._values[layer][:, self.length : end] = value
+        return self._keys[layer][:, :end], self._values[layer][:, :end]
+
+    def advance(self, num_tokens: int) -> None:
+        self.length += num_tokens
+
+    def read(self, layer: int, last: int | None = None) -> tuple[Tensor, Tensor]:
+        """The valid keys and values [Hkv, S, D]; last: only that many of the latest positions."""
+        first = 0 if last is None else max(0, self.length - last)
+        return self._keys[layer][:, first : self.length], self._values[layer][:, first : self.length]
+
+    def _reserve(self, capacity: int) -> None:
+        if capacity <= self._capacity:
+            return
+        capacity = max(capacity, 2 * self._capacity)
+        keys, values = self._keys, self._values
+        shapes = [(s.num_kv_heads, capacity, s.head_dim) for s in self._config.layers]
+        self._keys = [torch.empty(shape, device=self._device, dtype=self._dtype) for shape in shapes]
+        self._values = [torch.empty(shape, device=self._device, dtype=self._dtype) for shape in shapes]
+        for new, old in zip((*self._keys, *self._values), (*keys, *values)):
+            new[:, : self._capacity] = old
+        self._capacity = capacity

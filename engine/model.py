@@ -1,0 +1,330 @@
+"""The DiffusionGemma text model in PyTorch: one stack of layers that is a causal encoder or a bidirectional decoder.
+
+The layers are the same weights either way; what differs is who attends to whom, so attention is a policy that the caller
+passes in: `encode` appends to a KV cache and looks back, `decode` lets canvas rows see the cache and each other and leaves
+the cache alone, `joint` (training) runs both kinds of rows in one forward under a mask. Knows no sampler and no text.
+
+Source: transformers 5.23.0, models/diffusion_gemma/modeling_diffusion_gemma.py. Parameter names are its names without
+the prefix `model.decoder.`; the encoder's own layer scalars are `layers.N.encoder_layer_scalar` here.
+Shapes: B canvases, L rows, T tokens, H hidden, D head size, E experts, K top-k, I expert width, V vocabulary, S cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import LayerSpec, ModelConfig
+from .kv_cache import KVCache
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
+
+
+class RMSNorm(nn.Module):
+    """x * rsqrt(mean(x^2) + eps) * weight, computed in fp32 and cast back to x's dtype. weight: [dim], or None."""
+
+    weight: nn.Parameter | None
+
+    def __init__(self, dim: int, eps: float, has_weight: bool = True) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.ones(dim)) if has_weight else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        return F.rms_norm(x.float(), (self.dim,), weight, self.eps).to(x.dtype)
+
+
+class GatedMLP(nn.Module):
+    """down(gelu_tanh(gate(x)) * up(x)). x: [..., H]."""
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, width, bias=False)
+        self.up_proj = nn.Linear(hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Router(nn.Module):
+    """Top-k expert choice from the raw residual. x: [T, H] -> (weights [T, K] fp32, ids [T, K] int64, probabilities [T, E])."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.top_k = config.top_k
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, has_weight=False)
+        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+        self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.norm(x) * self.scale * x.shape[-1] ** -0.5
+        probabilities = F.softmax(self.proj(x), dim=-1, dtype=torch.float32)
+        weights, ids = torch.topk(probabilities, self.top_k, dim=-1)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        return weights * self.per_expert_scale[ids], ids, probabilities
+
+
+class Experts(nn.Module):
+    """E gated MLPs of width I. x: [T, H], ids and weights: [T, K] -> [T, H].
+
+    Two ways to the same sum. With few experts (E <= 4 K) all of them run as one dense product and unchosen ones get weight
+    zero: no gather, which is what a CPU wants. With many, only the experts that some row chose are read.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, H, width = config.num_experts, config.hidden_size, config.expert_size
+        self.num_experts, self.width = E, width
+        self.is_dense = 4 * config.top_k >= E
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * width, H))
+        self.down_proj = nn.Parameter(torch.empty(E, H, width))
+
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        return self.dense(x, ids, weights) if self.is_dense else self.gathered(x, ids, weights)
+
+    def dense(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        share = torch.zeros(x.shape[0], self.num_experts, dtype=weights.dtype, device=x.device).scatter(1, ids, weights)
+        gate, up = self.gate_up(x).view(-1, self.num_experts, 2, self.width).unbind(2)
+        act = F.gelu(gate, approximate="tanh") * up * share[..., None].to(gate.dtype)
+        return self.down(act.flatten(1))
+
+    def gate_up(self, x: Tensor) -> Tensor:
+        """[T, H] -> [T, E * 2 I], every expert's gate and up rows."""
+        return F.linear(x, self.gate_up_proj.flatten(0, 1))
+
+    def down(self, act: Tensor) -> Tensor:
+        """[T, E * I] -> [T, H], the sum over experts included."""
+        return F.linear(act, self.down_proj.permute(1, 0, 2).flatten(1))
+
+    def gathered(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for expert in torch.unique(ids).tolist():
+            row, place = torch.where(ids == expert)
+            gate, up = F.linear(x[row], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            y = F.linear(F.gelu(gate, approximate="tanh") * up, self.down_proj[expert])
+            out.index_add_(0, row, (y * weights[row, place, None]).to(out.dtype))
+        return out
+
+
+class Attention(nn.Module):
+    """QK-normed rotary attention with scale 1.0. Full-attention layers have no v_proj: value = norm(raw key projection)."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
+        super().__init__()
+        H, D, eps = config.hidden_size, spec.head_dim, config.rms_norm_eps
+        self.head_dim = D
+        self.q_proj = nn.Linear(H, config.num_heads * D, bias=False)
+        self.k_proj = nn.Linear(H, spec.num_kv_heads * D, bias=False)
+        self.v_proj = nn.Linear(H, spec.num_kv_heads * D, bias=False) if spec.has_value_proj else None
+        self.o_proj = nn.Linear(config.num_heads * D, H, bias=False)
+        self.q_norm = RMSNorm(D, eps)
+        self.k_norm = RMSNorm(D, eps)
+        self.v_norm = RMSNorm(D, eps, has_weight=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend) -> Tensor:
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        query = rotate(self.q_norm(self.q_proj(x).view(heads)), rope)
+        raw_key = self.k_proj(x).view(heads)
+        value = self.v_norm(raw_key if self.v_proj is None else self.v_proj(x).view(heads))
+        key = rotate(self.k_norm(raw_key), rope)
+        out = attend(layer, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Attention, then a dense MLP and the experts in parallel, each between its norms. x: [B, T, H]."""
+
+    encoder_layer_scalar: Tensor
+    layer_scalar: Tensor
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
+        super().__init__()
+        H, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, spec)
+        self.mlp = GatedMLP(H, config.intermediate_size)
+        self.router = Router(config)
+        self.experts = Experts(config)
+        self.input_layernorm = RMSNorm(H, eps)
+        self.post_attention_layernorm = RMSNorm(H, eps)
+        self.pre_feedforward_layernorm = RMSNorm(H, eps)
+        self.post_feedforward_layernorm = RMSNorm(H, eps)
+        self.post_feedforward_layernorm_1 = RMSNorm(H, eps)
+        self.post_feedforward_layernorm_2 = RMSNorm(H, eps)
+        self.pre_feedforward_layernorm_2 = RMSNorm(H, eps)
+        self.register_buffer("layer_scalar", torch.ones(1))
+        self.register_buffer("encoder_layer_scalar", torch.ones(1))
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend, scalar: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """scalar: broadcastable to [B, T, 1]. Returns x and the router's probabilities [B * T, E]."""
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, layer, attend))
+        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
+        rows = x.reshape(-1, x.shape[-1])
+        weights, ids, probabilities = self.router(rows)
+        sparse = self.experts(self.pre_feedforward_layernorm_2(rows), ids, weights).view(x.shape)
+        both = dense + self.post_feedforward_layernorm_2(sparse)
+        return (x + self.post_feedforward_layernorm(both)) * scalar, probabilities
+
+
+class SelfConditioning(GatedMLP):
+    """Adds what the previous step believed to a canvas row's embedding. soft: [B, L, H], zeros (None) at the first step."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, config.intermediate_size)
+        self.pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, has_weight=False)
+
+    def combine(self, embedding: Tensor, soft: Tensor | None) -> Tensor:
+        # pre_norm(0) is 0 and the MLP has no bias, so the first step needs no product at all
+        return self.post_norm(embedding if soft is None else embedding + super().forward(self.pre_norm(soft)))
+
+
+class DiffusionGemma(nn.Module):
+    """The whole text model; embed_tokens serves as embedding, output projection and self-conditioning table."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_conditioning = SelfConditioning(config)
+        # one table of frequencies for each distinct (theta, head size, rotated pairs)
+        self._rope_specs = [(s.rope_theta, s.head_dim, s.num_rotated) for s in config.layers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.norm.weight.dtype if self.norm.weight is not None else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 [...] -> [..., H], scaled by sqrt(H) rounded to the weights' dtype as the reference does."""
+        scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.embed_tokens.weight.dtype, device=self.device)
+        return self.embed_tokens(tokens) * scale
+
+    def soft_embedding(self, logits: Tensor) -> Tensor:
+        """The expected embedding under softmax(logits). logits: [B, L, V], already divided by the temperature -> [B, L, H]."""
+        table = self.embed_tokens.weight
+        scale = torch.tensor(self.config.hidden_size**0.5, dtype=table.dtype, device=table.device)
+        return torch.softmax(logits, dim=-1, dtype=torch.float32).to(table.dtype) @ table * scale
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., H] after the final norm -> softcapped fp32 logits [..., V]."""
+        raw = F.linear(hidden, self.embed_tokens.weight).float()
+        return torch.tanh(raw / self.config.softcap) * self.config.softcap
+
+    @torch.no_grad()
+    def encode(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H]."""
+        start, T = cache.length, tokens.shape[0]
+        positions = torch.arange(start, start + T, device=tokens.device)
+        masks = {s.window: _causal_mask(positions, s.window) for s in self.config.layers} if T > 1 else {}
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            window = self.config.layers[layer].window
+            keys, values = cache.append(layer, key[0], value[0])
+            if T == 1:
+                first = 0 if window is None else max(0, start + 1 - window)
+                return _sdpa(query, keys[None, :, first:], values[None, :, first:], None)
+            return _sdpa(query, keys[None], values[None], masks[window])
+
+        x = self._run(self.embed(tokens)[None], positions[None], attend, is_encoder=True)
+        cache.advance(T)
+        return x[0]
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, cache: KVCache, soft: Tensor | None = None, num_rows: Tensor | None = None) -> Tensor:
+        """One bidirectional pass of the canvases [B, L] over [cache ; own canvas]; the cache is only read.
+
+        soft: [B, L, H] self-conditioning or None. num_rows: [B] rows in use when canvases differ in length, or None.
+        Returns normed hidden states [B, L, H]; those of unused rows mean nothing.
+        """
+        B, L = tokens.shape
+        start = cache.length
+        positions = torch.arange(start, start + L, device=tokens.device)
+        in_use = None if num_rows is None else torch.arange(L, device=tokens.device) < num_rows[:, None]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            window = self.config.layers[layer].window
+            # the canvas sees the last window - 1 cached positions, whichever row asks (transformers' sliding cache)
+            keys, values = cache.read(layer, None if window is None else window - 1)
+            keys = torch.cat([keys[None].expand(B, -1, -1, -1), key], dim=2)
+            values = torch.cat([values[None].expand(B, -1, -1, -1), value], dim=2)
+            mask = None if in_use is None else F.pad(in_use, (keys.shape[2] - L, 0), value=True)[:, None, None, :]
+            return _sdpa(query, keys, values, mask)
+
+        x = self.self_conditioning.combine(self.embed(tokens), soft)
+        return self._run(x, positions[None], attend, is_encoder=False)
+
+    def joint(self, tokens: Tensor, positions: Tensor, is_canvas: Tensor, mask: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Training: encoder rows and canvas rows of several canvases in one forward.
+
+        tokens, positions: [B, T]; is_canvas: bool [T]; mask: bool [B, 1, T, T], True where a row may look;
+        soft: [B, T, H] self-conditioning (read for canvas rows only). Returns hidden [B, T, H] and router
+        probabilities [layers, B * T, E]. Sliding windows are the mask's business.
+        """
+        plain = self.embed(tokens)
+        x = torch.where(is_canvas[None, :, None], self.self_conditioning.combine(plain, soft), plain)
+        ropes = self._ropes(positions)
+        probabilities: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            scalar = torch.where(is_canvas[:, None], layer.layer_scalar, layer.encoder_layer_scalar)
+            x, chosen = layer(x, ropes[i], i, lambda _, q, k, v: _sdpa(q, k, v, mask), scalar)
+            probabilities.append(chosen)
+        return self.norm(x), torch.stack(probabilities)
+
+    def _run(self, x: Tensor, positions: Tensor, attend: Attend, is_encoder: bool) -> Tensor:
+        ropes = self._ropes(positions)
+        for i, layer in enumerate(self.layers):
+            scalar = layer.encoder_layer_scalar if is_encoder else layer.layer_scalar
+            x, _ = layer(x, ropes[i], i, attend, scalar)
+        return self.norm(x)
+
+    def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        tables = {spec: rope_table(positions, *spec, dtype=self.dtype) for spec in set(self._rope_specs)}
+        return [tables[spec] for spec in self._rope_specs]
+
+
+def rope_table(
+    positions: Tensor, theta: float, head_dim: int, num_rotated: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """cos and sin for positions [B, T] -> [B, T, 1, D] each. Pairs past num_rotated do not turn (angle 0).
+
+    Source: transformers 5.23.0, modeling_rope_utils.py, `_compute_proportional_rope_parameters`; with all pairs rotated
+    it is the default RoPE.
+    """
+    exponent = torch.arange(0, 2 * num_rotated, 2, device=positions.device, dtype=torch.float32) / head_dim
+    frequency = F.pad(1.0 / theta**exponent, (0, head_dim // 2 - num_rotated))
+    angle = positions[..., None].float() * frequency
+    angle = torch.cat((angle, angle), dim=-1)[..., None, :]
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """x: [B, T, heads, D]; rope: cos and sin [B, T, 1, D]."""
+    cos, sin = rope
+    a, b = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
+
+
+def _causal_mask(positions: Tensor, window: int | None) -> Tensor | None:
+    """[T, S] for rows at positions over all cached positions up to the last one."""
+    keys = torch.arange(int(positions[-1]) + 1, device=positions.device)
+    distance = positions[:, None] - keys[None, :]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0, enable_gqa=True)

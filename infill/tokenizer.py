@@ -1,0 +1,80 @@
+"""The tokenizer as this room sees it: text to ids and back, the special ids, and which ids are newlines.
+
+Wraps the `tokenizers` library. Knows no canvas layout and no model.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<suf>", "<pre>", "<mid>", "<ctx>", "<file>")
+"""Ids 0..7 of the embedded model's vocabulary; ids up to NUM_RESERVED - 1 are kept free for later."""
+
+NUM_RESERVED = 16
+
+
+class TokenizerLike(Protocol):
+    """What layout and trimming need of a tokenizer."""
+
+    @property
+    def newline_ids(self) -> frozenset[int]: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int] | tuple[int, ...]) -> str: ...
+
+
+class Tokenizer:
+    """Byte-level BPE of the embedded model. Every text round-trips; a newline is always a token of its own.
+
+    Because no token crosses a newline, the tokens of a line do not depend on the lines around it: windows can be cut
+    at line boundaries, and typing only appends tokens.
+    """
+
+    pad, eos, bos, suf, pre, mid, ctx, file = range(8)
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """backend: must hold SPECIAL_TOKENS at ids 0..7. Raises: ValueError if it does not."""
+        for i, token in enumerate(SPECIAL_TOKENS):
+            if backend.token_to_id(token) != i:
+                raise ValueError(f"the tokenizer has {token} at {backend.token_to_id(token)}, not at id {i}")
+        # text that spells a special token must stay text: the user's file is data, never markup
+        backend.encode_special_tokens = True
+        self._backend = backend
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        return cls.from_json(path.read_text(encoding="utf-8"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """text: the contents of a tokenizer.json."""
+        return cls(tokenizers.Tokenizer.from_str(text))
+
+    def to_json(self) -> str:
+        return self._backend.to_str()
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def newline_ids(self) -> frozenset[int]:
+        return frozenset(self._backend.encode("\n", add_special_tokens=False).ids)
+
+    def encode(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+        """Special ids are left out; bytes that are not UTF-8 (a cut character) become U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    def token_text(self, token_id: int) -> str:
+        return self.decode([token_id])
