@@ -1,0 +1,202 @@
+"""Find permissively licensed source files: the standard library, installed distributions, pinned wheels.
+
+Decides which licences may enter (an unknown one may not) and which files of a package are worth reading; knows
+nothing of cleaning, duplicates or the corpus format. A package is taken whole or left out: the licence is the one that
+its own metadata states.
+"""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+PERMISSIVE = frozenset({
+    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "HPND", "ISC", "MIT",
+    "MIT-0", "MIT-CMU", "PSF-2.0", "Python-2.0", "Unlicense", "Zlib", "BSD",
+})  # fmt: skip
+
+# what `License ::` classifiers and free-text License fields say, as a licence identifier
+_WORDS: tuple[tuple[str, str], ...] = (
+    (r"mit[- ]cmu|hpnd|historical permission", "HPND"),
+    (r"\bmit\b|expat", "MIT"),
+    (r"apache", "Apache-2.0"),
+    (r"new bsd|bsd[- ]3|3-clause|modified bsd", "BSD-3-Clause"),
+    (r"simplified bsd|bsd[- ]2|2-clause", "BSD-2-Clause"),
+    (r"\b0bsd\b", "0BSD"),
+    (r"\bbsd\b", "BSD"),
+    (r"\bisc\b|iscl", "ISC"),
+    (r"python software foundation|\bpsf", "PSF-2.0"),
+    (r"unlicense", "Unlicense"),
+    (r"\bzlib\b", "Zlib"),
+)
+_RESTRICTED = re.compile(
+    r"\b(?:[al]?gpl|mpl|epl|eupl|cddl|cc-by|sspl|busl?)|general public|mozilla|affero|eclipse|proprietary|non-?commercial|business source",
+    re.IGNORECASE,
+)
+_TOKENS = re.compile(r"\(|\)|[^\s()]+")
+
+# copies of other projects (their licence and their split are not this package's), and benchmarks
+_SKIPPED_PARTS = re.compile(
+    r"^(?:_?vendor(?:ed|s)?|_vendored_packages|third_?party|3rdparty|extern(?:al|s)?|_externals?|node_modules|site-packages|__pycache__"
+    r"|human_?eval.*|mbpp.*|.*_bench(?:mark)?_?data|lib2to3)$",
+    re.IGNORECASE,
+)
+_SKIPPED_FILE = re.compile(r"(?:_pb2(?:_grpc)?|(?:^|/)human_?eval\w*|(?:^|/)mbpp\w*|(?:^|/)_?six)\.py$", re.IGNORECASE)
+_TEST_PART = re.compile(r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*|[^/]*_test\.py)(?:/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package whose files may enter the corpus; `origin` is a wheel, or the folder that `files` are relative to."""
+
+    name: str
+    version: str
+    licence: str
+    language: str
+    origin: Path
+    files: tuple[str, ...]
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Every file as (path inside the package, raw bytes); unreadable files are left out."""
+        if self.origin.is_file():
+            with zipfile.ZipFile(self.origin) as wheel:
+                for name in self.files:
+                    yield name, wheel.read(name)
+            return
+        for name in self.files:
+            try:
+                yield name, (self.origin / name).read_bytes()
+            except OSError:
+                continue
+
+
+def normalise_name(name: str) -> str:
+    """The one spelling of a distribution's name. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_test(path: str) -> bool:
+    """Whether a path is a test by its name; tests are kept with a lower weight."""
+    return bool(_TEST_PART.search(path.lower()))
+
+
+def is_wanted(path: str) -> bool:
+    """Whether a file is a Python source of this package itself: no vendored copy, protobuf output or benchmark."""
+    parts = PurePosixPath(path).parts
+    return path.endswith(".py") and not any(map(_SKIPPED_PARTS.match, parts[:-1])) and not _SKIPPED_FILE.search(path)
+
+
+def _holds(expression: str) -> bool:
+    """Whether an SPDX expression can be satisfied by permissive licences alone. Malformed ones cannot."""
+    tokens: list[str] = _TOKENS.findall(expression)
+
+    def disjunction() -> bool:
+        value = conjunction()
+        while tokens and tokens[0].upper() == "OR":
+            tokens.pop(0)
+            value = conjunction() or value
+        return value
+
+    def conjunction() -> bool:
+        value = operand()
+        while tokens and tokens[0].upper() == "AND":
+            tokens.pop(0)
+            value = operand() and value
+        return value
+
+    def operand() -> bool:
+        token = tokens.pop(0) if tokens else ""
+        if token == "(":
+            value = disjunction()
+            return bool(tokens) and tokens.pop(0) == ")" and value
+        if tokens[:1] and tokens[0].upper() == "WITH":
+            # an exception only adds permissions to the licence before it
+            del tokens[:2]
+        return token in PERMISSIVE
+
+    value = disjunction()
+    return value and not tokens
+
+
+def classify_licence(expression: str | None, field: str | None, classifiers: Iterable[str]) -> str | None:
+    """The licence by which a package may enter the corpus, or None: it is restricted or not stated.
+
+    `expression` is License-Expression (SPDX) and decides alone where there is one; otherwise the `License ::`
+    classifiers decide, and without a telling one the free-text License field (its first line only: whole licence
+    texts are pasted there, and they mention other licences).
+    """
+    if expression:
+        return expression if _holds(expression) else None
+    stated = [line.split("::")[-1] for line in classifiers if line.startswith("License ::")]
+    stated = [line.strip() for line in stated if line.strip() not in ("OSI Approved", "")]
+    first = next((line.strip() for line in (field or "").splitlines() if line.strip()), "")
+    if any(map(_RESTRICTED.search, [*stated, first])):
+        return None
+    found = [licence for text in stated for pattern, licence in _WORDS if re.search(pattern, text, re.IGNORECASE)]
+    if stated:
+        return found[0] if found else None
+    if _TOKENS.findall(first) and _holds(first):
+        return first
+    return next((licence for pattern, licence in _WORDS if re.search(pattern, first, re.IGNORECASE)), None)
+
+
+def standard_library() -> Package:
+    """The library of the running interpreter, without what is installed beside it."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Package("python", version, "PSF-2.0", "python", root, tuple(filter(is_wanted, files)))
+
+
+def installed_packages() -> Iterator[Package]:
+    """Every installed distribution with a permissive licence, except this project itself."""
+    for distribution in metadata.distributions():
+        head = distribution.metadata
+        name = normalise_name(head["Name"] or "")
+        licence = classify_licence(head.get("License-Expression"), head.get("License"), head.get_all("Classifier") or ())
+        if not name or licence is None or name == "lacuna-ls":
+            continue
+        files = sorted(path.as_posix() for path in distribution.files or () if is_wanted(path.as_posix()))
+        root = Path(str(distribution.locate_file("")))
+        yield Package(name, distribution.version, licence, "python", root, tuple(f for f in files if not f.startswith("..")))
+
+
+def wheel_package(path: Path) -> Package | None:
+    """A wheel as a package, or None where its metadata states no permissive licence."""
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+        described = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        head = HeaderParser().parsestr(wheel.read(described).decode("utf-8", "replace"))
+    licence = classify_licence(head.get("License-Expression"), head.get("License"), head.get_all("Classifier") or ())
+    if licence is None:
+        return None
+    files = tuple(sorted(filter(is_wanted, names)))
+    return Package(normalise_name(head["Name"]), head["Version"], licence, "python", path, files)
+
+
+def fetch_wheels(pins: dict[str, str], folder: Path) -> list[Path]:
+    """Fetch pinned wheels with pip (four at a time; those already there are not fetched again).
+
+    Returns: the wheels at hand, in the order of their names. A package that has no wheel for this interpreter is left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def find(name: str) -> Path | None:
+        prefix = f"{name.replace('-', '_')}-{pins[name]}-"
+        return next((path for path in sorted(folder.glob("*.whl")) if path.name.lower().startswith(prefix)), None)
+
+    def fetch(name: str) -> None:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command += ["--disable-pip-version-check", "--dest", str(folder), f"{name}=={pins[name]}"]
+        subprocess.run(command, check=False, capture_output=True, timeout=300)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fetch, [name for name in pins if find(name) is None]))
+    return [path for name in sorted(pins) if (path := find(name))]
