@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from .settings import Row, parse, rows, value
 
@@ -168,14 +168,14 @@ ROWS: tuple[Row, ...] = tuple(rows(Options))
 LANGUAGE_ROWS: tuple[Row, ...] = tuple(row for row in ROWS if row.setting.by_language)
 
 
-def read_options(raw: object, *, base: Options | None = None, is_workspace: bool = False) -> tuple[Options, list[str]]:
+def read_options(raw: Any, *, base: Options | None = None, is_workspace: bool = False) -> tuple[Options, list[str]]:
     """Options from what an editor sent, over base; and one message per value that could not be used.
 
     raw may be the settings themselves or an object with a key "lacuna". is_workspace: raw comes from a workspace, so
     user-scoped values in it do not count.
     """
     if isinstance(raw, Mapping) and "lacuna" in raw:
-        raw = raw["lacuna"]
+        raw = cast(Mapping[str, object], raw)["lacuna"]
     scopes = frozenset({"resource"}) if is_workspace else frozenset({"resource", "user"})
     options, messages = parse(Options, raw, scopes=scopes, base=base or Options())
     if (kind := options.engine.kind) not in ("auto", "local") and not re.fullmatch(r"https?://[^\s]+", kind):
@@ -195,7 +195,7 @@ def _override(options: Options, language: str, given: object) -> tuple[Options, 
         return options, [f"lacuna.languages.{language} is not an object; it was left out."]
     kept: dict[str, Any] = {}
     messages: list[str] = []
-    for name, item in _flat(given):
+    for name, item in _flat(cast(Mapping[str, Any], given)):
         if name in allowed:
             kept[name] = item
         else:
@@ -208,9 +208,9 @@ def _flat(tree: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, item in tree.items():
         if isinstance(item, Mapping) and item:
-            found += _flat(item, f"{prefix}{key}.")
+            found += _flat(cast(Mapping[str, Any], item), f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", item))
+            found.append((f"{prefix}{key}", cast(object, item)))
     return found
 
 

@@ -1,0 +1,344 @@
+"""One engine thread, and the rules of who uses it: cancel-previous and latest-wins per document, deadlines, restarts.
+
+The event loop submits work and awaits its ending; the thread loads the infiller, works, and polls the token of what it
+does. Nothing here blocks the event loop, and no ending is an exception. Knows no LSP type and no document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from ..engine.errors import LacunaError
+from ..infill.request import Infiller
+from .cancel import CancelToken
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+MAX_CRASHES = 5
+"""So many crashes without a success in between, and the thread waits to be told to try again."""
+
+
+class Ending(enum.Enum):
+    """How work can end without a value."""
+
+    SUPERSEDED = "superseded"
+    """Cancelled, or a later request for the same document came."""
+    LATE = "late"
+    """The deadline passed first."""
+    UNAVAILABLE = "unavailable"
+    """There is no model: it failed to load, is unloaded, or crashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the engine thread does. detail: one line for people."""
+
+    state: Literal["unloaded", "loading", "ready", "restarting", "failed", "closed"]
+    detail: str = ""
+    model: str = ""
+    device: str = ""
+
+
+@dataclass(slots=True)
+class Job(Generic[R]):
+    """work is called in the engine thread; its value, or an Ending, becomes the result of future."""
+
+    key: str
+    work: Callable[[Infiller, CancelToken], R]
+    token: CancelToken
+    is_background: bool
+    future: Future[R | Ending] = field(default_factory=Future[Any])
+
+
+class EngineThread:
+    """Owns the infiller. Every method may be called from any thread; the callbacks come from this one."""
+
+    def __init__(
+        self,
+        load: Callable[[], Infiller],
+        on_state: Callable[[EngineState], None],
+        on_crash: Callable[[str], None],
+        *,
+        backoff_s: float = 1.0,
+        idle_unload_s: float = 0.0,
+    ) -> None:
+        self._load = load
+        self._on_state = on_state
+        self._on_crash = on_crash
+        self._backoff_s = backoff_s
+        self.idle_unload_s = idle_unload_s
+        self._wake = threading.Condition()
+        self._jobs: deque[Job[Any]] = deque()
+        self._background: dict[str, Job[Any]] = {}
+        self._current: Job[Any] | None = None
+        self._infiller: Infiller | None = None
+        self._wanted = False
+        """Whether an infiller should be there, or be loaded."""
+        self._may_load = True
+        """False after unload(): only load() brings it back then."""
+        self._is_stopped = False
+        self._num_crashes = 0
+        self._not_before = 0.0
+        self._last_used = time.monotonic()
+        self.cancel_lags_ms: deque[float] = deque(maxlen=1000)
+        """Milliseconds from a cancel to the end of the work it cancelled."""
+        self._thread = threading.Thread(target=self._run, name="lacuna-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread and load the model."""
+        self._wanted = True
+        self._thread.start()
+
+    def submit(self, job: Job[Any]) -> None:
+        """Queue a job. Foreground work interrupts background work; background work is one per key, the latest."""
+        with self._wake:
+            if self._is_stopped or (not self._wanted and (job.is_background or not self._may_load)):
+                _finish(job, Ending.UNAVAILABLE)
+                return
+            # unloaded by the clock: somebody asks again, so bring it back
+            self._wanted = True
+            if job.is_background:
+                if (old := self._background.pop(job.key, None)) is not None:
+                    _finish(old, Ending.SUPERSEDED)
+                self._background[job.key] = job
+            else:
+                self._jobs.append(job)
+                if self._current is not None and self._current.is_background:
+                    self._current.token.cancel()
+            self._wake.notify_all()
+
+    def load(self) -> None:
+        """Load the model if it is not there; forget earlier failures."""
+        with self._wake:
+            self._wanted = self._may_load = True
+            self._num_crashes = 0
+            self._not_before = 0.0
+            self._wake.notify_all()
+
+    def unload(self) -> None:
+        """Give the model's memory back. load() brings it again."""
+        with self._wake:
+            self._wanted = self._may_load = False
+            if self._current is not None:
+                self._current.token.cancel()
+            self._wake.notify_all()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Close the infiller and end the thread. Returns whether it ended in time."""
+        with self._wake:
+            self._is_stopped = True
+            if self._current is not None:
+                self._current.token.cancel()
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._is_stopped or self._has_work()):
+                    self._wake.wait(self._patience())
+                if self._is_stopped:
+                    break
+                is_idle = self._is_idle()
+                if is_idle:
+                    self._wanted = False
+                wanted = self._wanted
+                can_load = time.monotonic() >= self._not_before
+            if not wanted and self._infiller is not None:
+                self._close(EngineState("unloaded", "unloaded while idle" if is_idle else "unloaded"))
+            elif wanted and self._infiller is None and can_load:
+                self._bring_up()
+            elif (job := self._take()) is not None:
+                self._work(job)
+        self._close(EngineState("closed"))
+        with self._wake:
+            while (job := self._take_locked()) is not None:
+                _finish(job, Ending.UNAVAILABLE)
+
+    def _has_work(self) -> bool:
+        if self._jobs or self._background or self._is_idle():
+            return True
+        if self._wanted:
+            return self._infiller is None and time.monotonic() >= self._not_before
+        return self._infiller is not None
+
+    def _is_idle(self) -> bool:
+        limit = self.idle_unload_s
+        return bool(limit and self._infiller is not None and time.monotonic() - self._last_used >= limit)
+
+    def _patience(self) -> float | None:
+        if self._wanted and self._infiller is None and self._not_before < float("inf"):
+            return max(0.01, self._not_before - time.monotonic())
+        if self.idle_unload_s and self._infiller is not None:
+            return max(0.01, self._last_used + self.idle_unload_s - time.monotonic())
+        return None
+
+    def _take(self) -> Job[Any] | None:
+        with self._wake:
+            job = self._take_locked()
+            self._current = job
+            return job
+
+    def _take_locked(self) -> Job[Any] | None:
+        if self._jobs:
+            return self._jobs.popleft()
+        if self._background:
+            return self._background.pop(next(iter(self._background)))
+        return None
+
+    def _work(self, job: Job[Any]) -> None:
+        try:
+            if job.token():
+                _finish(job, Ending.SUPERSEDED)
+                return
+            if self._infiller is None:
+                _finish(job, Ending.UNAVAILABLE)
+                return
+            try:
+                value = job.work(self._infiller, job.token)
+            except BaseException as error:
+                _finish(job, Ending.UNAVAILABLE)
+                self._crashed(error)
+                return
+            self._num_crashes = 0
+            self._last_used = time.monotonic()
+            if job.token.cancelled_at is not None:
+                self.cancel_lags_ms.append((self._last_used - job.token.cancelled_at) * 1000)
+                _finish(job, Ending.SUPERSEDED)
+            else:
+                _finish(job, value)
+        finally:
+            with self._wake:
+                self._current = None
+
+    def _bring_up(self) -> None:
+        self._on_state(EngineState("loading", "loading the model"))
+        start = time.monotonic()
+        try:
+            self._infiller = self._load()
+        except LacunaError as error:
+            # the user has to do something first: no retry by itself
+            logger.error("The model could not be loaded: %s", error)
+            self._give_up(str(error))
+            return
+        except BaseException as error:
+            self._crashed(error)
+            return
+        self._last_used = time.monotonic()
+        status = self._infiller.status()
+        logger.info("Model %s is ready on %s after %.2f s.", status.model, status.device, self._last_used - start)
+        self._on_state(EngineState("ready", status.detail, status.model, status.device))
+
+    def _crashed(self, error: BaseException) -> None:
+        self._num_crashes += 1
+        logger.error("The engine crashed.", exc_info=error)
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._release()
+        if self._num_crashes > MAX_CRASHES:
+            self._give_up(
+                f"The engine crashed {self._num_crashes} times in a row ({reason}). Look at the log, then resume."
+            )
+            return
+        wait_s = self._backoff_s * 2 ** (self._num_crashes - 1)
+        self._not_before = time.monotonic() + wait_s
+        self._on_state(EngineState("restarting", f"the engine crashed ({reason}); it restarts in {wait_s:.0f} s"))
+        if self._num_crashes == 1:
+            self._on_crash(f"Lacuna's engine crashed and is being restarted ({reason}).")
+
+    def _give_up(self, message: str) -> None:
+        self._not_before = float("inf")
+        self._on_state(EngineState("failed", message))
+
+    def _close(self, state: EngineState) -> None:
+        self._release()
+        self._on_state(state)
+
+    def _release(self) -> None:
+        infiller, self._infiller = self._infiller, None
+        if infiller is None:
+            return
+        try:
+            infiller.close()
+        except BaseException as error:
+            logger.warning("Closing the engine failed: %s", error)
+
+
+def _finish(job: Job[Any], value: Any) -> None:
+    # the loop may have cancelled the future in the meantime
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_result(value)
+
+
+class Scheduler:
+    """The event loop's side: tokens per document, deadlines, and endings as values."""
+
+    def __init__(self, thread: EngineThread) -> None:
+        self.thread = thread
+        self._latest: dict[str, CancelToken] = {}
+
+    def begin(self, key: str) -> CancelToken:
+        """A token for a new request of this document; the former request is superseded at once."""
+        self.supersede(key)
+        token = self._latest[key] = CancelToken()
+        return token
+
+    def supersede(self, key: str) -> None:
+        """Cancel what is under way for this document, if anything is."""
+        if (token := self._latest.pop(key, None)) is not None:
+            token.cancel()
+
+    async def run(
+        self,
+        key: str,
+        token: CancelToken,
+        work: Callable[[Infiller, CancelToken], R],
+        *,
+        deadline_s: float | None = None,
+    ) -> R | Ending:
+        """Do work in the engine thread. Ends with its value, or as soon as token is set or the deadline passes."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R | Ending] = loop.create_future()
+
+        def end(value: R | Ending) -> None:
+            if not answer.done():
+                answer.set_result(value)
+
+        def late() -> None:
+            end(Ending.LATE)
+            token.cancel()
+
+        def done(future: Future[R | Ending]) -> None:
+            try:
+                loop.call_soon_threadsafe(end, future.result())
+            except RuntimeError:
+                logger.debug("the event loop has ended before the work")
+
+        token.on_cancel(lambda: end(Ending.SUPERSEDED))
+        timer = loop.call_later(deadline_s, late) if deadline_s is not None else None
+        job = Job(key, work, token, False)
+        job.future.add_done_callback(done)
+        self.thread.submit(job)
+        try:
+            return await answer
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._latest.get(key) is token:
+                del self._latest[key]
+
+    def in_background(self, key: str, work: Callable[[Infiller, CancelToken], None]) -> None:
+        """Do work when the engine has nothing better to do. A later call with the same key replaces it."""
+        self.thread.submit(Job(key, work, CancelToken(), True))
