@@ -1,0 +1,78 @@
+# Lacuna's commands. Each sets up what it needs in .venv first; a stamp makes the second run quick.
+# PYTHON names the interpreter to build .venv with (any 3.11 or newer); VENV where to put it.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+# a caller's PYTHONPATH would be seen before what is installed here
+unexport PYTHONPATH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# a candidate must run, not only exist: version managers leave launchers for versions that are not there
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
+PROBE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(PROBE)' >/dev/null 2>&1 && command -v "$$p" && break; done)
+
+.PHONY: help demo test lint types test-kernels test-all format docs wheel vsix train clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.installed  ## fill holes in code that the embedded model has never seen, in your terminal
+	@$(BIN)/lacuna demo
+
+# every part runs, whatever came before it; one failure fails the whole
+test: $(VENV)/.dev $(VENV)/.editors  ## everything that needs no GPU: ruff, mypy, pyright, all tests
+	@status=0; for part in lint types test-kernels test-all; do \
+	    echo "== make $$part"; $(MAKE) --no-print-directory $$part || status=1; done; exit $$status
+
+lint: $(VENV)/.dev  ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test-kernels: $(VENV)/.dev  ## the Triton kernels' numbers, in triton's interpreter (a process of its own)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+
+test-all: $(VENV)/.dev  ## all other tests
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev  ## write the generated parts of README.md
+	$(BIN)/python tests/support/readme_options.py
+
+wheel: $(VENV)/.dev  ## dist/: the sdist, and the wheel built from it
+	rm -rf dist build
+	$(BIN)/python -m build
+
+vsix: $(VENV)/.dev  ## the VS Code extension as a .vsix (needs Node 20 and npm)
+	cd editors/vscode && npm ci --ignore-scripts --no-audit --no-fund && npm run package
+
+clean:  ## remove everything that these commands made
+	rm -rf $(VENV) .editors build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "Lacuna needs Python 3.11 or newer with its venv module. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+# constraints.txt holds for this checkout only: who installs the wheel chooses a torch build of their own
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+# where a real editor cannot be fetched the rest is tested all the same, and the editors' tests say why they were skipped
+$(VENV)/.editors: $(wildcard tests/support/setup_editors.sh tests/support/get-*.sh) $(VENV)/.dev
+	@if [ -x tests/support/setup_editors.sh ] && ! PYTHON=$(BIN)/python tests/support/setup_editors.sh; then \
+	    echo "make: no real editors here; their tests will be skipped" >&2; else touch $@; fi
