@@ -1,0 +1,196 @@
+"""The one place where an operation's path is chosen: Triton on CUDA, the PyTorch truth everywhere else.
+
+    from lacuna_ls.kernels import dispatch as ops
+    y = ops.experts(x, ids, weights, packed)
+
+`path` ("triton" or "reference") overrides the choice for one call; LACUNA_KERNELS=reference overrides it for the
+process, which is how a wrong answer on somebody's card is narrowed down. Without Triton (Windows, macOS) the truth is
+used on every device. Nothing below this file knows about that choice. Signatures are those of the truths, see each
+module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import attention, norms, vocab
+from . import experts as experts_truth
+from . import linear as linear_truth
+from .experts import PackedExperts
+from .packing import PackedMatrix
+from .vocab import VocabStats
+
+Path = Literal["triton", "reference"]
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported here. It need not mean that there is a GPU."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def choose(x: Tensor, path: Path | None) -> Path:
+    """The path for an operation on x. Raises: ValueError when the environment asks for a path that does not exist."""
+    if path is not None:
+        return path
+    wanted = os.environ.get("LACUNA_KERNELS", "")
+    if wanted not in ("", "triton", "reference"):
+        raise ValueError(f"LACUNA_KERNELS is {wanted!r}; use 'reference' for the PyTorch path, or unset it")
+    if wanted == "reference" or not x.is_cuda or not has_triton():
+        return "reference"
+    return "triton"
+
+
+def experts(x: Tensor, ids: Tensor, weights: Tensor, packed: PackedExperts, *, path: Path | None = None) -> Tensor:
+    """The weighted sum of the chosen experts. x: [T, H]; ids: int [T, K]; weights: [T, K] -> [T, H]."""
+    if ids.shape != weights.shape or ids.shape[0] != x.shape[0] or x.shape[1] != packed.hidden_size:
+        given = f"x {tuple(x.shape)}, ids {tuple(ids.shape)}, weights {tuple(weights.shape)}"
+        raise ValueError(f"{given} for H={packed.hidden_size}")
+    if choose(x, path) == "reference":
+        return experts_truth.experts_reference(x, ids, weights, packed)
+    out: Tensor = _triton("experts").experts(x, ids, weights, packed)
+    return out
+
+
+def expert_slots(x: Tensor, ids: Tensor, packed: PackedExperts, *, path: Path | None = None) -> Tensor:
+    """The chosen experts' answers before the weighted sum [T, K, H], which `mlp_glue` finishes."""
+    if ids.shape[0] != x.shape[0] or x.shape[1] != packed.hidden_size:
+        raise ValueError(f"x {tuple(x.shape)} and ids {tuple(ids.shape)} for H={packed.hidden_size}")
+    if choose(x, path) == "reference":
+        return experts_truth.expert_slots_reference(x, ids, packed)
+    out: Tensor = _triton("experts").expert_slots(x, ids, packed)
+    return out
+
+
+def linear(x: Tensor, weight: PackedMatrix, *, path: Path | None = None) -> Tensor:
+    """x: [T, K] @ weight.T -> [T, N]."""
+    if x.dim() != 2 or x.shape[1] != weight.num_cols or weight.num_matrices != 1:
+        wanted = f"{weight.num_matrices} x [{weight.num_rows}, {weight.num_cols}]"
+        raise ValueError(f"x {tuple(x.shape)} does not fit {wanted}")
+    if choose(x, path) == "reference":
+        return linear_truth.linear_reference(x, weight)
+    out: Tensor = _triton("linear").linear(x, weight)
+    return out
+
+
+def vocab_stats(
+    hidden: Tensor,
+    table: Tensor,
+    *,
+    softcap: float = 30.0,
+    temperature: float | Tensor = 1.0,
+    seed: int = 0,
+    step: int = 0,
+    num_top: int = 8,
+    row_ids: Tensor | None = None,
+    is_banned: Tensor | None = None,
+    path: Path | None = None,
+) -> VocabStats:
+    """Logits, argmax, sample, entropies and top-k of every row in one sweep over the table; see vocab.VocabStats.
+
+    temperature: a number > 0, or fp32 [R]; row_ids: int [R], default 0..R-1; is_banned: bool [V].
+    """
+    R = hidden.shape[0]
+    if hidden.shape[1] != table.shape[1] or not 1 <= num_top <= min(16, table.shape[0]):
+        raise ValueError(f"hidden {tuple(hidden.shape)}, table {tuple(table.shape)}, num_top {num_top} (1..16)")
+    if not isinstance(temperature, Tensor):
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}; greedy decoding reads argmax")
+        temperature = torch.full((R,), temperature, dtype=torch.float32, device=hidden.device)
+    if row_ids is None:
+        row_ids = torch.arange(R, device=hidden.device)
+    is_truth = choose(hidden, path) == "reference"
+    compute = vocab.vocab_stats_reference if is_truth else _triton("vocab").vocab_stats
+    return compute(
+        hidden, table, softcap=softcap, temperature=temperature, seed=seed, step=step, num_top=num_top, row_ids=row_ids,
+        is_banned=is_banned,
+    )  # fmt: skip
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, path: Path | None = None) -> Tensor:
+    """x: [T, H] -> [T, H]."""
+    is_truth = choose(x, path) == "reference"
+    return norms.rms_norm_reference(x, weight, eps) if is_truth else _triton("norms").rms_norm(x, weight, eps)
+
+
+def norm_rotate(
+    x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None, eps: float, *, path: Path | None = None
+) -> Tensor:
+    """Per-head norm, then the rotation. x: [T, heads, D]; rope: cos and sin [T, D] or None."""
+    is_truth = choose(x, path) == "reference"
+    return (norms.norm_rotate_reference if is_truth else _triton("norms").norm_rotate)(x, weight, rope, eps)
+
+
+def attention_glue(
+    x: Tensor,
+    attention: Tensor,
+    post_attention: Tensor,
+    dense: Tensor,
+    sparse: Tensor,
+    router: Tensor,
+    eps: float,
+    *,
+    path: Path | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Between attention and the MLPs: x1 and the inputs of dense MLP, experts and router, in one launch."""
+    is_truth = choose(x, path) == "reference"
+    compute = norms.attention_glue_reference if is_truth else _triton("norms").attention_glue
+    return compute(x, attention, post_attention, dense, sparse, router, eps)
+
+
+def mlp_glue(
+    x: Tensor,
+    dense: Tensor,
+    slots: Tensor,
+    slot_weights: Tensor,
+    post_dense: Tensor,
+    post_sparse: Tensor,
+    post_both: Tensor,
+    scalar: Tensor,
+    next_norm: Tensor,
+    eps: float,
+    *,
+    path: Path | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Between the MLPs and the next layer: the experts' weighted sum, four norms and the layer scalar, in one
+    launch.
+    """
+    is_truth = choose(x, path) == "reference"
+    compute = norms.mlp_glue_reference if is_truth else _triton("norms").mlp_glue
+    return compute(x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, eps)
+
+
+def soft_embedding(ids: Tensor, weights: Tensor, table: Tensor, scale: float, *, path: Path | None = None) -> Tensor:
+    """ids, weights: [R, k]; table: [V, H] -> [R, H]."""
+    is_truth = choose(table, path) == "reference"
+    return (norms.soft_embedding_reference if is_truth else _triton("norms").soft_embedding)(ids, weights, table, scale)
+
+
+def canvas_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cached_key: Tensor,
+    cached_value: Tensor,
+    ranges: Tensor,
+    *,
+    path: Path | None = None,
+) -> Tensor:
+    """query: [T, Hq, D] over cache [Hkv, S, D] and rows [T, Hkv, D], by ranges (attention.row_ranges) -> [T, Hq, D]."""
+    if query.shape[1] % key.shape[1] or ranges.shape != (query.shape[0], 4):
+        raise ValueError(f"query {tuple(query.shape)}, key {tuple(key.shape)}, ranges {tuple(ranges.shape)}")
+    is_truth = choose(query, path) == "reference"
+    compute = attention.canvas_attention_reference if is_truth else _triton("attention").canvas_attention
+    return compute(query, key, value, cached_key, cached_value, ranges)
+
+
+def _triton(name: str) -> ModuleType:
+    """The module with an operation's Triton kernels, imported when it is first needed."""
+    return importlib.import_module(f".{name}_triton", package=__package__)

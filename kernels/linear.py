@@ -1,0 +1,19 @@
+"""A dense linear layer over packed weights, the slow truth of it: attention projections and the dense MLP.
+
+Knows no model; which path runs is decided in dispatch.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .packing import PackedMatrix, unpack
+
+
+def linear_reference(x: Tensor, weight: PackedMatrix) -> Tensor:
+    """x: [T, K]; weight: one matrix [N, K] -> x @ weight.T [T, N] in x's dtype. Computed in fp32, or fp64 for an fp64
+    x.
+    """
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return (x.to(wide) @ unpack(weight, 0, wide).T).to(x.dtype)

@@ -1,0 +1,96 @@
+"""RMSNorm, rotary, the glue between a layer's seven norms, and the top-k soft embedding: the slow truths.
+
+A DiffusionGemma layer needs, besides its products, exactly two elementwise passes over the residual stream:
+
+    after attention   x1 = x + norm(attention) * post_attention;  three products start from the SAME normalised x1,
+                      only their weights differ (dense MLP, experts, router)                        -> `attention_glue`
+    after both MLPs   x2 = (x1 + norm(norm(dense) * w1 + norm(sum of slots) * w2) * w3) * scalar;
+                      and the next layer's input norm of x2                                         -> `mlp_glue`
+
+Everything is computed in fp32 (fp64 for fp64 inputs) and rounded once, when it is stored.
+Source: transformers 5.23.0 modeling_diffusion_gemma.py, which rounds to the stream's dtype after each norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that truths compute in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    x = x.to(wide_dtype(x))
+    out = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return out if weight is None else out * weight.to(out.dtype)
+
+
+def rms_norm_reference(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x: [T, H]; weight: [H] or None (scaleless) -> [T, H] in x's dtype."""
+    return _norm(x, weight, eps).to(x.dtype)
+
+
+def norm_rotate_reference(x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None, eps: float) -> Tensor:
+    """The per-head norm of queries, keys and values, then the rotation when rope is given.
+
+    x: [T, heads, D], may be a strided view of a joint projection (last dim contiguous); weight: [D] or None;
+    rope: cos and sin [T, D], halves repeated -> [T, heads, D] contiguous, in x's dtype.
+    """
+    out = _norm(x, weight, eps)
+    if rope is not None:
+        cos, sin = (part[:, None, :].to(out.dtype) for part in rope)
+        first, second = out.chunk(2, dim=-1)
+        out = out * cos + torch.cat((-second, first), dim=-1) * sin
+    return out.to(x.dtype).contiguous()
+
+
+def attention_glue_reference(
+    x: Tensor, attention: Tensor, post_attention: Tensor, dense: Tensor, sparse: Tensor, router: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, attention: [T, H]; the rest: norm weights [H]. router is router.scale * H^-0.5.
+
+    Returns x1 = x + norm(attention) * post_attention, and norm(x1) times dense, sparse and router, each [T, H] in x's
+    dtype.
+    """
+    wide = x.to(wide_dtype(x)) + _norm(attention, post_attention, eps)
+    normed = _norm(wide, None, eps)
+    dense_in, sparse_in, router_in = ((normed * w.to(normed.dtype)).to(x.dtype) for w in (dense, sparse, router))
+    return wide.to(x.dtype), dense_in, sparse_in, router_in
+
+
+def mlp_glue_reference(
+    x: Tensor,
+    dense: Tensor,
+    slots: Tensor,
+    slot_weights: Tensor,
+    post_dense: Tensor,
+    post_sparse: Tensor,
+    post_both: Tensor,
+    scalar: Tensor,
+    next_norm: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """x, dense: [T, H]; slots: [T, K, H], the experts' outputs before the weighted sum; slot_weights: [T, K]; norm
+    weights [H]; scalar: [1] (one layer scalar) or [T] (one per row, when encoder and decoder rows share a forward).
+
+    Returns x2 and norm(x2) * next_norm, both [T, H] in x's dtype.
+    """
+    wide = wide_dtype(x)
+    sparse = (slots.to(wide) * slot_weights.to(wide)[..., None]).sum(1)
+    both = _norm(dense.to(wide), post_dense, eps) + _norm(sparse, post_sparse, eps)
+    out = (x.to(wide) + _norm(both, post_both, eps)) * scalar.to(wide)[:, None]
+    return out.to(x.dtype), _norm(out, next_norm, eps).to(x.dtype)
+
+
+def soft_embedding_reference(ids: Tensor, weights: Tensor, table: Tensor, scale: float) -> Tensor:
+    """The expected embedding under the k likeliest tokens. ids: int [R, k]; weights: float [R, k]; table: [V, H].
+
+    -> scale * sum over k of weights * table[ids], [R, H] in the table's dtype. Whether the weights sum to one is the
+    caller's business: the norm that follows does not mind.
+    """
+    wide = wide_dtype(table)
+    rows = table[ids.long()].to(wide)
+    return ((rows * weights.to(wide)[..., None]).sum(1) * scale).to(table.dtype)
