@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 HoleKind = Literal["rest-of-line", "line", "node", "block", "span"]
 KINDS: tuple[HoleKind, ...] = get_args(HoleKind)
@@ -41,15 +41,17 @@ MID_WORD_SHARE = 0.15
 _ATTEMPTS = 12
 
 _LICENCE = re.compile(r"copyright|licen[cs]e|spdx-|all rights reserved", re.IGNORECASE)
-_COMMENT = re.compile(r"[ \t]*(?:#|//|/\*|\*(?:[\s/]|$)|--\s)")
-_STRINGS = re.compile(
-    r"#[^\n]*|//[^\n]*"
-    r"|(\"{3}(?:[^\"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}|/\*.*?\*/)"
-    r"|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'",
-    re.DOTALL,
+# indentation, the mark of a comment if the line is one, the line up to its newline (and carriage return)
+_LINES = re.compile(
+    r"(([ \t\f]*)(#|//|/\*|\*(?=[\s/]|\Z)|--(?=\s))?[^\n\r]*(?:\r(?!\n|\Z)[^\n\r]*)*)\r?(?:\n|\Z)",
 )
+# only the marks: telling strings and comments apart costs ten times as much, and prose merely weighs less
+_TRIPLE_QUOTE = re.compile(r"\"{3}|'{3}")
 _PIECES = re.compile(r"\w+|\s+|[^\w\s]")
-_EXPRESSION = re.compile(r"(?:(?<![=!<>:+\-*/%&|^~@])(?:[+\-*/%&|^@:]|//|\*\*|>>|<<)?=(?![=>])|\b(?:return|yield|await)\b)[ \t]+")
+# what a right-hand side follows: an assignment (not a comparison), or a keyword that takes a value
+_EXPRESSION = re.compile(
+    r"(?:(?<![=!<>:+\-*/%&|^~@])(?:[+\-*/%&|^@:]|//|\*\*|>>|<<)?=(?![=>])|\b(?:return|yield|await)\b)[ \t]+"
+)
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -62,13 +64,13 @@ class Hole:
     kind: HoleKind
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """One line: where it starts, where its indentation ends, where it ends without its newline."""
 
     start: int
     indent: int
     end: int
+    is_comment: bool
 
     @property
     def is_blank(self) -> bool:
@@ -84,9 +86,9 @@ class _Survey:
     """What every kind of hole needs to know about a text, found once."""
 
     text: str
-    lines: tuple[_Line, ...]
-    weights: tuple[float, ...]
-    cumulative: tuple[float, ...]
+    lines: list[_Line]
+    weights: list[float]
+    cumulative: list[float]
 
     def pick(self, rng: Random) -> int | None:
         """An index of a line, by weight; None where no line may be cut."""
@@ -96,53 +98,47 @@ class _Survey:
         return min(index, len(self.lines) - 1)
 
 
-def _header_lines(text: str, lines: Sequence[_Line]) -> int:
+def _num_header_lines(text: str, lines: Sequence[_Line]) -> int:
     """Number of leading lines that belong to a licence header (comments at the top that speak of a licence)."""
     last = 0
     for number, line in enumerate(lines):
-        content = text[line.indent : line.end]
         if line.is_blank:
             continue
-        if not _COMMENT.match(content):
+        if not line.is_comment:
             break
-        if _LICENCE.search(content):
+        if _LICENCE.search(text, line.indent, line.end):
             last = number + 1
     # the sentences after the word "licence" are part of the header: run on to the end of that comment block
-    while 0 < last < len(lines) and not lines[last].is_blank and _COMMENT.match(text[lines[last].indent : lines[last].end]):
+    while 0 < last < len(lines) and lines[last].is_comment:
         last += 1
     return last
 
 
+# a few entries, because callers take several holes of one text one after the other
 @lru_cache(maxsize=4)
 def _survey(text: str) -> _Survey:
-    lines: list[_Line] = []
-    start = 0
-    while start < len(text):
-        newline = text.find("\n", start)
-        after = len(text) if newline < 0 else newline + 1
-        end = len(text) if newline < 0 else newline
-        if end > start and text[end - 1] == "\r":
-            end -= 1
-        indent = start
-        while indent < end and text[indent] in " \t\f":
-            indent += 1
-        lines.append(_Line(start, indent, end))
-        start = after
-    weights = [0.0 if line.is_blank else PROSE_WEIGHT if _COMMENT.match(text, line.start) else 1.0 for line in lines]
+    lines = [
+        _Line(match.start(), match.end(2), match.end(1), match.end(3) >= 0)
+        for match in _LINES.finditer(text)
+        if match.end() > match.start()
+    ]
+    weights = [0.0 if line.indent == line.end else PROSE_WEIGHT if line.is_comment else 1.0 for line in lines]
     starts = [line.start for line in lines]
-    for match in _STRINGS.finditer(text):
-        if match.group(1) is None:
-            continue
-        first, last = bisect_right(starts, match.start()) - 1, bisect_right(starts, match.end() - 1) - 1
-        # a string that shares its first line with code (`x = \"\"\"...`) leaves that line its full weight
-        inner = first if lines[first].indent >= match.start() - 1 else first + 1
-        for number in range(inner, last + 1):
-            weights[number] = min(weights[number], PROSE_WEIGHT)
-            if number < 60 and first < 3 and _LICENCE.search(match.group(1)):
-                weights[number] = 0.0
-    for number in range(_header_lines(text, lines)):
+    opening: re.Match[str] | None = None
+    for mark in _TRIPLE_QUOTE.finditer(text):
+        if opening is None:
+            opening = mark
+        elif mark.group() == opening.group():
+            first, last = bisect_right(starts, opening.start()) - 1, bisect_right(starts, mark.start()) - 1
+            # a string that shares its first line with code (an assignment) leaves that line its full weight
+            inner = first if lines[first].indent >= opening.start() - 1 else first + 1
+            is_licence = first < 3 and _LICENCE.search(text, opening.end(), mark.start()) is not None
+            for number in range(inner, last + 1):
+                weights[number] = 0.0 if is_licence else min(weights[number], PROSE_WEIGHT)
+            opening = None
+    for number in range(_num_header_lines(text, lines)):
         weights[number] = 0.0
-    return _Survey(text, tuple(lines), tuple(weights), tuple(accumulate(weights)))
+    return _Survey(text, lines, weights, list(accumulate(weights)))
 
 
 def _rest_of_line(survey: _Survey, number: int, rng: Random) -> tuple[int, int] | None:
@@ -291,7 +287,7 @@ def sample_hole(text: str, rng: Random) -> Hole | None:
 def sample_holes(text: str, rng: Random, kinds: Sequence[HoleKind] = KINDS, count: int = 1) -> list[Hole]:
     """Up to `count` different holes of EACH of `kinds`, in the order of `kinds`: for evaluation at a fixed seed.
 
-    Holes of one kind do not repeat; a file too small for a kind gives fewer. Holes may overlap: each is a task of its own.
+    Holes of one kind do not repeat; a file too small for a kind gives fewer. Holes may overlap: each is its own task.
     """
     survey = _survey(text)
     holes: list[Hole] = []

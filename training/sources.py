@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.parser import HeaderParser
@@ -37,7 +37,8 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"\bzlib\b", "Zlib"),
 )
 _RESTRICTED = re.compile(
-    r"\b(?:[al]?gpl|mpl|epl|eupl|cddl|cc-by|sspl|busl?)|general public|mozilla|affero|eclipse|proprietary|non-?commercial|business source",
+    r"\b(?:[al]?gpl|mpl|epl|eupl|cddl|cc-by|sspl|busl?)"
+    r"|general public|mozilla|affero|eclipse|proprietary|non-?commercial|business source",
     re.IGNORECASE,
 )
 _TOKENS = re.compile(r"\(|\)|[^\s()]+")
@@ -147,6 +148,11 @@ def classify_licence(expression: str | None, field: str | None, classifiers: Ite
     return next((licence for pattern, licence in _WORDS if re.search(pattern, first, re.IGNORECASE)), None)
 
 
+def _stated_licence(fields: Callable[[str], list[str] | None]) -> str | None:
+    expression, field = fields("License-Expression") or [""], fields("License") or [""]
+    return classify_licence(expression[0], field[0], fields("Classifier") or ())
+
+
 def standard_library() -> Package:
     """The library of the running interpreter, without what is installed beside it."""
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -160,12 +166,12 @@ def installed_packages() -> Iterator[Package]:
     for distribution in metadata.distributions():
         head = distribution.metadata
         name = normalise_name(head["Name"] or "")
-        licence = classify_licence(head.get("License-Expression"), head.get("License"), head.get_all("Classifier") or ())
+        licence = _stated_licence(head.get_all)
         if not name or licence is None or name == "lacuna-ls":
             continue
-        files = sorted(path.as_posix() for path in distribution.files or () if is_wanted(path.as_posix()))
-        root = Path(str(distribution.locate_file("")))
-        yield Package(name, distribution.version, licence, "python", root, tuple(f for f in files if not f.startswith("..")))
+        paths = sorted(path.as_posix() for path in distribution.files or ())
+        files = tuple(path for path in paths if is_wanted(path) and not path.startswith(".."))
+        yield Package(name, distribution.version, licence, "python", Path(str(distribution.locate_file(""))), files)
 
 
 def wheel_package(path: Path) -> Package | None:
@@ -174,7 +180,7 @@ def wheel_package(path: Path) -> Package | None:
         names = wheel.namelist()
         described = next(name for name in names if name.endswith(".dist-info/METADATA"))
         head = HeaderParser().parsestr(wheel.read(described).decode("utf-8", "replace"))
-    licence = classify_licence(head.get("License-Expression"), head.get("License"), head.get_all("Classifier") or ())
+    licence = _stated_licence(head.get_all)
     if licence is None:
         return None
     files = tuple(sorted(filter(is_wanted, names)))
@@ -184,7 +190,7 @@ def wheel_package(path: Path) -> Package | None:
 def fetch_wheels(pins: dict[str, str], folder: Path) -> list[Path]:
     """Fetch pinned wheels with pip (four at a time; those already there are not fetched again).
 
-    Returns: the wheels at hand, in the order of their names. A package that has no wheel for this interpreter is left out.
+    Returns: the wheels at hand, by name; a package without a wheel for this interpreter is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,16 +1,18 @@
 """The embedded model's tokenizer: byte-level BPE trained on the corpus, saved as one `tokenizer.json`.
 
-Decides how text is split before merges are learned; knows nothing of prompts, holes or models. Any text whatever comes back
-exactly from `decode(encode(text))`: there is no unknown token, all 256 bytes are in the vocabulary.
+Decides how text is split before merges are learned; knows nothing of prompts, holes or models. Any text whatever comes
+back exactly from `decode(encode(text))`: there is no unknown token, all 256 bytes are in the vocabulary.
 
 Pre-tokens, in this order, so that holes cut at line edges have ONE tokenization:
 
 * a newline is always a token of its own, never merged with indentation or with anything else;
 * a run of two or more spaces is a piece of its own (so common indents become single tokens, and the word after an
   indentation never carries a space), as is a run of tabs;
-* digits singly; words (letters, with the underscores before them: `add|_node`) with at most one leading space; up to three punctuation characters with
-  at most one leading space; anything else by the character.
+* digits singly; words (letters, with the underscores before them: `add|_node`) with at most one leading space;
+* up to three punctuation characters with at most one leading space; anything else by the character.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -39,7 +41,7 @@ _PIECE = (
 )
 
 
-def new_tokenizer() -> "Tokenizer":
+def new_tokenizer() -> Tokenizer:
     """An untrained tokenizer with this module's pre-tokenization and no special tokens yet."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -54,7 +56,7 @@ def new_tokenizer() -> "Tokenizer":
     return tokenizer
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE, *, show_progress: bool = False) -> "Tokenizer":
+def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE, *, show_progress: bool = False) -> Tokenizer:
     """Train the BPE on `texts`; ids 0 to 15 are `SPECIAL_TOKENS`, then the bytes, then the merges.
 
     Raises:
@@ -63,7 +65,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE, *, show_
     from tokenizers import pre_tokenizers, trainers
 
     if vocab_size < len(SPECIAL_TOKENS) + 256:
-        raise ValueError(f"vocab_size {vocab_size} is below {len(SPECIAL_TOKENS) + 256}: specials and bytes need that many")
+        raise ValueError(f"vocab_size {vocab_size}: specials and bytes alone need {len(SPECIAL_TOKENS) + 256}")
     tokenizer = new_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -95,7 +97,7 @@ def _sample_texts(folder: Path, sample_bytes: int, seed: int = 0) -> Iterator[st
         yield data.decode()
 
 
-def bytes_per_token(tokenizer: "Tokenizer", texts: Iterable[str]) -> float:
+def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     """UTF-8 bytes per token over `texts`: the compression that context lengths are paid in."""
     num_bytes = num_tokens = 0
     for text in texts:
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command: train on a sample of the corpus, save, and report bytes per token on held-out files on stderr."""
     from .corpus import Corpus
 
-    parser = argparse.ArgumentParser(prog="lacuna_ls.training.tokenizer", description="Train the embedded model's tokenizer.")
+    parser = argparse.ArgumentParser(prog="lacuna_ls.training.tokenizer", description="Train the tokenizer.")
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by lacuna_ls.training.corpus")
     parser.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
