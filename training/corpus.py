@@ -79,7 +79,7 @@ def _cut_licence_comments(text: str, start: int) -> str:
 
 
 def cut_licence_header(text: str) -> str:
-    """Remove a licence at the top: comment blocks before and after the module docstring, and a docstring that states one.
+    """Remove a licence at the top: comment blocks around the module docstring, and a docstring that states one.
 
     Comments that say something else stay, unless they share a block with the licence.
     """
