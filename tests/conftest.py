@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """The root of this checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tracked(repository: Path) -> list[str]:
+    """Every file that git tracks and that is still there, relative to the root. Links are not files."""
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout: what is tracked is unknown")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
+    paths = [(name, repository / name) for name in done.stdout.split("\0") if name]
+    return [name for name, path in paths if path.is_file() and not path.is_symlink()]
 
 
 @pytest.fixture(autouse=True, scope="session")
