@@ -227,7 +227,12 @@ class Documents:
         self._cells[uri] = []
         self._set_cells(uri, 0, 0, params.notebook_document.cells)
         for item in params.cell_text_documents:
-            self.open(item).notebook = uri
+            self._open_cell(item, uri)
+
+    def _open_cell(self, item: types.TextDocumentItem, notebook: str) -> None:
+        document = self.open(item)
+        document.notebook = notebook
+        document.path = to_fs_path(notebook) or ""
 
     def change_notebook(self, params: types.DidChangeNotebookDocumentParams) -> list[Document]:
         """Apply changes to a notebook's structure and cells; the cells whose text changed."""
@@ -241,7 +246,7 @@ class Documents:
                 self.close(item.uri)
             self._set_cells(uri, array.start, array.delete_count, array.cells or ())
             for opened in cells.structure.did_open or ():
-                self.open(opened).notebook = uri
+                self._open_cell(opened, uri)
         changed = [
             self.change(each.document.uri, each.document.version, each.changes) for each in cells.text_content or ()
         ]

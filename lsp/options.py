@@ -168,16 +168,17 @@ ROWS: tuple[Row, ...] = tuple(rows(Options))
 LANGUAGE_ROWS: tuple[Row, ...] = tuple(row for row in ROWS if row.setting.by_language)
 
 
-def read_options(raw: Any, *, base: Options | None = None, is_workspace: bool = False) -> tuple[Options, list[str]]:
+def read_options(raw: object, *, base: Options | None = None, is_workspace: bool = False) -> tuple[Options, list[str]]:
     """Options from what an editor sent, over base; and one message per value that could not be used.
 
     raw may be the settings themselves or an object with a key "lacuna". is_workspace: raw comes from a workspace, so
     user-scoped values in it do not count.
     """
+    given: object = raw
     if isinstance(raw, Mapping) and "lacuna" in raw:
-        raw = cast(Mapping[str, object], raw)["lacuna"]
+        given = cast(Mapping[str, object], raw)["lacuna"]
     scopes = frozenset({"resource"}) if is_workspace else frozenset({"resource", "user"})
-    options, messages = parse(Options, raw, scopes=scopes, base=base or Options())
+    options, messages = parse(Options, given, scopes=scopes, base=base or Options())
     if (kind := options.engine.kind) not in ("auto", "local") and not re.fullmatch(r"https?://[^\s]+", kind):
         messages.append(f"lacuna.engine.kind: {kind!r} is not auto, local or an http(s) address; using 'auto'.")
         options = replace(options, engine=replace(options.engine, kind="auto"))

@@ -88,6 +88,7 @@ class EngineThread:
         self._may_load = True
         """False after unload(): only load() brings it back then."""
         self._is_stopped = False
+        self._is_outdated = False
         self._num_crashes = 0
         self._not_before = 0.0
         self._last_used = time.monotonic()
@@ -126,6 +127,14 @@ class EngineThread:
             self._not_before = 0.0
             self._wake.notify_all()
 
+    def reload(self) -> None:
+        """Close the infiller, if there is one, and load it anew: the options changed."""
+        with self._wake:
+            self._is_outdated = True
+            if self._current is not None:
+                self._current.token.cancel()
+        self.load()
+
     def unload(self) -> None:
         """Give the model's memory back. load() brings it again."""
         with self._wake:
@@ -156,7 +165,10 @@ class EngineThread:
                 if is_idle:
                     self._wanted = False
                 wanted = self._wanted
+                is_outdated, self._is_outdated = self._is_outdated, False
                 can_load = time.monotonic() >= self._not_before
+            if is_outdated:
+                self._release()
             if not wanted and self._infiller is not None:
                 self._close(EngineState("unloaded", "unloaded while idle" if is_idle else "unloaded"))
             elif wanted and self._infiller is None and can_load:
@@ -169,7 +181,7 @@ class EngineThread:
                 _finish(job, Ending.UNAVAILABLE)
 
     def _has_work(self) -> bool:
-        if self._jobs or self._background or self._is_idle():
+        if self._jobs or self._background or self._is_outdated or self._is_idle():
             return True
         if self._wanted:
             return self._infiller is None and time.monotonic() >= self._not_before

@@ -1,0 +1,351 @@
+"""Inline completion: from a request to items, and what is learnt from what becomes of them.
+
+The answer policy suits every editor: an empty range at the cursor, a plain string, `[]` for nothing here, null for a
+superseded request, never an error. Knows documents and the scheduler; how a gap is filled is infill's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from lsprotocol import types
+
+from ..infill.request import IndentStyle, Infiller, InfillRequest, InfillResult, Kind, Neighbour, Proposal
+from . import protocol as names
+from .cancel import CancelToken
+from .documents import Document, Snapshot, clean
+from .options import Options
+from .scheduler import Ending
+
+if TYPE_CHECKING:
+    from .server import LacunaServer
+
+logger = logging.getLogger(__name__)
+
+EXPLICIT_DEADLINE_S = 30.0
+"""Asked for by a key: worth waiting for, also while the model is still loading."""
+
+BUSY_AFTER_S = 0.2
+MAX_REMEMBERED = 256
+MAX_BACKOFF_S = 30.0
+ADAPTIVE_LIMIT_S = 0.5
+
+
+@dataclass(slots=True)
+class Shown:
+    """A proposal that was answered: what the client may speak about later. text starts at offset of the document."""
+
+    id: str
+    uri: str
+    text: str
+    offset: int
+    answered_at: float
+    is_shown: bool = False
+    accepted_units: int = 0
+
+
+class Backoff:
+    """Silence after repeated dismissals: 2 s, doubling, until something is accepted or asked for."""
+
+    def __init__(self) -> None:
+        self._num_dismissals = 0
+        self._quiet_until = 0.0
+
+    def dismissed(self, limit: int) -> None:
+        """A dismissal by hand."""
+        self._num_dismissals += 1
+        if limit and self._num_dismissals >= limit:
+            quiet_s = min(MAX_BACKOFF_S, 2.0 * 2 ** (self._num_dismissals - limit))
+            self._quiet_until = time.monotonic() + quiet_s
+
+    def reset(self) -> None:
+        """Something was accepted, or asked for by a key."""
+        self._num_dismissals = 0
+        self._quiet_until = 0.0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether automatic proposals are held back now."""
+        return time.monotonic() < self._quiet_until
+
+
+class InlineCompletions:
+    """One per server. Event loop only; work functions run in the engine thread and touch nothing of this."""
+
+    def __init__(self, server: LacunaServer) -> None:
+        self._server = server
+        self._ids = count(1)
+        self._shown: OrderedDict[str, Shown] = OrderedDict()
+        self._backoff = Backoff()
+        self._fill_s = 0.0
+        """Smoothed duration of a fill."""
+        self._typing_s = 1.0
+        """Smoothed time between changes."""
+        self._last_change = 0.0
+
+    # the request
+
+    async def answer(self, params: names.InlineCompletionParams) -> list[types.InlineCompletionItem] | None:
+        """Items, [] for nothing here, None when a newer request or text made this one pointless."""
+        start = time.monotonic()
+        server = self._server
+        server.start_engine()
+        document = server.documents.get(params.text_document.uri)
+        if document is None:
+            return []
+        if params.text_document.version is not None and params.text_document.version != document.version:
+            return None
+        is_explicit = params.context.trigger_kind == types.InlineCompletionTriggerKind.Invoked
+        token = server.scheduler.begin(document.uri)
+        msg_id = server.protocol.msg_id
+        if msg_id is not None:
+            server.protocol.cancellations[msg_id] = token
+        try:
+            return await self._answer(params, document, token, is_explicit, start)
+        except asyncio.CancelledError:
+            return None
+        except Exception:
+            # a keystroke is never answered with an error: editors would show it as a toast
+            logger.exception("An inline completion failed.")
+            return []
+        finally:
+            if msg_id is not None:
+                server.protocol.cancellations.pop(msg_id, None)
+
+    async def _answer(
+        self,
+        params: names.InlineCompletionParams,
+        document: Document,
+        token: CancelToken,
+        is_explicit: bool,
+        start: float,
+    ) -> list[types.InlineCompletionItem] | None:
+        options = self._server.options_for(document)
+        if (reason := self._why_quiet(document, options, params.position, is_explicit)) is not None:
+            self._log(document, params.position, start, f"declined: {reason}")
+            return []
+        if is_explicit:
+            self._backoff.reset()
+        asked = self._request(params, document, options, is_explicit)
+        revision = document.revision
+        if not is_explicit and not await self._wait(self._debounce_s(options), token):
+            return None
+        deadline_s = EXPLICIT_DEADLINE_S if is_explicit else options.proposal.deadline_ms / 1000
+        result = await self._fill(asked.request, document, token, deadline_s - (time.monotonic() - start))
+        if result is Ending.SUPERSEDED or document.revision != revision:
+            return None
+        if isinstance(result, Ending):
+            self._log(document, params.position, start, result.value)
+            return []
+        if result.is_cancelled:
+            return None
+        self._server.status_board.set_latency((time.monotonic() - start) * 1000)
+        items = [item for each in result.proposals if (item := self._item(each, asked, document)) is not None]
+        self._log(document, params.position, start, _summary(result))
+        return items
+
+    def _why_quiet(
+        self, document: Document, options: Options, position: types.Position, is_explicit: bool
+    ) -> str | None:
+        if not options.enable:
+            return "disabled"
+        if self._server.status_board.is_paused:
+            return "paused"
+        if document.language in options.disable.languages:
+            return "language"
+        if not document.is_valid(position):
+            return "position"
+        if not is_explicit:
+            if not options.trigger.automatic:
+                return "manual"
+            if self._backoff.is_quiet:
+                return "backoff"
+        return None
+
+    def _request(
+        self, params: names.InlineCompletionParams, document: Document, options: Options, is_explicit: bool
+    ) -> Asked:
+        snapshot = document.snapshot(params.position)
+        selected = params.context.selected_completion_info
+        typed, start = "", snapshot.offset
+        if selected is not None:
+            low, high = document.offset_at(selected.range.start), document.offset_at(selected.range.end)
+            if snapshot.base <= low <= high == snapshot.base + snapshot.offset:
+                start, typed = low - snapshot.base, selected.text
+        before, after = self._server.documents.around(document)
+        formatting = params.formatting_options
+        indent = IndentStyle(formatting.tab_size, formatting.insert_spaces) if formatting else IndentStyle()
+        extents: dict[str, Kind] = {"line": "line", "block": "block"}
+        request = InfillRequest(
+            text=before + snapshot.text + after,
+            start=len(before) + start,
+            end=len(before) + snapshot.offset,
+            language=document.language,
+            path=document.path,
+            kind=extents.get(options.proposal.extent, "auto"),
+            typed=typed,
+            neighbours=self._neighbours(document, options),
+            num_alternatives=options.proposal.alternatives,
+            indent=indent,
+            min_confidence=options.proposal.min_confidence,
+            is_explicit=is_explicit,
+        )
+        return Asked(request, snapshot, len(before), params.position)
+
+    def _neighbours(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
+        if not options.context.open_documents:
+            return ()
+        others = [
+            other
+            for other in self._server.documents
+            if other is not document
+            and other.language == document.language
+            and other.notebook != (document.notebook or 0)
+        ]
+        latest = list(reversed(others))[: options.context.max_documents]
+        return tuple(Neighbour(other.path or other.uri, clean(other.text)) for other in latest)
+
+    def _debounce_s(self, options: Options) -> float:
+        wait_s = options.trigger.debounce_ms / 1000
+        if options.trigger.adaptive_debounce and self._fill_s > self._typing_s:
+            # every fill would be thrown away by the next key: let the user finish the word first
+            wait_s = max(wait_s, min(ADAPTIVE_LIMIT_S, self._fill_s - self._typing_s))
+        return wait_s
+
+    async def _wait(self, wait_s: float, token: CancelToken) -> bool:
+        """Wait; False when the request was superseded meanwhile."""
+        if wait_s > 0 and not token():
+            woken = asyncio.get_running_loop().create_future()
+            token.on_cancel(lambda: None if woken.done() else woken.set_result(None))
+            await asyncio.wait([woken], timeout=wait_s)
+        return not token()
+
+    async def _fill(
+        self, request: InfillRequest, document: Document, token: CancelToken, deadline_s: float
+    ) -> InfillResult | Ending:
+        until = time.monotonic() + deadline_s
+
+        def work(infiller: Infiller, cancelled: CancelToken) -> InfillResult:
+            left_ms = max(1.0, (until - time.monotonic()) * 1000)
+            return infiller.fill(replace(request, deadline_ms=left_ms), cancelled)
+
+        board = self._server.status_board
+        loop = asyncio.get_running_loop()
+        begun = time.monotonic()
+        busy = loop.call_later(BUSY_AFTER_S, lambda: board.set_filling(True))
+        try:
+            # a little slack: an infiller that keeps to its deadline answers what it has
+            result = await self._server.scheduler.run(document.uri, token, work, deadline_s=max(0.0, deadline_s) + 0.05)
+        finally:
+            busy.cancel()
+            board.set_filling(False)
+        if isinstance(result, InfillResult) and not result.is_cancelled:
+            self._fill_s += 0.3 * (time.monotonic() - begun - self._fill_s)
+        return result
+
+    def _item(self, proposal: Proposal, asked: Asked, document: Document) -> types.InlineCompletionItem | None:
+        shift = asked.snapshot.base - asked.num_before
+        start, end = proposal.start + shift, proposal.end + shift
+        if not asked.snapshot.base <= start <= end <= len(document.text):
+            # a notebook's proposal must stay inside its cell
+            return None
+        if start == end:
+            span = types.Range(asked.position, asked.position)
+        else:
+            span = document.range_of(start, end)
+            if span.start.line != span.end.line:
+                return None
+        shown = Shown(f"{next(self._ids):x}", document.uri, proposal.text, start, time.monotonic())
+        self._shown[shown.id] = shown
+        while len(self._shown) > MAX_REMEMBERED:
+            self._shown.popitem(last=False)
+        command = types.Command(title="Accept", command=names.ACCEPT_COMMAND, arguments=[shown.id])
+        return types.InlineCompletionItem(insert_text=proposal.text, range=span, command=command)
+
+    def _log(self, document: Document, position: types.Position, start: float, summary: str) -> None:
+        elapsed_ms = (time.monotonic() - start) * 1000
+        logger.info(
+            "infill %s:%d:%d v%s %s, %.1f ms",
+            document.uri.rsplit("/", 1)[-1],
+            position.line + 1,
+            position.character + 1,
+            document.version,
+            summary,
+            elapsed_ms,
+        )
+
+    # what happens to documents and proposals
+
+    def on_change(self, document: Document) -> None:
+        """The text changed: what was under way is stale."""
+        now = time.monotonic()
+        self._typing_s += 0.2 * (min(now - self._last_change, 2.0) - self._typing_s)
+        self._last_change = now
+        self._server.scheduler.supersede(document.uri)
+
+    def on_close(self, uri: str) -> None:
+        """The document is gone."""
+        self._server.scheduler.supersede(uri)
+
+    def on_options(self) -> None:
+        """The configuration changed."""
+        self._backoff.reset()
+
+    def on_shutdown(self) -> None:
+        """Answer everything that is under way."""
+        for document in self._server.documents:
+            self._server.scheduler.supersede(document.uri)
+
+    def on_show(self, params: names.DidShowParams) -> None:
+        """The proposal became visible."""
+        if (shown := self._find(params.item, params.id)) is not None:
+            shown.is_shown = True
+
+    def on_partial_accept(self, params: names.DidPartiallyAcceptParams) -> None:
+        """Part of the proposal was accepted."""
+        if (shown := self._find(params.item, params.id)) is not None:
+            shown.accepted_units = max(shown.accepted_units, params.accepted_length)
+            self._backoff.reset()
+
+    def on_dismiss(self, params: names.DidDismissParams) -> None:
+        """The proposal went away."""
+        shown = self._find(params.item, params.id)
+        if shown is not None and params.reason is names.DismissReason.Explicit:
+            document = self._server.documents.get(shown.uri)
+            options = self._server.options_for(document) if document is not None else self._server.options
+            self._backoff.dismissed(options.trigger.backoff_dismissals)
+
+    def on_accept(self, proposal_id: str) -> None:
+        """The whole proposal was accepted."""
+        if self._shown.pop(proposal_id, None) is not None:
+            self._backoff.reset()
+
+    def _find(self, item: names.ShownItem | None, explicit_id: str | None) -> Shown | None:
+        found = names.proposal_id(item, explicit_id)
+        return self._shown.get(found) if found is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as infill/ sees it, and how to get back: num_before code points of other cells precede the text."""
+
+    request: InfillRequest
+    snapshot: Snapshot
+    num_before: int
+    position: types.Position
+
+
+def _summary(result: InfillResult) -> str:
+    if not result.proposals:
+        return f"declined: {result.declined or 'empty'}"
+    best, timings = result.proposals[0], result.timings
+    return (
+        f"{best.source} {len(best.text)} chars, confidence {best.confidence:.2f}, {timings.steps} steps, "
+        f"{timings.num_cached}+{timings.num_prefilled} tokens"
+    )

@@ -1,0 +1,339 @@
+"""The language server: life cycle, documents, configuration, status. What is proposed is completion.py's business.
+
+`create_server` puts the parts together around a function that loads an infiller, the only thing a test replaces.
+Importing this module loads no torch; the model is loaded by the engine thread once the client is initialized.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from typing import Any, cast
+
+from lsprotocol import types
+from pygls.protocol import default_converter
+from pygls.uris import to_fs_path
+
+from ..infill.request import Infiller
+from . import protocol as names
+from .completion import InlineCompletions
+from .documents import Document, Documents
+from .options import Options, for_language, read_options
+from .positions import as_encoding
+from .rpc import LacunaProtocol, RpcServer
+from .scheduler import EngineState, EngineThread, Scheduler
+from .status import StatusBoard
+
+logger = logging.getLogger(__name__)
+
+LoadInfiller = Callable[[Options], Infiller]
+
+PROGRESS_TOKEN = "lacuna/load"
+STOP_TIMEOUT_S = 2.0
+
+NOTEBOOK_SYNC = types.NotebookDocumentSyncOptions(
+    notebook_selector=[types.NotebookDocumentFilterWithNotebook(notebook="*")], save=False
+)
+
+
+def package_version_text() -> str:
+    """The installed version, or "unknown" in a tree that is not installed."""
+    try:
+        return package_version("lacuna-ls")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class LacunaServer(RpcServer):
+    """One client's server. Everything here runs on the event loop unless it says otherwise."""
+
+    def __init__(self, load_infiller: LoadInfiller) -> None:
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            names.SERVER_NAME,
+            package_version_text(),
+            types.TextDocumentSyncKind.Incremental,
+            NOTEBOOK_SYNC,
+            protocol_cls=LacunaProtocol,
+            converter_factory=default_converter,
+        )
+        self.documents = Documents()
+        self.options = Options()
+        self._initial_options = Options()
+        self._folder_options: dict[str, Options] = {}
+        self._pending_messages: list[str] = []
+        self._shown_messages: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_engine_started = False
+        self._load_done = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.status_board = StatusBoard(self._publish_status)
+        self.engine = EngineThread(lambda: load_infiller(self.options), self._on_engine_state, self._on_engine_crash)
+        self.scheduler = Scheduler(self.engine)
+        self.completions = InlineCompletions(self)
+
+    # life cycle
+
+    def on_initialize(self, params: types.InitializeParams) -> None:
+        """Read the options; load nothing, so that the answer goes out at once."""
+        self._loop = asyncio.get_running_loop()
+        self.documents.encoding = as_encoding(self.workspace.position_encoding)
+        self._initial_options, messages = read_options(params.initialization_options)
+        self.options = self._initial_options
+        self._pending_messages += messages
+        self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
+        client = params.client_info
+        name = f"{client.name} {client.version or ''}".strip() if client else "a client without a name"
+        logger.info("%s connected, positions in %s.", name, self.documents.encoding)
+
+    async def on_initialized(self) -> None:
+        """Ask for the configuration, then start loading the model with it."""
+        await self.pull_configuration()
+        self.start_engine()
+
+    def start_engine(self) -> None:
+        """Start the engine thread, once. A client that never says `initialized` starts it with its first document."""
+        if not self._is_engine_started:
+            self._is_engine_started = True
+            self._report_options([])
+            self.engine.start()
+            self.spawn(self._show_progress())
+
+    def stop_engine(self) -> bool:
+        """End the engine thread; whether it ended in time."""
+        return not self._is_engine_started or self.engine.stop(STOP_TIMEOUT_S)
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine on its own and log what goes wrong in it."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("A background task failed.", exc_info=error)
+
+        task.add_done_callback(done)
+
+    async def _show_progress(self) -> None:
+        window = self.client_capabilities.window
+        if window is None or not window.work_done_progress:
+            return
+        try:
+            progress: Any = self.work_done_progress
+            await asyncio.wait_for(progress.create_async(PROGRESS_TOKEN), 5.0)
+        except Exception:
+            # a client that refuses the token gets no progress, and that is all
+            logger.debug("no progress for this client", exc_info=True)
+            return
+        begin = types.WorkDoneProgressBegin(title="Lacuna", message="loading the model", cancellable=False)
+        self.work_done_progress.begin(PROGRESS_TOKEN, begin)
+        await self._load_done.wait()
+        self.work_done_progress.end(PROGRESS_TOKEN, types.WorkDoneProgressEnd(message=self.status_board.engine.detail))
+
+    # engine callbacks, from the engine thread
+
+    def _on_engine_state(self, state: EngineState) -> None:
+        self._from_thread(lambda: self._set_engine_state(state))
+
+    def _on_engine_crash(self, message: str) -> None:
+        self._from_thread(lambda: self.show(message, types.MessageType.Error))
+
+    def _from_thread(self, call: Callable[[], None]) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            logger.debug("the event loop has ended before the engine thread")
+
+    def _set_engine_state(self, state: EngineState) -> None:
+        self.status_board.set_engine(state)
+        if state.state != "loading":
+            self._load_done.set()
+        if state.state == "failed":
+            self.show(state.detail, types.MessageType.Error)
+
+    # messages and status
+
+    def show(self, message: str, kind: types.MessageType = types.MessageType.Warning) -> None:
+        """Tell the user, once per message."""
+        if message in self._shown_messages:
+            return
+        self._shown_messages.add(message)
+        self.window_show_message(types.ShowMessageParams(type=kind, message=message))
+
+    def _publish_status(self, status: names.StatusParams) -> None:
+        self.protocol.notify(names.STATUS, status)
+
+    # configuration
+
+    async def pull_configuration(self) -> None:
+        """Ask the client for the settings, also folder by folder; a client that cannot be asked keeps what it sent."""
+        workspace = self.client_capabilities.workspace
+        if workspace is None or not workspace.configuration:
+            self._report_options([])
+            return
+        folders = list(self.workspace.folders)
+        items = [types.ConfigurationItem(section="lacuna")]
+        items += [types.ConfigurationItem(scope_uri=uri, section="lacuna") for uri in folders]
+        try:
+            answer = await asyncio.wait_for(
+                self.workspace_configuration_async(types.ConfigurationParams(items=items)), 5.0
+            )
+        except Exception:
+            logger.warning("The client did not answer workspace/configuration; its initial options stay.")
+            self._report_options([])
+            return
+        values: list[Any] = list(answer) if answer else []
+        own = values[0] if values else None
+        self.apply_options(own, dict(zip(folders, values[1:], strict=False)))
+
+    def apply_options(self, settings: object, by_folder: dict[str, Any] | None = None) -> None:
+        """Put settings over what came with initialize. Null means that the client has none."""
+        before = self.options
+        self.options, messages = read_options(settings, base=self._initial_options)
+        self._folder_options = {}
+        for uri, given in (by_folder or {}).items():
+            options, more = read_options(given, base=self.options, is_workspace=True)
+            self._folder_options[uri] = options
+            messages += more
+        self._report_options(messages)
+        self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
+        self.status_board.set_enabled(self.options.enable)
+        self.completions.on_options()
+        if self._is_engine_started and before.engine != self.options.engine:
+            logger.info("The engine's options changed; the model is loaded again.")
+            self.engine.reload()
+
+    def _report_options(self, messages: list[str]) -> None:
+        for message in [*self._pending_messages, *messages]:
+            logger.warning("%s", message)
+            self.show(message)
+        self._pending_messages.clear()
+
+    def options_for(self, document: Document) -> Options:
+        """The options that hold in this document: its folder's, with the overrides of its language."""
+        options = self.options
+        best = -1
+        path = document.path
+        for uri, given in self._folder_options.items():
+            folder = to_fs_path(uri) or ""
+            if folder and (path == folder or path.startswith(folder.rstrip("/\\") + "/")) and len(folder) > best:
+                options, best = given, len(folder)
+        return for_language(options, document.language)
+
+
+def create_server(load_infiller: LoadInfiller) -> LacunaServer:
+    """A server that will load its infiller with the given function, in the engine thread."""
+    server = LacunaServer(load_infiller)
+
+    @server.feature(types.INITIALIZE)
+    def initialize(params: types.InitializeParams) -> None:
+        server.on_initialize(params)
+
+    @server.feature(types.INITIALIZED)
+    async def initialized(params: types.InitializedParams) -> None:
+        await server.on_initialized()
+
+    @server.feature(types.SHUTDOWN)
+    def shutdown(*_: Any) -> None:
+        server.completions.on_shutdown()
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
+    async def did_change_configuration(params: types.DidChangeConfigurationParams) -> None:
+        settings: Any = params.settings
+        if isinstance(settings, dict) and settings:
+            server.apply_options(cast(object, settings))
+        else:
+            await server.pull_configuration()
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)
+    async def did_change_folders(params: types.DidChangeWorkspaceFoldersParams) -> None:
+        await server.pull_configuration()
+
+    @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
+    def did_open(params: types.DidOpenTextDocumentParams) -> None:
+        server.start_engine()
+        server.documents.open(params.text_document)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
+    def did_change(params: types.DidChangeTextDocumentParams) -> None:
+        document = server.documents.change(
+            params.text_document.uri, params.text_document.version, params.content_changes
+        )
+        if document is not None:
+            server.completions.on_change(document)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
+    def did_close(params: types.DidCloseTextDocumentParams) -> None:
+        server.completions.on_close(params.text_document.uri)
+        server.documents.close(params.text_document.uri)
+
+    @server.feature(types.NOTEBOOK_DOCUMENT_DID_OPEN)
+    def notebook_did_open(params: types.DidOpenNotebookDocumentParams) -> None:
+        server.start_engine()
+        server.documents.open_notebook(params)
+
+    @server.feature(types.NOTEBOOK_DOCUMENT_DID_CHANGE)
+    def notebook_did_change(params: types.DidChangeNotebookDocumentParams) -> None:
+        for document in server.documents.change_notebook(params):
+            server.completions.on_change(document)
+
+    @server.feature(types.NOTEBOOK_DOCUMENT_DID_CLOSE)
+    def notebook_did_close(params: types.DidCloseNotebookDocumentParams) -> None:
+        for cell in params.cell_text_documents:
+            server.completions.on_close(cell.uri)
+        server.documents.close_notebook(params)
+
+    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
+    async def inline_completion(params: names.InlineCompletionParams) -> list[types.InlineCompletionItem] | None:
+        return await server.completions.answer(params)
+
+    def did_show(params: names.DidShowParams) -> None:
+        server.completions.on_show(params)
+
+    def did_partially_accept(params: names.DidPartiallyAcceptParams) -> None:
+        server.completions.on_partial_accept(params)
+
+    def did_dismiss(params: names.DidDismissParams) -> None:
+        server.completions.on_dismiss(params)
+
+    def status(params: Any) -> names.StatusParams:
+        return server.status_board.current()
+
+    def pause(params: Any) -> names.StatusParams:
+        server.completions.on_shutdown()
+        server.status_board.set_paused(True)
+        return server.status_board.current()
+
+    def resume(params: Any) -> names.StatusParams:
+        server.status_board.set_paused(False)
+        server.engine.load()
+        return server.status_board.current()
+
+    def unload(params: Any) -> names.StatusParams:
+        server.engine.unload()
+        return server.status_board.current()
+
+    handlers: dict[str, Callable[[Any], Any]] = {
+        names.DID_SHOW: did_show,
+        names.DID_PARTIALLY_ACCEPT: did_partially_accept,
+        names.DID_DISMISS: did_dismiss,
+        names.STATUS: status,
+        names.PAUSE: pause,
+        names.RESUME: resume,
+        names.UNLOAD: unload,
+    }
+    for method, handler in handlers.items():
+        server.feature(method)(handler)
+    for alias, method in names.COPILOT_ALIASES.items():
+        if method in handlers:
+            server.feature(alias)(handlers[method])
+
+    @server.command(names.ACCEPT_COMMAND)
+    def accept(*arguments: Any) -> None:
+        server.completions.on_accept(arguments[0] if arguments and isinstance(arguments[0], str) else "")
+
+    return server
