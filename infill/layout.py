@@ -28,9 +28,9 @@ TOKEN_GRID = 64
 class Limits:
     """Token budgets of one prompt. The embedded model is trained with the defaults."""
 
-    num_prefix: int = 224
-    num_suffix: int = 64
-    num_neighbour: int = 48
+    num_prefix: int = 176
+    num_suffix: int = 56
+    num_neighbour: int = 40
 
     @property
     def num_prompt(self) -> int:

@@ -1,0 +1,239 @@
+"""Training examples: one text with a hole becomes encoder tokens, canvases, their noise, the mask and the loss weights.
+
+The prompt is built by infill/layout.py, the function that serving uses. Everything is a pure function of (seed, step), so
+a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and no device.
+
+One row of a batch is `[encoder: prompt, middle, <eos>, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal; the rows
+of canvas r see the prompt, the first k_r tokens of the middle, and each other. k_r > 0 is what a long fill looks like
+when it goes on block by block.
+Source: uniform-noise loss of TRL/NeMo for DiffusionGemma (facts/infill.md), with weights by row kind instead of a mean.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..infill.layout import Limits, build_prompt, file_header
+from ..infill.tokenizer import NUM_RESERVED, Tokenizer
+from .holes import Hole
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Texts(Protocol):
+    """A corpus as this module sees it."""
+
+    def __len__(self) -> int: ...
+
+    def text(self, i: int) -> str: ...
+
+    @property
+    def sample_weights(self) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """num_encoder: encoder rows per example (longer prompts lose prefix). num_canvases: noise replicas of one hole."""
+
+    num_examples: int = 32
+    num_encoder: int = 272
+    num_canvases: int = 2
+    num_canvas_rows: int = 32
+    max_middle: int = 56
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_encoder + self.num_canvases * self.num_canvas_rows
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Per row kind. Padding weighs nothing."""
+
+    corrupted: float = 1.0
+    clean: float = 0.2
+    end_fill: float = 0.05
+    context: float = 1.0
+    middle: float = 3.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """B examples of T rows. All [B, T] unless said otherwise.
+
+    tokens: inputs. positions: of rows in the sequence. targets: what each row is to predict (encoder rows: the next token;
+    canvas rows: their own clean token). weights: fp32. is_pinned: canvas rows whose token is known. mask: bool [B, 1, T, T].
+    is_canvas: bool [T].
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    targets: Tensor
+    weights: Tensor
+    is_pinned: Tensor
+    mask: Tensor
+    is_canvas: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, f).to(device, non_blocking=True) for f in Batch.__slots__))
+
+
+class Batches(Dataset[Batch]):
+    """Batch number `step` of a run, for any step: `Batches(...)[step]`."""
+
+    def __init__(
+        self,
+        texts: Texts,
+        tokenizer_json: str,
+        shape: BatchShape,
+        sample_hole: Callable[[str, random.Random], Hole | None],
+        seed: int = 0,
+        weights: LossWeights | None = None,
+    ) -> None:
+        self._texts, self._tokenizer_json, self._sample_hole = texts, tokenizer_json, sample_hole
+        self._shape, self._seed, self._weights = shape, seed, weights or LossWeights()
+        self._cumulative = np.cumsum(texts.sample_weights)
+        self._tokenizer: Tokenizer | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        # built here, not in the constructor: loader workers are forked before any thread of the tokenizer exists
+        self._tokenizer = self._tokenizer or Tokenizer.from_json(self._tokenizer_json)
+        rng = random.Random(self._seed * 1_000_003 + step)
+        noise = np.random.default_rng((self._seed, step))
+        return collate([self._example(rng, noise) for _ in range(self._shape.num_examples)], self._shape)
+
+    def _example(self, rng: random.Random, noise: np.random.Generator) -> Example:
+        assert self._tokenizer is not None
+        while True:
+            index = int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1], side="right"))
+            text = self._texts.text(min(index, len(self._texts) - 1))
+            hole = self._sample_hole(text, rng)
+            if hole is None:
+                continue
+            example = make_example(self._tokenizer, text, hole, rng, self._shape)
+            if example is not None:
+                return corrupt(example, self._tokenizer, noise, self._shape, self._weights)
+
+
+@dataclass(slots=True)
+class Example:
+    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas. The rest is filled by corrupt."""
+
+    encoder: list[int]
+    num_prompt: int
+    starts: list[int]
+    canvas_tokens: IntArray | None = None
+    canvas_targets: IntArray | None = None
+    canvas_pinned: npt.NDArray[np.bool_] | None = None
+    canvas_weights: npt.NDArray[np.float32] | None = None
+    encoder_weights: npt.NDArray[np.float32] | None = None
+
+
+def make_example(
+    tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape: BatchShape
+) -> Example | None:
+    """None when the middle is too long. One in ten examples has no suffix, as when a file is being written."""
+    middle = tokenizer.encode(text[hole.start : hole.end])
+    if len(middle) >= shape.max_middle:
+        return None
+    suffix = "" if rng.random() < 0.1 else text[hole.end :]
+    neighbours = file_header(text, hole.start) if rng.random() < 0.5 else ""
+    limits = Limits(num_suffix=rng.choice((32, 56, 56)))
+    prefix = text[: hole.start]
+    # where the whole head of the file is in the window, the header would only say it twice
+    if len(prefix) < 6 * limits.num_prefix or not neighbours:
+        neighbours, limits = "", replace(limits, num_neighbour=0)
+    room = shape.num_encoder - len(middle) - 1
+    limits = replace(limits, num_prefix=min(limits.num_prefix, room - (limits.num_prompt - limits.num_prefix)))
+    prompt = build_prompt(tokenizer, prefix, suffix, neighbours, limits)
+    length = len(middle) + 1
+    starts = [0, *(0 if rng.random() < 0.5 else rng.randrange(length) for _ in range(shape.num_canvases - 1))]
+    return Example([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts)
+
+
+def corrupt(
+    example: Example, tokenizer: Tokenizer, noise: np.random.Generator, shape: BatchShape, weights: LossWeights
+) -> Example:
+    """Draw the noise level, the pinned rows and the noise of every canvas, and weigh its rows.
+
+    The first canvas of an example is pure noise (t = 1), where every infill begins; the others are stratified in t.
+    """
+    R, C = len(example.starts), shape.num_canvas_rows
+    clean = np.full((R, C), tokenizer.eos, dtype=np.int64)
+    is_fill = np.zeros((R, C), dtype=np.bool_)
+    middle = np.asarray(example.encoder[example.num_prompt :], dtype=np.int64)
+    for r, start in enumerate(example.starts):
+        rows = middle[start : start + C]
+        clean[r, : len(rows)] = rows
+        is_fill[r, len(rows) :] = True
+    level = (np.arange(R) + noise.random()) / R
+    level[0] = 1.0
+    pinned = np.zeros((R, C), dtype=np.bool_)
+    for r in range(R):
+        kind = noise.random()
+        if kind < 0.15:
+            # a candidate length: the end token is pinned where it belongs, to the last row
+            pinned[r] = is_fill[r]
+            end = len(middle) - 1 - example.starts[r]
+            if end < C:
+                pinned[r, end] = True
+        elif kind < 0.25:
+            # several gaps: a clean span between noisy ones
+            first = int(noise.integers(C // 2))
+            pinned[r, first : first + int(noise.integers(1, C // 2))] = True
+            pinned[r] &= ~is_fill[r]
+    random_tokens = noise.integers(NUM_RESERVED, tokenizer.vocab_size, size=(R, C))
+    is_noisy = (noise.random((R, C)) < level[:, None]) & ~pinned
+    example.canvas_tokens = np.where(is_noisy, random_tokens, clean)
+    example.canvas_targets = clean
+    example.canvas_pinned = pinned
+    row_weights = np.where(is_noisy, weights.corrupted, weights.clean)
+    row_weights = np.where(is_fill, weights.end_fill, row_weights)
+    example.canvas_weights = np.where(pinned, 0.0, row_weights).astype(np.float32)
+    # encoder row i predicts token i + 1: the last prompt row predicts the first token of the middle
+    encoder_weights = np.full(len(example.encoder), weights.context, dtype=np.float32)
+    encoder_weights[example.num_prompt - 1 :] = weights.middle
+    encoder_weights[-1] = 0.0
+    targets = np.asarray(example.encoder[1:] + [tokenizer.pad])
+    encoder_weights[(targets < NUM_RESERVED) & (targets != tokenizer.eos)] = 0.0
+    example.encoder_weights = encoder_weights
+    return example
+
+
+def collate(examples: list[Example], shape: BatchShape) -> Batch:
+    """Lay the examples out as one batch; the mask is built here because only here all lengths are known."""
+    B, T, Te, C = len(examples), shape.num_rows, shape.num_encoder, shape.num_canvas_rows
+    tokens, targets = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
+    positions = np.zeros((B, T), np.int64)
+    positions[:, :Te] = np.arange(Te)
+    weights = np.zeros((B, T), np.float32)
+    pinned = np.zeros((B, T), np.bool_)
+    mask = np.zeros((B, T, T), np.bool_)
+    mask[:, :Te, :Te] = np.tri(Te, dtype=np.bool_)
+    for b, example in enumerate(examples):
+        assert example.canvas_tokens is not None and example.canvas_targets is not None
+        assert example.canvas_pinned is not None and example.canvas_weights is not None
+        n = len(example.encoder)
+        tokens[b, :n] = example.encoder
+        targets[b, : n - 1] = example.encoder[1:]
+        weights[b, :n] = example.encoder_weights
+        for r, start in enumerate(example.starts):
+            rows = slice(Te + r * C, Te + (r + 1) * C)
+            seen = example.num_prompt + start
+            tokens[b, rows], targets[b, rows] = example.canvas_tokens[r], example.canvas_targets[r]
+            weights[b, rows], pinned[b, rows] = example.canvas_weights[r], example.canvas_pinned[r]
+            positions[b, rows] = np.arange(seen, seen + C)
+            mask[b, rows, :seen] = True
+            mask[b, rows, rows] = True
+    is_canvas = np.arange(T) >= Te
+    arrays = (tokens, positions, targets, weights, pinned, mask[:, None], is_canvas)
+    return Batch(*(torch.from_numpy(a) for a in arrays))

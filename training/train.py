@@ -1,0 +1,298 @@
+"""The trainer: one command, the same on a CPU and on a GPU, resumable to the step.
+
+The schedule follows the share of the time budget that is used up, so that `--minutes` says when the run ends, whatever the
+machine. State is safetensors and JSON, never pickle. Knows nothing of holes and noise (batches.py) or losses (objective.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..engine.config import LayerSpec, ModelConfig
+from ..engine.errors import ModelNotFoundError
+from ..engine.model import DiffusionGemma
+from ..infill.tokenizer import NUM_RESERVED, Tokenizer
+from .batches import Batch, Batches, BatchShape
+from .corpus import Corpus
+from .holes import sample_hole
+from .muon import Muon
+from .objective import Losses, believe, encoder_only, losses, soft_of
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Shape of a model trained here. Sliding layers have a window beyond any prompt we use, so every layer sees all of it."""
+
+    num_layers: int = 6
+    hidden_size: int = 256
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    dense_width: int = 512
+    num_experts: int = 4
+    top_k: int = 2
+    expert_width: int = 128
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        head_dim = self.hidden_size // self.num_heads
+        sliding = LayerSpec("sliding_attention", head_dim, self.num_kv_heads, 1024, 1e4, head_dim // 2, True)
+        full = LayerSpec("full_attention", head_dim, self.num_kv_heads, None, 1e6, head_dim // 8, False)
+        return ModelConfig(
+            vocab_size=vocab_size, hidden_size=self.hidden_size, intermediate_size=self.dense_width,
+            num_heads=self.num_heads, layers=(*[sliding] * (self.num_layers - 1), full), num_experts=self.num_experts,
+            top_k=self.top_k, expert_size=self.expert_width, rms_norm_eps=1e-6, softcap=30.0, max_positions=4096,
+            pad_id=Tokenizer.pad, bos_id=Tokenizer.bos, eos_ids=(Tokenizer.eos,), canvas_length=32,
+            first_noise_id=NUM_RESERVED,
+        )  # fmt: skip
+
+
+SIZES = {
+    "tiny": Size(2, 64, 2, 1, 96, 4, 2, 32),
+    "cpu": Size(),
+    "gpu": Size(8, 448, 8, 2, 896, 8, 2, 112),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides a run's result besides the corpus. Shares are of the time budget."""
+
+    size: str = "cpu"
+    minutes: float = 90.0
+    seed: int = 0
+    shape: BatchShape = BatchShape()
+    lr_matrix: float = 0.02
+    lr_other: float = 0.002
+    encoder_only_share: float = 0.3
+    warmup_steps: int = 40
+    cooldown_share: float = 0.5
+    ema_share: float = 0.3
+    ema_decay: float = 0.99
+    self_conditioning: float = 0.25
+    encoder_weight_end: float = 0.5
+
+
+class Run:
+    """A run on disk: RUN/state.safetensors, RUN/state.json, RUN/log.jsonl. Picks up where it stopped."""
+
+    def __init__(self, out: Path, plan: Plan, tokenizer: Tokenizer, device: torch.device, init_from: Path | None = None) -> None:
+        self.out, self.plan, self.device = out, plan, device
+        out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(plan.seed)
+        self.config = SIZES[plan.size].config(tokenizer.vocab_size)
+        self.model = initialise(DiffusionGemma(self.config)).to(device)
+        matrices, others = split_parameters(self.model)
+        self.muon = Muon(matrices, lr=plan.lr_matrix, weight_decay=0.01)
+        self.adam = torch.optim.AdamW(others, lr=plan.lr_other, betas=(0.9, 0.95), weight_decay=0.0)
+        self.ema: dict[str, Tensor] = {}
+        self.step, self.used_s, self.num_tokens = 0, 0.0, 0
+        if (out / "state.json").exists():
+            self._restore()
+        elif init_from is not None:
+            self.model.load_state_dict(load_file(init_from))
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.used_s / (60 * self.plan.minutes))
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        tensors |= optimiser_tensors(self.model, self.muon, self.adam)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, self.out / "state.part")
+        os.replace(self.out / "state.part", self.out / "state.safetensors")
+        state = {"step": self.step, "used_s": self.used_s, "num_tokens": self.num_tokens, "plan": asdict(self.plan)}
+        (self.out / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1), encoding="utf-8")
+        (self.out / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    def _restore(self) -> None:
+        state = json.loads((self.out / "state.json").read_text(encoding="utf-8"))
+        self.step, self.used_s, self.num_tokens = state["step"], state["used_s"], state["num_tokens"]
+        tensors = load_file(self.out / "state.safetensors", device=str(self.device))
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        self.ema = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
+        restore_optimisers(self.model, self.muon, self.adam, tensors)
+
+    def update_ema(self) -> None:
+        if self.progress < 1 - self.plan.ema_share:
+            return
+        for name, value in self.model.state_dict().items():
+            if name in self.ema:
+                self.ema[name].lerp_(value.float(), 1 - self.plan.ema_decay)
+            else:
+                self.ema[name] = value.detach().float().clone()
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The averaged weights once averaging has begun, else the current ones."""
+        return self.ema or dict(self.model.state_dict())
+
+
+def initialise(model: DiffusionGemma) -> DiffusionGemma:
+    """Normal weights with std 1/sqrt(fan_in); the table's std makes a scaled embedding's entries about 0.6."""
+    for name, p in model.named_parameters():
+        if p.dim() >= 2:
+            std = 0.04 if name.startswith("embed_tokens") else p.shape[-1] ** -0.5
+            nn.init.normal_(p, std=0.1 * std if name.endswith("router.proj.weight") else std)
+    return model
+
+
+def split_parameters(model: DiffusionGemma) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(matrices of the body for Muon, everything else for AdamW: table, norms, routers)."""
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        (others if p.dim() < 2 or "router" in name or name.startswith("embed") else matrices).append(p)
+    return matrices, others
+
+
+def optimiser_tensors(model: nn.Module, *optimisers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = {p: n for n, p in model.named_parameters()}
+    return {
+        f"opt.{names[p]}.{key}": value if isinstance(value, Tensor) else torch.tensor(float(value))
+        for optimiser in optimisers
+        for p, state in optimiser.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimisers(model: nn.Module, muon: Muon, adam: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+    params = dict(model.named_parameters())
+    for key, value in tensors.items():
+        if key.startswith("opt."):
+            name, slot = key[4:].rsplit(".", 1)
+            optimiser = muon if slot == "momentum_buffer" else adam
+            optimiser.state[params[name]][slot] = value.cpu() if slot == "step" else value
+
+
+def learning_rate_scale(plan: Plan, step: int, progress: float) -> float:
+    """Linear warm-up in steps, constant, then linear warm-down to 2 % over the last cooldown_share of the time."""
+    warm = min(1.0, (step + 1) / plan.warmup_steps)
+    return warm * max(0.02, min(1.0, (1 - progress) / plan.cooldown_share))
+
+
+def train(corpus_dir: Path, out: Path, plan: Plan, device: torch.device, stop_after_s: float = math.inf, num_workers: int = 1,
+          is_compiled: bool = True, init_from: Path | None = None) -> Run:  # fmt: skip
+    """Train until the plan's minutes are used up, or for stop_after_s seconds of this call (then call again to go on).
+
+    corpus_dir: what training/corpus.py wrote, with tokenizer.json. Raises: ModelNotFoundError without a corpus.
+    """
+    tokenizer_path = corpus_dir / "tokenizer.json"
+    if not tokenizer_path.exists():
+        raise ModelNotFoundError(f"{tokenizer_path} does not exist; build the corpus first: lacuna train corpus --out {corpus_dir}")
+    tokenizer_json = tokenizer_path.read_text(encoding="utf-8")
+    run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
+    texts, held_out = Corpus(corpus_dir, "train"), Corpus(corpus_dir, "holdout")
+    batches = Batches(texts, tokenizer_json, plan.shape, sample_hole, plan.seed)
+    probe = Batches(held_out, tokenizer_json, replace(plan.shape, num_examples=16), sample_hole, seed=10_007)
+    probes = [probe[i] for i in range(4)]
+    loader = cast("Iterator[Batch]", iter(DataLoader(
+        batches, batch_size=None, sampler=range(run.step, 10**7), num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None, persistent_workers=num_workers > 0,
+    )))  # fmt: skip
+    forward = torch.compile(losses, dynamic=False) if is_compiled else losses
+    rng = random.Random(plan.seed * 7919 + run.step)
+    started, last_save, last_probe = time.monotonic(), time.monotonic(), -math.inf
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    with Progress(*columns) as bar, (out / "log.jsonl").open("a", encoding="utf-8") as log:
+        task = bar.add_task("training", total=1.0, figures="", completed=run.progress)
+        while run.progress < 1 and time.monotonic() - started < stop_after_s:
+            begun = time.monotonic()
+            batch = next(loader).to(device)
+            is_joint = run.progress >= plan.encoder_only_share
+            scale = learning_rate_scale(plan, run.step, run.progress)
+            result = one_step(run, forward, batch, is_joint, rng.random() < plan.self_conditioning, scale)
+            run.update_ema()
+            run.step += 1
+            run.used_s += time.monotonic() - begun
+            run.num_tokens += int((batch.weights > 0).sum()) if is_joint else int((encoder_only(batch).weights > 0).sum())
+            row: dict[str, Any] = {"step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **result}
+            if time.monotonic() - last_probe > 300 or run.step == 1:
+                row |= evaluate(run, probes)
+                last_probe = time.monotonic()
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            rate = run.num_tokens / max(1e-9, run.used_s)
+            figures = f"step {run.step}  encoder {result['encoder']:.3f}  canvas {result['canvas']:.3f}  {rate:,.0f} tok/s"
+            bar.update(task, completed=run.progress, figures=figures)
+            if time.monotonic() - last_save > 240:
+                run.save()
+                last_save = time.monotonic()
+    run.save()
+    return run
+
+
+def one_step(run: Run, forward: Any, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float) -> dict[str, float]:
+    plan, model = run.plan, run.model
+    with torch.autocast(run.device.type, torch.bfloat16):
+        if is_joint:
+            believed = believe(model, batch) if is_conditioned else None
+            # always a tensor in this phase, so that the compiled graph is one
+            soft = soft_of(model, batch, believed)
+            soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
+            share = 1.0 if run.progress < 0.6 else plan.encoder_weight_end + (1 - plan.encoder_weight_end) * (1 - run.progress) / 0.4
+            result: Losses = forward(model, batch, soft, share)
+        else:
+            result = forward(model, encoder_only(batch), None, 1.0)
+    result.total.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * scale
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return {"encoder": float(result.encoder), "canvas": float(result.canvas), "norm": float(norm), "lr": scale}
+
+
+@torch.no_grad()
+def evaluate(run: Run, probes: list[Batch]) -> dict[str, float]:
+    """Losses on fixed batches of the held-out packages."""
+    total: dict[str, float] = {"probe_encoder": 0.0, "probe_canvas": 0.0}
+    with torch.autocast(run.device.type, torch.bfloat16):
+        for batch in probes:
+            on_device = batch.to(run.device)
+            result = losses(run.model, on_device, soft_of(run.model, on_device, None), 1.0)
+            total["probe_encoder"] += float(result.encoder) / len(probes)
+            total["probe_canvas"] += float(result.canvas) / len(probes)
+    return total
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="lacuna train", description="Train the embedded model on a corpus.")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that the corpus builder wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing one is resumed")
+    parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
+    parser.add_argument("--minutes", type=float, default=90.0, help="time budget of the whole run, over all calls")
+    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS", help="end this call early")
+    parser.add_argument("--batch", type=int, default=32, help="examples per step")
+    parser.add_argument("--canvases", type=int, default=2, help="noise replicas per example")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that build batches")
+    parser.add_argument("--no-compile", action="store_true", help="run eagerly (slower)")
+    parser.add_argument("--init-from", type=Path, help="start from these weights (safetensors of an earlier run)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
+    shape = BatchShape(num_examples=args.batch, num_canvases=args.canvases)
+    plan = Plan(size=args.size, minutes=args.minutes, seed=args.seed, shape=shape)
+    train(args.corpus, args.out, plan, torch.device(args.device), args.stop_after, args.workers, not args.no_compile, args.init_from)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
