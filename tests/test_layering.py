@@ -28,7 +28,7 @@ DOWN = {
 """Which rooms each room may import, from anywhere in a module."""
 
 COMMAND_LINE = {"lsp/cli.py", "lsp/doctor.py", "lsp/fill.py"}
-"""These print, and put the rooms together: inside a function they may import any room, at the top only what is below."""
+"""These print and put the rooms together: inside a function they may import any room, at the top only what is below."""
 
 AT_HOME = {
     "pygls": {"lsp"},
