@@ -55,6 +55,8 @@ class InfillRequest:
     min_confidence: float = 0.0
     is_explicit: bool = False
     """The user asked by a key: trigger rules that keep quiet while typing do not apply."""
+    in_comments: bool = True
+    """Whether to propose inside comments while typing."""
     seed: int = 0
 
     def __post_init__(self) -> None:

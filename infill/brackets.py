@@ -1,0 +1,85 @@
+"""A bracket scanner that knows comments and strings: what is open at an offset, and how many brackets match nothing.
+
+One regular expression per language and no tree, so it also serves languages without a grammar, and sees the
+unterminated string or bracket that a parser's error recovery may hide. Knows no document and no proposal.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from .languages import Language
+
+State = Literal["code", "comment", "string"]
+
+
+@dataclass(frozen=True, slots=True)
+class BracketScan:
+    """open_brackets: the closing marks still awaited, outermost first. num_stray: closing marks that match nothing.
+
+    num_unterminated: strings that end with their line or with the text. state: what the end of the text is inside of.
+    """
+
+    open_brackets: tuple[str, ...]
+    num_stray: int
+    num_unterminated: int
+    state: State
+
+    @property
+    def num_unbalanced(self) -> int:
+        return len(self.open_brackets) + self.num_stray + self.num_unterminated
+
+
+@functools.cache
+def _pattern(language: Language) -> re.Pattern[str]:
+    parts: list[str] = []
+    comments = [rf"{re.escape(first)}.*?(?:{re.escape(last)}|\Z)" for first, last in language.block_comments]
+    comments += [rf"{re.escape(mark)}[^\n]*" for mark in language.line_comments]
+    if comments:
+        parts.append(f"(?P<comment>{'|'.join(comments)})")
+    strings: list[str] = []
+    for quote in language.quotes:
+        mark = re.escape(quote)
+        if quote in language.multiline_quotes:
+            strings.append(rf"{mark}(?:[^\\]|\\.)*?(?:{mark}|\Z)")
+        else:
+            strings.append(rf"{mark}(?:[^{mark}\\\n]|\\.)*(?:{mark}|(?=\n)|\Z)")
+    if strings:
+        parts.append(f"(?P<string>{'|'.join(strings)})")
+    parts.append(f"(?P<bracket>[{re.escape(''.join(language.brackets))}])")
+    return re.compile("|".join(parts), re.DOTALL)
+
+
+def scan_brackets(language: Language, text: str, end: int | None = None) -> BracketScan:
+    """Scan text[:end] from its beginning, which is taken for code."""
+    end = len(text) if end is None else end
+    closing = {pair[0]: pair[1] for pair in language.brackets}
+    awaited: list[str] = []
+    num_stray = num_unterminated = 0
+    state: State = "code"
+    for match in _pattern(language).finditer(text, 0, end):
+        kind = match.lastgroup
+        if kind == "bracket":
+            char = match.group()
+            if char in closing:
+                awaited.append(closing[char])
+            elif char in awaited:
+                # what was opened inside and never closed is unbalanced; going on from the match keeps the count small
+                while awaited.pop() != char:
+                    num_stray += 1
+            else:
+                num_stray += 1
+        elif kind == "string":
+            quote = next(mark for mark in language.quotes if match.group().startswith(mark))
+            is_closed = len(match.group()) >= 2 * len(quote) and match.group().endswith(quote)
+            num_unterminated += not is_closed
+            if match.end() == end and not is_closed:
+                state = "string"
+        elif match.end() == end:
+            is_line = match.group().startswith(language.line_comments) if language.line_comments else False
+            is_closed = not is_line and match.group().endswith(tuple(pair[1] for pair in language.block_comments))
+            state = "code" if is_closed else "comment"
+    return BracketScan(tuple(awaited), num_stray, num_unterminated, state)

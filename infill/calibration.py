@@ -1,0 +1,110 @@
+"""From what the model said about its own tokens to the probability that the proposal is exactly right.
+
+A monotone table, fitted on held-out code and shipped with the model; without one, the joint probability of the tokens
+stands for itself. Knows no model and no text.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of one result. logprob_sum: over the middle's rows and its end row, natural logarithm.
+
+    num_rows: how many rows that is. extent: what kind of gap it was (infill/span.Extent).
+    """
+
+    logprob_sum: float
+    num_rows: int
+    extent: str = "rest"
+
+    def score(self, length_exponent: float) -> float:
+        """The sum divided by num_rows ** length_exponent: 0 is the joint, 1 the mean."""
+        return self.logprob_sum / max(1, self.num_rows) ** length_exponent
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A rising piecewise-linear map from a score to a probability; flat beyond its ends."""
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scores) != len(self.probabilities) or not self.scores:
+            raise ValueError(f"a curve has {len(self.scores)} scores but {len(self.probabilities)} probabilities")
+        if list(self.scores) != sorted(self.scores) or list(self.probabilities) != sorted(self.probabilities):
+            raise ValueError("the scores and the probabilities of a curve must not fall")
+
+    def __call__(self, score: float) -> float:
+        at = bisect_right(self.scores, score)
+        if at == 0:
+            return self.probabilities[0]
+        if at == len(self.scores):
+            return self.probabilities[-1]
+        low, high = self.scores[at - 1], self.scores[at]
+        share = (score - low) / (high - low)
+        return self.probabilities[at - 1] + share * (self.probabilities[at] - self.probabilities[at - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """curves: one per extent, "" for every other extent. Without any, probability is exp of the joint."""
+
+    curves: Mapping[str, Curve] = field(default_factory=dict[str, Curve])
+    length_exponent: float = 0.0
+
+    def probability(self, features: Features) -> float:
+        """The probability in [0, 1] that the proposal is exactly what the user would have written."""
+        curve = self.curves.get(features.extent) or self.curves.get("")
+        if curve is None:
+            return math.exp(min(0.0, features.logprob_sum))
+        return curve(features.score(self.length_exponent))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values for a model's metadata."""
+        curves = {key: {"scores": [*c.scores], "probabilities": [*c.probabilities]} for key, c in self.curves.items()}
+        return {"length_exponent": self.length_exponent, "curves": curves}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
+        """The inverse of to_json. Raises: ValueError for values that are no calibration."""
+        try:
+            curves = {
+                str(key): Curve(tuple(map(float, c["scores"])), tuple(map(float, c["probabilities"])))
+                for key, c in values["curves"].items()
+            }
+            return cls(curves, float(values.get("length_exponent", 0.0)))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no calibration table: {error!r}") from error
+
+
+def fit_curve(scores: Sequence[float], is_hit: Sequence[bool], max_points: int = 24) -> Curve:
+    """The monotone curve that fits which scores were hits best (isotonic regression by pooling adjacent violators).
+
+    One pseudo-observation of each outcome is added to every pool, so that no finite sample claims certainty.
+    Raises: ValueError where there is nothing to fit.
+    """
+    if len(scores) != len(is_hit) or not scores:
+        raise ValueError(f"{len(scores)} scores and {len(is_hit)} outcomes cannot be fitted")
+    pairs = sorted(zip(scores, is_hit, strict=True))
+    size = max(1, len(pairs) // max_points)
+    pools: list[list[float]] = []
+    for i in range(0, len(pairs), size):
+        chunk = pairs[i : i + size]
+        pools.append([sum(score for score, _ in chunk), float(sum(hit for _, hit in chunk)), float(len(chunk))])
+        while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
+            last = pools.pop()
+            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
+    centres = [pool[0] / pool[2] for pool in pools]
+    rates = [(pool[1] + 1) / (pool[2] + 2) for pool in pools]
+    for i in range(1, len(rates)):
+        # the pseudo-observations can turn the order of two small pools round
+        rates[i] = max(rates[i], rates[i - 1])
+    return Curve(tuple(centres), tuple(rates))

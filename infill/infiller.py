@@ -1,0 +1,226 @@
+"""LocalInfiller: the life of one infill, from a request to proposals, over any engine.
+
+One step per sentence: recall, read, decide, pose, denoise, trim, rank, floor, remember. Knows the engine only as the
+protocol of engine/problem.py, and neither LSP nor tensors. Expected outcomes are values: declines carry a short key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
+from .calibration import Calibration, Features
+from .languages import Language, language_for
+from .layout import Prompt
+from .pose import Policy, problem_for, prompt_for
+from .recent import RecentProposals
+from .request import Cancelled, InfillerStatus, InfillRequest, InfillResult, InfillTimings, Proposal
+from .snapshot import Indent, Snapshot
+from .span import Gap
+from .syntax import SyntaxTree
+from .tokenizer import Tokenizer
+from .trigger import Decline, TriggerRules, decide
+from .trim import Refusal, Trimmed, trim
+
+MAX_TREES = 8
+"""How many documents keep their last tree, so that the next keystroke is an incremental parse."""
+
+TRIM_RESERVE_MS = 4.0
+"""Kept back from a deadline for what comes after the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One request as this room sees it: the snapshot, its window's tree, and how the document indents."""
+
+    snapshot: Snapshot
+    language: Language
+    tree: SyntaxTree
+    indent: Indent
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A trimmed result with what it is worth. logprob: of the rows up to and with its end."""
+
+    trimmed: Trimmed
+    confidence: float
+    logprob: float
+
+
+class LocalInfiller:
+    """Implements `Infiller` over an `Engine` and a `Tokenizer`. Calls come from one thread, but recall from any."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        calibration: Calibration | None = None,
+        policy: Policy | None = None,
+        rules: TriggerRules | None = None,
+        gather: Callable[[InfillRequest, Scene, Gap], str] | None = None,
+    ) -> None:
+        """gather: finds neighbouring text for a gap; None: only what the request brings. See infill/context."""
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.calibration = calibration or Calibration()
+        self.policy = policy or Policy()
+        self.rules = rules or TriggerRules()
+        self.recent = RecentProposals()
+        self.refusals: Counter[str] = Counter()
+        """How many results were not shown, by reason; declines of the trigger count too."""
+        self._gather = gather
+        self._trees: OrderedDict[tuple[str, str], SyntaxTree] = OrderedDict()
+
+    def recall(self, request: InfillRequest) -> InfillResult | None:
+        """The answer from memory where the user types along a former proposal; under 2 ms, on any thread."""
+        started = time.perf_counter()
+        found = self.recent.recall(request)
+        shown = tuple(proposal for proposal in found if proposal.confidence >= request.min_confidence)
+        if not shown:
+            return None
+        return InfillResult(
+            shown[: max(1, request.num_alternatives)], timings=InfillTimings(total_ms=_ms_since(started))
+        )
+
+    def prefetch(self, request: InfillRequest, cancelled: Cancelled | None = None) -> None:
+        scene = self.read(request)
+        gap = self._decide(request, scene)
+        if isinstance(gap, Decline):
+            return
+        prompt = self._prompt(request, scene, gap)
+        self.engine.prefill(prompt.tokens, cancelled)
+
+    def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult:
+        started = time.perf_counter()
+        remembered = self.recall(request)
+        if remembered is not None:
+            return remembered
+        scene = self.read(request)
+        gap = self._decide(request, scene)
+        if isinstance(gap, Decline):
+            return self._nothing(gap.reason, started)
+        problem = self._pose(request, scene, gap, started)
+        layout_ms = _ms_since(started)
+        results = self.engine.fill(problem, cancelled)
+        if any(result.is_cancelled for result in results) or (cancelled is not None and cancelled()):
+            return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
+        trim_started = time.perf_counter()
+        candidates, reason = self._trim(results, scene, gap, problem)
+        ranked = _ranked(candidates)[: max(1, request.num_alternatives)]
+        shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
+        timings = _timings(results, layout_ms, _ms_since(trim_started), started)
+        if not shown:
+            return self._nothing("low-confidence" if ranked else reason, started, timings)
+        proposals = tuple(Proposal(c.trimmed.text, gap.start, gap.end, c.confidence) for c in shown)
+        self.recent.remember(request, proposals)
+        return InfillResult(proposals, timings=replace(timings, total_ms=_ms_since(started)))
+
+    def status(self) -> InfillerStatus:
+        engine = self.engine.status()
+        states = {"unloaded": "ready", "loading": "loading", "ready": "ready", "busy": "busy", "closed": "closed"}
+        state = states.get(engine.state, "failed")
+        assert state in ("loading", "ready", "busy", "failed", "closed")
+        return InfillerStatus(state, engine.model, engine.device, engine.detail)
+
+    def close(self) -> None:
+        self.recent.forget()
+        self._trees.clear()
+        self.engine.close()
+
+    def read(self, request: InfillRequest) -> Scene:
+        """What the request shows: the tree of its window (from the last one of this document where there is one)."""
+        language = language_for(request.language, request.path)
+        snapshot = Snapshot(request.text)
+        key = (request.path, language.name)
+        tree = SyntaxTree.around(language, request.text, request.start, request.end, self._trees.get(key))
+        self._trees[key] = tree
+        self._trees.move_to_end(key)
+        if len(self._trees) > MAX_TREES:
+            self._trees.popitem(last=False)
+        return Scene(snapshot, language, tree, snapshot.indent(request.start, request.indent, language.indent))
+
+    def _decide(self, request: InfillRequest, scene: Scene) -> Gap | Decline:
+        return decide(request, scene.snapshot, scene.tree, scene.indent, self.rules)
+
+    def _prompt(self, request: InfillRequest, scene: Scene, gap: Gap) -> Prompt:
+        if self._gather is not None:
+            neighbours = self._gather(request, scene, gap)
+        else:
+            neighbours = "".join(neighbour.text + "\n" for neighbour in request.neighbours)
+        return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
+
+    def _pose(self, request: InfillRequest, scene: Scene, gap: Gap, started: float) -> CanvasProblem:
+        prompt = self._prompt(request, scene, gap)
+        deadline_ms = request.deadline_ms
+        if deadline_ms is not None:
+            deadline_ms = max(1.0, deadline_ms - _ms_since(started) - TRIM_RESERVE_MS)
+        return problem_for(
+            self.tokenizer, prompt, gap, self.policy, request.num_alternatives, deadline_ms, request.seed
+        )
+
+    def _trim(
+        self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem
+    ) -> tuple[list[_Candidate], str]:
+        """The results worth ranking, and why the first of the others is not."""
+        candidates: list[_Candidate] = []
+        first_reason = ""
+        for result, canvas in zip(results, problem.canvases, strict=True):
+            if not result.is_finished and result.steps < problem.max_steps and result.end == len(canvas.tokens):
+                outcome: Trimmed | Refusal = Refusal("deadline")
+            else:
+                raw = self.tokenizer.decode(result.tokens[: result.end])
+                is_complete = result.end < len(canvas.tokens)
+                outcome = trim(raw, is_complete, gap, scene.snapshot, scene.tree, scene.indent)
+            if isinstance(outcome, Refusal):
+                self.refusals[outcome.reason] += 1
+                first_reason = first_reason or outcome.reason
+                continue
+            features = features_of(result, gap)
+            candidates.append(_Candidate(outcome, self.calibration.probability(features), features.logprob_sum))
+        return candidates, first_reason
+
+    def _nothing(self, reason: str, started: float, timings: InfillTimings | None = None) -> InfillResult:
+        if timings is None or reason == "low-confidence":
+            self.refusals[reason] += 1
+        timings = replace(timings or InfillTimings(), total_ms=_ms_since(started))
+        return InfillResult(declined=reason, timings=timings)
+
+
+def features_of(result: CanvasResult, gap: Gap) -> Features:
+    """What calibration looks at: the rows of the middle and the row that ends it."""
+    num_rows = min(result.end + 1, len(result.tokens))
+    return Features(sum(result.logprob[:num_rows]), num_rows, gap.extent)
+
+
+def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:
+    """The likeliest first, each text once."""
+    best: dict[str, _Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: (-c.confidence, -c.logprob)):
+        best.setdefault(candidate.trimmed.text, candidate)
+    return list(best.values())
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3
+
+
+def _timings(results: list[CanvasResult], layout_ms: float, trim_ms: float, started: float) -> InfillTimings:
+    # the canvases share one sweep, so its times are the longest of theirs, not the sum
+    work = max((result.timings for result in results), key=lambda t: t.denoise_ms + t.verify_ms, default=Timings())
+    return InfillTimings(
+        layout_ms=layout_ms,
+        prefill_ms=work.prefill_ms,
+        denoise_ms=work.denoise_ms,
+        verify_ms=work.verify_ms,
+        trim_ms=trim_ms,
+        total_ms=_ms_since(started),
+        num_prefilled=work.num_prefilled,
+        num_cached=work.num_cached,
+        num_forwards=work.num_forwards,
+        steps=max((result.steps for result in results), default=0),
+    )

@@ -1,0 +1,316 @@
+"""What differs between programming languages, one table row each: grammar, comments, blocks, strings, holes.
+
+Every other language is the plain-text row: brackets and indentation only. Knows no document and parses nothing.
+Grammars are loaded on first use; one that cannot be loaded makes its language plain text rather than an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal
+
+import tree_sitter
+
+BlockRule = Literal["indentation", "braces", "none"]
+
+_QUOTES = ('"', "'")
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """One row of the table.
+
+    name: this project's name. ids: LSP language identifiers. extensions: with the dot, lower case.
+    grammar: "module:function" of a tree-sitter grammar package, or "" for none.
+    line_comments, block_comments: the marks that begin one, and pairs of marks around one.
+    quotes: string marks, the longest first; multiline_quotes: those of them that may cross a newline.
+    blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows.
+    indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
+    comment_nodes .. import_nodes: node types of the grammar. code_in_string: nodes inside a string that are code again.
+    holes: a tree-sitter query: @hole is replaced, @body is an empty body, @todo is a comment that the code follows.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    extensions: tuple[str, ...]
+    grammar: str = ""
+    line_comments: tuple[str, ...] = ("//",)
+    block_comments: tuple[tuple[str, str], ...] = (("/*", "*/"),)
+    quotes: tuple[str, ...] = _QUOTES
+    multiline_quotes: tuple[str, ...] = ()
+    blocks: BlockRule = "braces"
+    block_openers: tuple[str, ...] = ("{",)
+    brackets: tuple[str, ...] = ("()", "[]", "{}")
+    indent: str = "    "
+    newline: str = "\n"
+    comment_nodes: frozenset[str] = _NONE
+    string_nodes: frozenset[str] = _NONE
+    code_in_string: frozenset[str] = _NONE
+    block_nodes: frozenset[str] = _NONE
+    definition_nodes: frozenset[str] = _NONE
+    import_nodes: frozenset[str] = _NONE
+    holes: str = ""
+    word_extra: str = field(default="")
+    """Characters besides letters, digits and the underscore that belong to a word."""
+
+    def is_word(self, char: str) -> bool:
+        """Whether char (one code point, or "") is part of an identifier."""
+        return bool(char) and (char.isalnum() or char == "_" or char in self.word_extra)
+
+    def load(self) -> tree_sitter.Language | None:
+        """The grammar, loaded once a process; None for plain text, or where the grammar package does not work."""
+        return _load(self.grammar) if self.grammar else None
+
+
+@functools.cache
+def _load(grammar: str) -> tree_sitter.Language | None:
+    module_name, _, function_name = grammar.partition(":")
+    try:
+        loader: Callable[[], object] = getattr(importlib.import_module(module_name), function_name)
+        return tree_sitter.Language(loader())
+    except (ImportError, AttributeError, ValueError, OSError):
+        # a broken grammar package must not cost the user the completion itself
+        return None
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_TODO = '((comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))'
+
+_PYTHON_HOLES = f"""
+((expression_statement (ellipsis)) @hole)
+(pass_statement) @hole
+((raise_statement (identifier) @_error) @hole (#eq? @_error "NotImplementedError"))
+((raise_statement (call function: (identifier) @_error)) @hole (#eq? @_error "NotImplementedError"))
+(assignment right: (ellipsis) @hole)
+{_TODO}
+"""
+
+_JAVASCRIPT_HOLES = f"""
+(function_declaration body: (statement_block . "{{" . "}}" .) @body)
+(function_expression body: (statement_block . "{{" . "}}" .) @body)
+(generator_function_declaration body: (statement_block . "{{" . "}}" .) @body)
+(arrow_function body: (statement_block . "{{" . "}}" .) @body)
+(method_definition body: (statement_block . "{{" . "}}" .) @body)
+((throw_statement (new_expression arguments: (arguments (string) @_text))) @hole
+  (#match? @_text "([Nn]ot (yet )?implemented|TODO)"))
+{_TODO}
+"""
+
+_GO_HOLES = f"""
+(function_declaration body: (block . "{{" . "}}" .) @body)
+(method_declaration body: (block . "{{" . "}}" .) @body)
+(func_literal body: (block . "{{" . "}}" .) @body)
+((expression_statement (call_expression function: (identifier) @_name
+  arguments: (argument_list (interpreted_string_literal) @_text))) @hole
+  (#eq? @_name "panic") (#match? @_text "([Nn]ot (yet )?implemented|[Uu]nimplemented|TODO|todo)"))
+{_TODO}
+"""
+
+_RUST_HOLES = """
+(function_item body: (block . "{" . "}" .) @body)
+((macro_invocation macro: (identifier) @_name) @hole (#any-of? @_name "todo" "unimplemented"))
+((line_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+((block_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+"""
+
+_JAVA_HOLES = """
+(method_declaration body: (block . "{" . "}" .) @body)
+(constructor_declaration body: (constructor_body . "{" . "}" .) @body)
+(lambda_expression body: (block . "{" . "}" .) @body)
+((throw_statement (object_creation_expression type: (type_identifier) @_name)) @hole
+  (#match? @_name "^(UnsupportedOperation|NotImplemented)"))
+((line_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+((block_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+"""
+
+_C_HOLES = f"""
+(function_definition body: (compound_statement . "{{" . "}}" .) @body)
+{_TODO}
+"""
+
+_JAVASCRIPT = Language(
+    name="javascript",
+    ids=("javascript", "javascriptreact"),
+    extensions=(".js", ".mjs", ".cjs", ".jsx"),
+    grammar="tree_sitter_javascript:language",
+    quotes=('"', "'", "`"),
+    multiline_quotes=("`",),
+    indent="  ",
+    comment_nodes=_set("comment html_comment"),
+    string_nodes=_set("string template_string regex"),
+    code_in_string=_set("template_substitution"),
+    block_nodes=_set("statement_block class_body switch_body"),
+    definition_nodes=_set("function_declaration generator_function_declaration class_declaration method_definition"),
+    import_nodes=_set("import_statement"),
+    holes=_JAVASCRIPT_HOLES,
+    word_extra="$",
+)
+
+_TYPESCRIPT_DEFINITIONS = _JAVASCRIPT.definition_nodes | _set(
+    "abstract_class_declaration interface_declaration type_alias_declaration enum_declaration function_signature"
+)
+
+_PLAIN = Language(
+    name="text",
+    ids=("plaintext", "text"),
+    extensions=(".txt",),
+    line_comments=(),
+    block_comments=(),
+    # an apostrophe is not a string mark in prose, and unknown languages disagree about the rest
+    quotes=(),
+    blocks="none",
+    block_openers=(":", "{"),
+)
+
+LANGUAGES: tuple[Language, ...] = (
+    Language(
+        name="python",
+        ids=("python", "cython"),
+        extensions=(".py", ".pyi", ".pyw"),
+        grammar="tree_sitter_python:language",
+        line_comments=("#",),
+        block_comments=(),
+        quotes=('"""', "'''", '"', "'"),
+        multiline_quotes=('"""', "'''"),
+        blocks="indentation",
+        block_openers=(":",),
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string"),
+        code_in_string=_set("interpolation"),
+        block_nodes=_set("block"),
+        definition_nodes=_set("function_definition class_definition"),
+        import_nodes=_set("import_statement import_from_statement future_import_statement"),
+        holes=_PYTHON_HOLES,
+    ),
+    _JAVASCRIPT,
+    Language(
+        name="typescript",
+        ids=("typescript",),
+        extensions=(".ts", ".mts", ".cts"),
+        grammar="tree_sitter_typescript:language_typescript",
+        quotes=_JAVASCRIPT.quotes,
+        multiline_quotes=_JAVASCRIPT.multiline_quotes,
+        indent="  ",
+        comment_nodes=_JAVASCRIPT.comment_nodes,
+        string_nodes=_JAVASCRIPT.string_nodes,
+        code_in_string=_JAVASCRIPT.code_in_string,
+        block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
+        definition_nodes=_TYPESCRIPT_DEFINITIONS,
+        import_nodes=_JAVASCRIPT.import_nodes,
+        holes=_JAVASCRIPT_HOLES,
+        word_extra="$",
+    ),
+    Language(
+        name="tsx",
+        ids=("typescriptreact",),
+        extensions=(".tsx",),
+        grammar="tree_sitter_typescript:language_tsx",
+        quotes=_JAVASCRIPT.quotes,
+        multiline_quotes=_JAVASCRIPT.multiline_quotes,
+        indent="  ",
+        comment_nodes=_JAVASCRIPT.comment_nodes,
+        string_nodes=_JAVASCRIPT.string_nodes,
+        code_in_string=_JAVASCRIPT.code_in_string,
+        block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
+        definition_nodes=_TYPESCRIPT_DEFINITIONS,
+        import_nodes=_JAVASCRIPT.import_nodes,
+        holes=_JAVASCRIPT_HOLES,
+        word_extra="$",
+    ),
+    Language(
+        name="go",
+        ids=("go",),
+        extensions=(".go",),
+        grammar="tree_sitter_go:language",
+        quotes=('"', "'", "`"),
+        multiline_quotes=("`",),
+        indent="\t",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("interpreted_string_literal raw_string_literal rune_literal"),
+        block_nodes=_set("block field_declaration_list interface_type"),
+        definition_nodes=_set("function_declaration method_declaration type_declaration"),
+        import_nodes=_set("import_declaration package_clause"),
+        holes=_GO_HOLES,
+    ),
+    Language(
+        name="rust",
+        ids=("rust",),
+        extensions=(".rs",),
+        grammar="tree_sitter_rust:language",
+        # a single quote may be a lifetime, so it is no string mark for the scanner
+        quotes=('"',),
+        multiline_quotes=('"',),
+        comment_nodes=_set("line_comment block_comment"),
+        string_nodes=_set("string_literal raw_string_literal char_literal"),
+        block_nodes=_set("block declaration_list field_declaration_list match_block enum_variant_list"),
+        definition_nodes=_set("function_item struct_item enum_item trait_item impl_item function_signature_item"),
+        import_nodes=_set("use_declaration"),
+        holes=_RUST_HOLES,
+    ),
+    Language(
+        name="java",
+        ids=("java",),
+        extensions=(".java",),
+        grammar="tree_sitter_java:language",
+        quotes=('"""', '"', "'"),
+        multiline_quotes=('"""',),
+        comment_nodes=_set("line_comment block_comment"),
+        string_nodes=_set("string_literal character_literal"),
+        code_in_string=_set("string_interpolation"),
+        block_nodes=_set("block class_body interface_body constructor_body enum_body switch_block"),
+        definition_nodes=_set("method_declaration constructor_declaration class_declaration interface_declaration"),
+        import_nodes=_set("import_declaration package_declaration"),
+        holes=_JAVA_HOLES,
+    ),
+    Language(
+        name="c",
+        ids=("c",),
+        extensions=(".c", ".h"),
+        grammar="tree_sitter_c:language",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string_literal char_literal system_lib_string"),
+        block_nodes=_set("compound_statement field_declaration_list enumerator_list"),
+        definition_nodes=_set("function_definition struct_specifier enum_specifier type_definition"),
+        import_nodes=_set("preproc_include"),
+        holes=_C_HOLES,
+    ),
+    Language(
+        name="cpp",
+        ids=("cpp", "cuda-cpp", "objective-cpp"),
+        extensions=(".cpp", ".cc", ".cxx", ".hpp", ".hh", ".hxx", ".cu", ".cuh"),
+        grammar="tree_sitter_cpp:language",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string_literal char_literal raw_string_literal system_lib_string"),
+        block_nodes=_set("compound_statement field_declaration_list declaration_list enumerator_list"),
+        definition_nodes=_set("function_definition struct_specifier class_specifier enum_specifier"),
+        import_nodes=_set("preproc_include using_declaration"),
+        holes=_C_HOLES,
+    ),
+    _PLAIN,
+)
+
+PLAIN_TEXT = LANGUAGES[-1]
+
+_BY_ID = {language_id: row for row in LANGUAGES for language_id in (row.name, *row.ids)}
+_BY_EXTENSION = {extension: row for row in LANGUAGES for extension in row.extensions}
+
+
+def language_for(language_id: str, path: str = "") -> Language:
+    """The row of an LSP language identifier; by the path's extension where that is empty; plain text otherwise."""
+    row = _BY_ID.get(language_id.lower())
+    if row is not None:
+        return row
+    return _BY_EXTENSION.get(PurePath(path).suffix.lower(), PLAIN_TEXT) if not language_id else PLAIN_TEXT
+
+
+def language_for_path(path: str) -> Language:
+    """The row for a file name, for the command line; plain text where the extension is unknown."""
+    return _BY_EXTENSION.get(PurePath(path).suffix.lower(), PLAIN_TEXT)

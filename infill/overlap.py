@@ -1,0 +1,84 @@
+"""Where a middle repeats what already stands around it: the tail of its line, the lines below, or itself.
+
+Pure functions on text. Knows no document, no language and no syntax tree.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LOOP = re.compile(r"([^\n]{0,12}?[A-Za-z][^\n]{0,20}?)\1{4,}")
+_SPACE = re.compile(r"\s+")
+
+
+def normalized(line: str) -> str:
+    """A line without its white space, for comparison."""
+    return _SPACE.sub("", line)
+
+
+def is_substantive(line: str) -> bool:
+    """Whether a line says something, so that saying it twice is a repetition: brackets and `else:` are not enough."""
+    return sum(char.isalnum() for char in line) >= 2 and normalized(line) not in ("else:", "}else{", "try:", "try{")
+
+
+def overlap_variants(middle: str, tail: str) -> list[str]:
+    """The middle as it may be meant, given what stands right of it: the wanted readings, best first.
+
+    tail: the rest of the line. A longer overlap comes first where it is a whole tail or at least three characters; the
+    caller decides among them by what the result looks like. White space is no difference.
+    """
+    tail = tail.rstrip()
+    wanted = normalized(tail)
+    if not wanted or "\n" in middle:
+        return [middle]
+    sure: list[str] = []
+    perhaps: list[str] = []
+    body = middle.rstrip()
+    squeezed = normalized(body)
+    for size in range(min(len(wanted), len(squeezed)), 0, -1):
+        if not squeezed.endswith(wanted[:size]):
+            continue
+        shorter = _without_last(body, size)
+        if size == len(wanted) or size >= 3:
+            sure.append(shorter)
+        else:
+            perhaps.append(shorter)
+    # at a tie the first wins: remove a sure overlap, keep a doubtful one
+    return [*sure[:2], middle, *perhaps[:2]]
+
+
+def _without_last(text: str, num_visible: int) -> str:
+    end = len(text)
+    while num_visible:
+        end -= 1
+        num_visible -= not text[end].isspace()
+    return text[:end].rstrip(" \t")
+
+
+def repeats_below(lines: list[str], below: list[str]) -> int | None:
+    """The index of the first line from which on lines repeat the lines below the gap, or None.
+
+    lines: the proposal's lines, blank ones included; below: the lines under the gap that are not blank.
+    """
+    shown = [normalized(line) for line in lines]
+    wanted = [normalized(line) for line in below]
+    for i in range(len(shown)):
+        run = [line for line in shown[i:] if line]
+        if not run or not shown[i] or len(run) > len(wanted) or run != wanted[: len(run)]:
+            continue
+        if any(is_substantive(line) for line in run):
+            return i
+    return None
+
+
+def is_loop(text: str) -> bool:
+    """Whether text says the same thing over and over: what a small model does when it is lost."""
+    if _LOOP.search(text):
+        return True
+    lines = [normalized(line) for line in text.split("\n") if line.strip()]
+    for period in (1, 2):
+        for i in range(len(lines) - 3 * period + 1):
+            unit = lines[i : i + period]
+            if any(is_substantive(line) for line in unit) and lines[i : i + 3 * period] == unit * 3:
+                return True
+    return False

@@ -1,0 +1,87 @@
+"""Pose a gap to the model: the windows around it in canonical form, the prompt, and the canvases.
+
+The step between what the trigger decided and what the engine is asked. Text is normalised to `\\n` here and only here;
+what is far from the gap is left out before anything is copied, so that file length costs nothing. Holds no tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..engine.problem import Canvas, CanvasProblem, Decoding
+from .layout import Limits, Prompt, build_prompt, canvas_of, file_header
+from .snapshot import Snapshot
+from .span import Gap
+from .tokenizer import NUM_RESERVED, Tokenizer
+
+ANCHOR_GRID = 65_536
+"""A prefix longer than two of these is cut at a line start that only moves once per this many characters."""
+
+HEADER_CHARS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How gaps are denoised. num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
+
+    candidate_lengths: rows at which further canvases have their end pinned, for each alternative that is asked for.
+    """
+
+    decoding: Decoding = "verify"
+    max_steps: int = 16
+    num_rows_line: int = 32
+    num_rows_block: int = 64
+    candidate_lengths: tuple[int, ...] = (4, 8, 14)
+    limits: Limits = field(default_factory=Limits)
+
+
+def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 16_384) -> tuple[str, str]:
+    """The text before and after a gap, its lead and tail included, with `\\n` line ends."""
+    text = snapshot.text
+    anchor = max(0, gap.start // ANCHOR_GRID - 1) * ANCHOR_GRID
+    if anchor:
+        # a line of a megabyte has no line start to move to, and keeps the anchor
+        newline = text.find("\n", anchor, gap.start)
+        anchor = newline + 1 if newline >= 0 else anchor
+    prefix = text[anchor : gap.start] + gap.lead
+    suffix = gap.tail + text[gap.end : gap.end + suffix_chars]
+    return prefix.replace("\r\n", "\n"), suffix.replace("\r\n", "\n")
+
+
+def prompt_for(
+    tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = ""
+) -> Prompt:
+    """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first."""
+    prefix, suffix = windows(snapshot, gap)
+    # the same rule as in training: the header is shown once the prefix window can no longer reach it
+    is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
+    header = file_header(snapshot.text[:HEADER_CHARS], gap.start).replace("\r\n", "\n") if is_far else ""
+    return build_prompt(tokenizer, prefix, suffix, header + neighbours, policy.limits)
+
+
+def problem_for(
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    gap: Gap,
+    policy: Policy,
+    num_alternatives: int = 1,
+    deadline_ms: float | None = None,
+    seed: int = 0,
+    drafts: tuple[str, ...] = (),
+) -> CanvasProblem:
+    """The canvases of a gap: one free, one per draft (text it warm-starts from), one per candidate length."""
+    num_rows = policy.num_rows_block if gap.is_multiline else policy.num_rows_line
+    canvases: list[Canvas] = [canvas_of(num_rows, None, tokenizer)]
+    canvases += [canvas_of(num_rows, None, tokenizer, draft) for draft in drafts]
+    lengths = [length for length in policy.candidate_lengths if length < num_rows]
+    canvases += [canvas_of(num_rows, length, tokenizer) for length in lengths[: num_alternatives - 1]]
+    return CanvasProblem(
+        prompt=prompt.tokens,
+        canvases=tuple(canvases),
+        max_steps=policy.max_steps,
+        deadline_ms=deadline_ms,
+        seed=seed,
+        decoding=policy.decoding,
+        banned=tuple(token for token in range(NUM_RESERVED) if token != tokenizer.eos),
+        stop=() if gap.is_multiline else tuple(sorted(tokenizer.newline_ids)),
+    )

@@ -1,0 +1,130 @@
+"""The typed-through cache: a proposal that the user types along is answered from memory, unchanged, with no model.
+
+Keyed on what stands before AND after the gap. An answer is always the rest of a proposal that was given before, so
+shown text never changes while it is typed along; also across lines, after accepting a word or a line, and when the
+editor has closed a bracket by itself. Bounded. Thread-safe, so that lsp/ may ask it on its event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from .request import InfillRequest, Proposal
+
+KEY_CHARS = 2048
+"""How much text on each side of the gap has to be the same, besides its length."""
+
+MAX_CLOSED = 8
+"""How many characters the editor may have closed by itself behind the cursor."""
+
+_CLOSING = frozenset(")]}>\"'`;")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A proposal and where it was made. before, after: the text around the replaced span, at most KEY_CHARS each.
+
+    num_before, num_after: the length of all the text on each side.
+    """
+
+    before: str
+    after: str
+    num_before: int
+    num_after: int
+    proposal: Proposal
+
+
+_Place = tuple[str, str, str, str, int, int]
+
+
+class RecentProposals:
+    """A bounded memory of answers; the one that has not been useful for longest is forgotten first."""
+
+    def __init__(self, capacity: int = 64) -> None:
+        """capacity: answers kept. Raises: ValueError if it is not positive."""
+        if capacity < 1:
+            raise ValueError(f"the cache needs room for at least one answer, got {capacity}")
+        self._capacity = capacity
+        self._answers: OrderedDict[_Place, tuple[_Kept, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def remember(self, request: InfillRequest, proposals: tuple[Proposal, ...]) -> None:
+        """Keep the proposals that were given for a request, best first."""
+        text = request.text
+        kept = tuple(
+            _Kept(
+                before=text[max(0, proposal.start - KEY_CHARS) : proposal.start],
+                after=text[proposal.end : proposal.end + KEY_CHARS],
+                num_before=proposal.start,
+                num_after=len(text) - proposal.end,
+                proposal=proposal,
+            )
+            for proposal in proposals
+        )
+        if not kept:
+            return
+        place = (request.path, request.language, request.kind, kept[0].before, kept[0].num_before, kept[0].num_after)
+        with self._lock:
+            self._answers.pop(place, None)
+            self._answers[place] = kept
+            while len(self._answers) > self._capacity:
+                self._answers.popitem(last=False)
+
+    def recall(self, request: InfillRequest) -> tuple[Proposal, ...]:
+        """The rests of the latest answer that is being typed along, in its order; () where there is none."""
+        here = (request.path, request.language, request.kind)
+        with self._lock:
+            for place in reversed(self._answers):
+                if place[:3] != here:
+                    continue
+                rests = [_rest(kept, request) for kept in self._answers[place]]
+                found = tuple(rest for rest in rests if rest is not None)
+                if found:
+                    self._answers.move_to_end(place)
+                    return found
+        return ()
+
+    def forget(self, path: str | None = None) -> None:
+        """Forget what was proposed in one document, or everything."""
+        with self._lock:
+            for place in [place for place in self._answers if path is None or place[0] == path]:
+                del self._answers[place]
+
+
+def _rest(entry: _Kept, request: InfillRequest) -> Proposal | None:
+    """What is left of a kept proposal where the user is now, or None where he went another way."""
+    text, proposal = request.text, entry.proposal
+    # what the text before the cursor would be: the popup's word counts as typed
+    num_typed = request.start + len(request.typed) - entry.num_before
+    num_closed = len(text) - request.end - entry.num_after
+    if not 0 <= num_typed < len(proposal.text) or not 0 <= num_closed <= MAX_CLOSED:
+        return None
+    window_start = max(0, entry.num_before - len(entry.before))
+    window = text[window_start : request.start] + request.typed
+    if window != entry.before + proposal.text[:num_typed]:
+        return None
+    after_start = request.end + num_closed
+    if text[after_start : after_start + KEY_CHARS] != entry.after:
+        return None
+    rest = proposal.text[num_typed:]
+    closed = text[request.end : after_start]
+    if closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
+        return None
+    if not rest.strip():
+        return None
+    return replace(proposal, text=request.typed + rest, start=request.start, end=after_start, source="recent")
+
+
+def _absorbs(rest: str, closed: str) -> bool:
+    """Whether rest writes, in order, the marks that the editor has put behind the cursor: they are replaced by it."""
+    at = 0
+    for char in closed.strip():
+        at = rest.find(char, at) + 1
+        if not at or char not in _CLOSING:
+            return False
+    return True

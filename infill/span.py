@@ -1,0 +1,104 @@
+"""The gap: which span is replaced, how much may be filled in, and in which canonical form it is shown to the model.
+
+The canonical edges are those the embedded model is trained with: a middle begins after the indentation of its line and
+ends before its newline. What the cursor lacks for that (the indentation of an empty line, a typed word) is the gap's
+`lead`: it joins the prefix in the prompt and the front of the proposal. Knows no tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .languages import Language
+from .snapshot import Indent, Snapshot
+
+Extent = Literal["rest", "line", "node", "block", "span"]
+"""What a gap ends with: the rest of the line, the whole line, a piece of a line, a block of lines, or anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One gap of one snapshot.
+
+    start, end: the span [start, end) to be replaced. extent: what ends the middle.
+    lead: text between the prefix and the middle that is not in the document yet; tail: the same behind the middle.
+    A proposal is lead + middle + tail.
+    indent: indentation of the line that the middle begins in.
+    """
+
+    start: int
+    end: int
+    extent: Extent
+    indent: str = ""
+    lead: str = ""
+    tail: str = ""
+
+    @property
+    def is_multiline(self) -> bool:
+        """Whether a newline may be part of the middle."""
+        return self.extent in ("block", "span")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The line of a gap: what stands left and right of it, and whether only closing marks stand right."""
+
+    head: str
+    tail: str
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.head.strip() and not self.tail.strip()
+
+
+def surroundings(snapshot: Snapshot, start: int, end: int) -> Surroundings:
+    """What stands on the line left of start and right of end."""
+    return Surroundings(
+        snapshot.text[snapshot.line_start(start) : start], snapshot.text[end : snapshot.line_end(end)]
+    )
+
+
+def is_closing(tail: str, language: Language) -> bool:
+    """Whether right of the cursor stands only what an editor closes by itself: brackets, quotes, `;` `,` `:`."""
+    marks = {pair[1] for pair in language.brackets} | {quote[0] for quote in language.quotes} | set(";,:")
+    return all(char in marks or char.isspace() for char in tail)
+
+
+def opens_block(line: str, language: Language) -> bool:
+    """Whether a block follows a line that ends like this one."""
+    return bool(language.block_openers) and _without_comment(line, language).endswith(language.block_openers)
+
+
+def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent: Indent) -> str:
+    """The indentation that a new line at offset would get: that of the line above, and one level more after an opener.
+
+    A block that ended above is not seen: the deeper of the neighbours is the better guess while writing downwards.
+    """
+    above = snapshot.line_above(offset)
+    lead = above[: len(above) - len(above.lstrip(" \t"))]
+    if opens_block(above, language) or above.rstrip().endswith(("(", "[", "{")):
+        return lead + indent.unit
+    word = above.strip().split(" ", 1)[0].rstrip(";")
+    if language.blocks == "indentation" and word in ("return", "raise", "pass", "break", "continue"):
+        return lead.removesuffix(indent.unit)
+    return lead
+
+
+def is_empty_block(snapshot: Snapshot, offset: int, header_indent: str) -> bool:
+    """Whether nothing deeper than header_indent follows the line of offset: the block under the header is unwritten."""
+    below = snapshot.lines_below(offset, 1)
+    if not below:
+        return True
+    return _columns(below[0]) <= len(header_indent.expandtabs(4))
+
+
+def _columns(line: str) -> int:
+    return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(4))
+
+
+def _without_comment(line: str, language: Language) -> str:
+    for mark in language.line_comments:
+        # a comment mark inside a string is rare in a header line, and the worst outcome is one line instead of a block
+        line = line.split(mark, 1)[0]
+    return line.rstrip()

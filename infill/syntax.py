@@ -1,0 +1,205 @@
+"""What the syntax tree says about a document around an offset: comment, string, block, and how damaged the text is.
+
+A `SyntaxTree` is a value over a WINDOW of the document, about WINDOW_CHARS on each side of the gap and snapped to
+lines that begin in column 0, so that a file of 200,000 lines or a line of one megabyte costs what a small file costs.
+What begins before the window (a very long docstring) is not seen; damage is therefore only ever compared with the
+damage of the same window before the change. Within one window a keystroke is an incremental parse. Knows no proposal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tree_sitter
+
+from .brackets import scan_brackets
+from .languages import Language
+
+WINDOW_CHARS = 20_000
+"""How far the window reaches on each side of the gap, before it is snapped."""
+
+_WINDOW_GRID = 4096
+_COLUMN_0 = re.compile(r"^[^\s)\]}#*]", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Damage:
+    """How broken a text is; smaller is better. num_errors: ERROR and MISSING nodes. num_unbalanced: stray brackets."""
+
+    num_errors: int
+    num_unbalanced: int
+
+    def exceeds(self, other: Damage) -> bool:
+        """Whether this is worse than other in either respect."""
+        return self.num_errors > other.num_errors or self.num_unbalanced > other.num_unbalanced
+
+
+def window_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The part of text that is parsed for a gap [start, end): stays put while the user types."""
+    low = max(0, (start - WINDOW_CHARS) // _WINDOW_GRID * _WINDOW_GRID)
+    if low:
+        snapped = _COLUMN_0.search(text, text.find("\n", low, start) + 1 or low, start)
+        low = snapped.start() if snapped else low
+    high = min(len(text), end + WINDOW_CHARS)
+    if high < len(text):
+        snapped = _COLUMN_0.search(text, text.find("\n", high, high + _WINDOW_GRID) + 1 or high, high + _WINDOW_GRID)
+        high = snapped.start() if snapped else high
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class SyntaxTree:
+    """One parsed window. text: the window. base: its offset in the document; all other offsets are the document's."""
+
+    language: Language
+    text: str
+    base: int
+    data: bytes
+    tree: tree_sitter.Tree | None
+
+    @classmethod
+    def parse(cls, language: Language, text: str, base: int = 0, previous: SyntaxTree | None = None) -> SyntaxTree:
+        """Parse a window of a document; incrementally where previous is an older state of the same window."""
+        grammar = language.load()
+        data = _encoded(text)
+        if grammar is None:
+            return cls(language, text, base, data, None)
+        old = None
+        if previous is not None and previous.tree is not None and previous.language is language:
+            if previous.base == base and previous.data == data:
+                return previous
+            if previous.base == base:
+                old = _edited(previous.tree, previous.data, data)
+        parser = tree_sitter.Parser(grammar)
+        return cls(language, text, base, data, parser.parse(data) if old is None else parser.parse(data, old))
+
+    @classmethod
+    def around(
+        cls, language: Language, text: str, start: int, end: int, previous: SyntaxTree | None = None
+    ) -> SyntaxTree:
+        """Parse the window of a document around the gap [start, end)."""
+        low, high = window_around(text, start, end)
+        return cls.parse(language, text[low:high], low, previous)
+
+    def replaced(self, start: int, end: int, new: str) -> SyntaxTree:
+        """The tree of the same window with [start, end) replaced by new; the window must contain the span."""
+        low, high = start - self.base, end - self.base
+        if not 0 <= low <= high <= len(self.text):
+            raise ValueError(f"span [{start}, {end}) is outside the window of {len(self.text)} at {self.base}")
+        return SyntaxTree.parse(self.language, self.text[:low] + new + self.text[high:], self.base, self)
+
+    def damage(self) -> Damage:
+        """How broken the window is."""
+        return Damage(sum(1 for _ in self._errors()), scan_brackets(self.language, self.text).num_unbalanced)
+
+    def error_spans(self) -> list[tuple[int, int]]:
+        """The spans of ERROR and MISSING nodes, in document offsets."""
+        return [self.span_of(node) for node in self._errors()]
+
+    def is_in_comment(self, offset: int) -> bool:
+        """Whether text typed at offset would be part of a comment."""
+        if self.tree is None:
+            return scan_brackets(self.language, self.text, offset - self.base).state == "comment"
+        byte = self._byte(offset)
+        for node in self._ancestors(byte, byte - 1):
+            if node.type in self.language.comment_nodes and node.start_byte < byte:
+                # a line comment goes on at its very end; a block comment that is closed does not
+                text = (node.text or b"").decode("utf-8", "replace")
+                is_block = text.startswith(tuple(pair[0] for pair in self.language.block_comments))
+                ends = tuple(pair[1] for pair in self.language.block_comments)
+                return byte < node.end_byte or not (is_block and text.endswith(ends))
+        return False
+
+    def is_in_string(self, offset: int) -> bool:
+        """Whether text typed at offset would be part of a string literal (not of code inside one)."""
+        if self.tree is None:
+            return False
+        byte = self._byte(offset)
+        for node in self._ancestors(byte, byte):
+            if node.type in self.language.code_in_string:
+                return False
+            if node.type in self.language.string_nodes:
+                return node.start_byte < byte < node.end_byte
+            if node.type == "ERROR":
+                # an unterminated string has no node of its own; the scanner knows
+                return scan_brackets(self.language, self.text, offset - self.base).state == "string"
+        return False
+
+    def node_at(self, offset: int) -> tree_sitter.Node | None:
+        """The smallest named node that spans offset."""
+        byte = self._byte(offset)
+        return self.tree.root_node.named_descendant_for_byte_range(byte, byte) if self.tree else None
+
+    def span_of(self, node: tree_sitter.Node) -> tuple[int, int]:
+        """The span of a node of this tree, in document offsets."""
+        return self._offset(node.start_byte), self._offset(node.end_byte)
+
+    def enclosing_block(self, offset: int) -> tuple[int, int] | None:
+        """The span of the smallest block around offset, its brackets included; None at the top level or untreed."""
+        byte = self._byte(offset)
+        for node in self._ancestors(byte, byte):
+            if node.type in self.language.block_nodes:
+                return self.span_of(node)
+        return None
+
+    def _errors(self) -> Iterator[tree_sitter.Node]:
+        if self.tree is None or not self.tree.root_node.has_error:
+            return
+        stack = [self.tree.root_node]
+        while stack:
+            node = stack.pop()
+            if node.is_error or node.is_missing:
+                yield node
+            stack.extend(child for child in node.children if child.has_error or child.is_missing)
+
+    def _ancestors(self, first: int, last: int) -> Iterator[tree_sitter.Node]:
+        """The nodes that span the bytes between the two positions, from the smallest to the root."""
+        if self.tree is None:
+            return
+        low, high = max(0, min(first, last)), max(first, last)
+        node = self.tree.root_node.descendant_for_byte_range(low, high)
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def _byte(self, offset: int) -> int:
+        local = offset - self.base
+        return local if len(self.data) == len(self.text) else len(_encoded(self.text[:local]))
+
+    def _offset(self, byte: int) -> int:
+        if len(self.data) == len(self.text):
+            return self.base + byte
+        return self.base + len(self.data[:byte].decode("utf-8", "replace"))
+
+
+def _encoded(text: str) -> bytes:
+    # a lone surrogate becomes one question mark, so that offsets stay true
+    return text.encode("utf-8", "replace")
+
+
+def _common_prefix(first: bytes, second: bytes) -> int:
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _edited(tree: tree_sitter.Tree, old: bytes, new: bytes) -> tree_sitter.Tree:
+    """A copy of tree that knows which bytes changed between old and new."""
+    start = _common_prefix(old, new)
+    tail = min(len(old), len(new)) - start
+    shared = _common_prefix(old[len(old) - tail :][::-1], new[len(new) - tail :][::-1]) if tail else 0
+    old_end, new_end = len(old) - shared, len(new) - shared
+    copy = tree.copy()
+    copy.edit(start, old_end, new_end, _point(new, start), _point(old, old_end), _point(new, new_end))
+    return copy
+
+
+def _point(data: bytes, byte: int) -> tuple[int, int]:
+    return data.count(b"\n", 0, byte), byte - data.rfind(b"\n", 0, byte) - 1

@@ -1,0 +1,156 @@
+"""Decide whether to propose anything at this cursor, and how much: the step before any token is spent.
+
+Answers with a `Gap`, or with a `Decline` whose reason is a short stable key: "inside-word", "mid-line", "comment",
+"excluded", "too-large". Rules that only keep quiet while typing do not apply to a request the user asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .request import InfillRequest
+from .snapshot import Indent, Snapshot
+from .span import Extent, Gap, Surroundings, expected_indent, is_closing, is_empty_block, opens_block, surroundings
+from .syntax import SyntaxTree
+
+MAX_TEXT_CHARS = 50_000_000
+MAX_LINE_CHARS = 5_000
+"""Lines longer than this are generated or minified: a proposal there helps nobody."""
+
+_HUNGRY = "([{,=+-*/%<>|&^!~?:.@ \t"
+"""After one of these a value or a name is missing, so code to the right does not mean that the user only passes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """A deliberate "nothing here". reason: a short stable key."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRules:
+    """is_excluded: whether a path may not be proposed in. allow_blocks: whether "auto" may choose a block."""
+
+    is_excluded: Callable[[str], bool] = lambda path: False
+    allow_blocks: bool = True
+
+
+def decide(
+    request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, indent: Indent, rules: TriggerRules | None = None
+) -> Gap | Decline:
+    """The gap to fill for a request, or why there is none. tree: the window of the snapshot around the request."""
+    rules = rules or TriggerRules()
+    language = tree.language
+    if request.path and rules.is_excluded(request.path):
+        return Decline("excluded")
+    if len(request.text) > MAX_TEXT_CHARS:
+        return Decline("too-large")
+    start, end = request.start, request.end
+    here = surroundings(snapshot, start, end)
+    if not request.is_explicit and len(here.head) + len(here.tail) > MAX_LINE_CHARS:
+        return Decline("too-large")
+    # the popup's word is as good as typed: it stands in the proposal's lead
+    head = here.head + request.typed
+    if _is_cursor(request):
+        if language.is_word(head[-1:]) and language.is_word(here.tail[:1]):
+            return Decline("inside-word")
+        if not request.is_explicit:
+            if not request.in_comments and tree.is_in_comment(start):
+                return Decline("comment")
+            if here.tail.strip() and not is_closing(here.tail, language) and not _is_hungry(head):
+                return Decline("mid-line")
+    return _gap(request, snapshot, tree, indent, here, rules)
+
+
+def _is_cursor(request: InfillRequest) -> bool:
+    """Whether the request is a cursor (perhaps with the word that a popup would put there), not a chosen span."""
+    return request.kind != "span" and (request.start == request.end or bool(request.typed))
+
+
+def _is_hungry(head: str) -> bool:
+    return not head.strip() or head[-1] in _HUNGRY
+
+
+def _gap(
+    request: InfillRequest,
+    snapshot: Snapshot,
+    tree: SyntaxTree,
+    indent: Indent,
+    here: Surroundings,
+    rules: TriggerRules,
+) -> Gap:
+    start, end = request.start, request.end
+    line_indent = snapshot.indent_at(start) if here.head.strip() else here.head
+    lead = request.typed
+    if request.kind == "span" or not _is_cursor(request):
+        return Gap(start, end, "span", indent=line_indent, lead=lead)
+    if not here.head and not lead and not here.tail.strip():
+        # the canonical middle begins after the indentation, so an empty line gets it before the model is asked
+        line_indent = lead = expected_indent(snapshot, start, tree.language, indent)
+    if not here.tail.strip():
+        # white space right of the cursor would stand behind the proposal; it goes with it
+        end += len(here.tail)
+    if request.kind == "block" or (request.kind == "auto" and rules.allow_blocks):
+        gap = Gap(start, end, "block", indent=line_indent, lead=lead)
+        block = _block_gap(request, snapshot, tree, indent, here, gap)
+        if block is not None:
+            return block
+    extent: Extent = "node"
+    if not here.tail.strip():
+        extent = "line" if not (here.head + request.typed).strip() else "rest"
+    return Gap(start, end, extent, indent=line_indent, lead=lead)
+
+
+def _block_gap(
+    request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, indent: Indent, here: Surroundings, gap: Gap
+) -> Gap | None:
+    """The gap of a block: on an empty line under a header, right behind a header, or between `{` and `}`."""
+    language = tree.language
+    head, tail = here.head + request.typed, here.tail.strip()
+    if not head.strip() and not tail:
+        above = snapshot.line_above(gap.start)
+        header_indent = above[: len(above) - len(above.lstrip(" \t"))]
+        is_body = opens_block(above, language) and len(gap.indent) > len(header_indent)
+        if is_body and is_empty_block(snapshot, gap.start, header_indent):
+            return gap
+        return gap if request.kind == "block" else None
+    is_header = opens_block(head, language) and not tree.is_in_string(gap.start) and head.strip() not in ("{", ":")
+    if is_header and not tree.is_in_comment(gap.start) and _is_block_mark(tree, gap.start, head):
+        header_indent = snapshot.indent_at(gap.start)
+        newline = snapshot.newline(gap.start, language.newline)
+        body = header_indent + indent.unit
+        lead = request.typed + newline + body
+        if not tail and is_empty_block(snapshot, gap.start, header_indent):
+            closing = newline + header_indent + "}"
+            is_open = head.endswith("{") and _mends(tree, gap.start, closing)
+            return Gap(gap.start, gap.end, "block", indent=body, lead=lead, tail=closing if is_open else "")
+        if tail.startswith("}") and head.endswith("{"):
+            return Gap(gap.start, gap.end, "block", indent=body, lead=lead, tail=newline + header_indent)
+    return gap if request.kind == "block" and not tail else None
+
+
+def _mends(tree: SyntaxTree, offset: int, closing: str) -> bool:
+    """Whether a closing bracket at offset would leave the text less broken: nobody has closed the block yet."""
+    return tree.replaced(offset, offset, closing).damage().num_unbalanced < tree.damage().num_unbalanced
+
+
+def _is_block_mark(tree: SyntaxTree, offset: int, head: str) -> bool:
+    """Whether the mark left of offset opens a block of statements, and not a mapping, a slice or a type."""
+    if tree.language.blocks == "indentation":
+        return not any(pair[0] in _open_marks(head) for pair in tree.language.brackets)
+    node = tree.node_at(max(tree.base, offset - 1))
+    return node is not None and node.type in tree.language.block_nodes
+
+
+def _open_marks(head: str) -> str:
+    """The brackets of one line that are still open at its end; strings are not looked at."""
+    pairs = {")": "(", "]": "[", "}": "{"}
+    opened: list[str] = []
+    for char in head:
+        if char in "([{":
+            opened.append(char)
+        elif char in pairs and opened and opened[-1] == pairs[char]:
+            opened.pop()
+    return "".join(opened)

@@ -1,0 +1,215 @@
+"""From the model's text to a proposal: cut at the natural end, fit it to what stands around it, or refuse it.
+
+Refusing is better than showing rubbish, and better than showing half of something: a result is cut only where it ends
+by nature (line, block, suffix). Knows no token and no model. Reasons of refusal, stable keys: "empty", "garbled",
+"unfinished", "repeats-suffix", "repeats-prefix", "repetition", "indentation", "syntax", "unchanged".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .gate import adds_errors
+from .overlap import is_loop, normalized, overlap_variants, repeats_below
+from .snapshot import Indent, Snapshot
+from .span import Gap, opens_block, surroundings
+from .syntax import SyntaxTree
+
+_GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Text to put in place of the gap, lead and tail included. middle: the model's part of it."""
+
+    text: str
+    middle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A result that is not shown. reason: a short stable key."""
+
+    reason: str
+
+
+def trim(
+    raw: str, is_complete: bool, gap: Gap, snapshot: Snapshot, tree: SyntaxTree, indent: Indent
+) -> Trimmed | Refusal:
+    """What to show of a model's middle.
+
+    raw: the decoded middle. is_complete: whether the model ended it by an end or stop token. tree: the window around.
+    """
+    middle = raw.replace("\r\n", "\n").replace("\r", "\n")
+    if _GARBLED.search(middle):
+        return Refusal("garbled")
+    ended = _natural_end(middle, is_complete, gap, snapshot, tree, indent)
+    if isinstance(ended, Refusal):
+        return ended
+    middle = _without_edges(ended, gap, snapshot)
+    if not middle.strip():
+        return Refusal("empty")
+    middle = _restyled(middle, indent)
+    fitted = _fitted(middle, gap, snapshot, tree)
+    if isinstance(fitted, Refusal):
+        return fitted
+    newline = snapshot.newline(gap.start, tree.language.newline)
+    middle = fitted.replace("\n", newline)
+    text = gap.lead + middle + gap.tail
+    if text == snapshot.text[gap.start : gap.end]:
+        return Refusal("unchanged")
+    if gap.is_multiline and not _is_indented_well(fitted, gap, tree):
+        return Refusal("indentation")
+    if adds_errors(tree, snapshot, gap.start, gap.end, text):
+        return Refusal("syntax")
+    return Trimmed(text, middle)
+
+
+def _natural_end(
+    middle: str, is_complete: bool, gap: Gap, snapshot: Snapshot, tree: SyntaxTree, indent: Indent
+) -> str | Refusal:
+    if gap.extent == "span":
+        return middle if is_complete else Refusal("unfinished")
+    if gap.extent == "block":
+        return _block_end(middle, is_complete, gap, tree, indent)
+    line, newline, _ = middle.partition("\n")
+    if not newline and not is_complete:
+        return Refusal("unfinished")
+    tail = surroundings(snapshot, gap.start, gap.end).tail.strip()
+    if gap.extent == "node" and newline and tail and not normalized(line).endswith(normalized(tail)):
+        # the model wrote on past the line although code stands to the right: what it meant to put there is unknown
+        return Refusal("unfinished")
+    return line
+
+
+def _block_end(middle: str, is_complete: bool, gap: Gap, tree: SyntaxTree, indent: Indent) -> str | Refusal:
+    """The lines of middle that belong to the block: until one is indented less, or closes more than was opened."""
+    lines = middle.split("\n")
+    width = _columns(gap.indent, indent)
+    depth = 0
+    end = len(lines) if is_complete else len(lines) - 1
+    for i, line in enumerate(lines):
+        if i and line.strip() and _columns(line, indent) < width:
+            end = min(end, i)
+            break
+        if tree.language.blocks == "braces":
+            depth += line.count("{") - line.count("}")
+            if depth < 0:
+                end = min(end, i)
+                break
+    if end == 0:
+        return Refusal("empty" if is_complete else "unfinished")
+    kept = lines[:end]
+    while kept and not kept[-1].strip():
+        kept.pop()
+    if kept and opens_block(kept[-1], tree.language) and end < len(lines):
+        # the header of a block that was cut off would be half of something
+        return Refusal("unfinished")
+    return "\n".join(kept)
+
+
+def _without_edges(middle: str, gap: Gap, snapshot: Snapshot) -> str:
+    """Middle without the white space that its canonical form does not have."""
+    here = surroundings(snapshot, gap.start, gap.end)
+    head = gap.lead or here.head
+    if not head or head[-1].isspace():
+        middle = middle.lstrip(" \t") if gap.extent == "span" else middle.lstrip(" \t\n")
+    if gap.tail or not here.tail or here.tail[0].isspace():
+        middle = middle.rstrip(" \t\n") if gap.extent != "span" else middle.rstrip(" \t")
+    return middle
+
+
+def _restyled(middle: str, indent: Indent) -> str:
+    """Middle with the indentation of its second and later lines in the document's style."""
+    first, *others = middle.split("\n")
+    return "\n".join([first, *(_restyled_line(line.rstrip(" \t"), indent) for line in others)])
+
+
+def _restyled_line(line: str, indent: Indent) -> str:
+    body = line.lstrip(" \t")
+    lead = line[: len(line) - len(body)]
+    if indent.is_tabs and " " in lead:
+        num_tabs, num_spaces = lead.count("\t"), lead.count(" ")
+        step = 4 if num_spaces % 4 == 0 else 2
+        return "\t" * (num_tabs + num_spaces // step) + " " * (num_spaces % step) + body
+    if not indent.is_tabs and "\t" in lead:
+        return lead.replace("\t", indent.unit) + body
+    return line
+
+
+def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str | Refusal:
+    """Middle without what already stands to its right and below it, and no repetition of the lines around it."""
+    here = surroundings(snapshot, gap.start, gap.end)
+    if not gap.tail:
+        variants = overlap_variants(middle, here.tail)
+        if len(variants) > 1:
+            # a bracket to the right may be the editor's or the user's: the text that is left whole knows
+            middle = min(variants, key=lambda variant: _damage_with(variant, gap, tree))
+    if not middle.strip():
+        return Refusal("empty")
+    head = (here.head + gap.lead).rsplit("\n", 1)[-1]
+    below = snapshot.lines_below(gap.end, 12)
+    if gap.tail:
+        below = [line for line in (*gap.tail.split("\n")[1:-1], gap.tail.split("\n")[-1] + here.tail, *below) if line]
+    lines = (head + middle + (here.tail if not gap.tail else "")).split("\n")
+    cut = repeats_below(lines, below)
+    if cut is not None:
+        if cut == 0 or not gap.is_multiline:
+            return Refusal("repeats-suffix")
+        middle = "\n".join(middle.split("\n")[:cut]).rstrip(" \t\n")
+        lines = lines[:cut]
+        if not middle.strip():
+            return Refusal("repeats-suffix")
+    if len(lines) == 1 and below and _is_same(middle, below[0]):
+        return Refusal("repeats-suffix")
+    if _is_same(lines[0], snapshot.line_above(gap.start)) or _is_same(middle, snapshot.line_above(gap.start)):
+        return Refusal("repeats-prefix")
+    if is_loop(middle):
+        return Refusal("repetition")
+    return middle
+
+
+def _is_same(line: str, other: str) -> bool:
+    text = normalized(line)
+    return sum(char.isalnum() for char in text) >= 2 and text == normalized(other)
+
+
+def _damage_with(middle: str, gap: Gap, tree: SyntaxTree) -> tuple[int, int]:
+    damage = tree.replaced(gap.start, gap.end, gap.lead + middle + gap.tail).damage()
+    return damage.num_unbalanced, damage.num_errors
+
+
+def _is_indented_well(middle: str, gap: Gap, tree: SyntaxTree) -> bool:
+    """Whether every line of a block goes deeper only under an opener, and comes back only to a level it left.
+
+    Only for languages whose blocks are their indentation, and only for lines outside of brackets and strings.
+    """
+    if tree.language.blocks != "indentation" or gap.extent != "block":
+        return True
+    levels = [len(gap.indent.expandtabs(8))]
+    is_open = False
+    depth = 0
+    for i, line in enumerate(middle.split("\n")):
+        if '"""' in line or "'''" in line:
+            return True
+        if i and line.strip() and depth <= 0:
+            width = len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(8))
+            if width > levels[-1] and not is_open:
+                return False
+            if width > levels[-1]:
+                levels.append(width)
+            while width < levels[-1]:
+                levels.pop()
+                if not levels or width > levels[-1]:
+                    return False
+        if line.strip() and not line.lstrip().startswith("#"):
+            depth += sum(line.count(pair[0]) - line.count(pair[1]) for pair in tree.language.brackets)
+            is_open = opens_block(line, tree.language) or line.rstrip().endswith("\\")
+    return True
+
+
+def _columns(line: str, indent: Indent) -> int:
+    lead = line[: len(line) - len(line.lstrip(" \t"))]
+    # model and document may differ in style; a tab is one level of the document either way
+    return len(lead.replace("\t", " " * (4 if indent.is_tabs else indent.width)))
