@@ -7,7 +7,7 @@ Pre-tokens, in this order, so that holes cut at line edges have ONE tokenization
 
 * a newline is always a token of its own, never merged with indentation or with anything else;
 * a run of two or more spaces is a piece of its own (so common indents become single tokens, and the word after an
-  indentation never carries a space), as is a run of tabs;
+  indentation never carries a space; an indentation of ONE space, as in some prose, is the exception), and of tabs;
 * digits singly; words (letters, with the underscores before them: `add|_node`) with at most one leading space;
 * up to three punctuation characters with at most one leading space; anything else by the character.
 """
