@@ -5,6 +5,7 @@
 SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq
 # a caller's PYTHONPATH would be seen before what is installed here
 unexport PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,8 +33,7 @@ lint: $(VENV)/.dev  ## ruff
 	$(BIN)/ruff check .
 
 types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	@status=0; $(BIN)/mypy || status=1; $(BIN)/pyright --pythonpath $(BIN)/python || status=1; exit $$status
 
 test-kernels: $(VENV)/.dev  ## the Triton kernels' numbers, in triton's interpreter (a process of its own)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
@@ -61,15 +61,16 @@ clean:  ## remove everything that these commands made
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "Lacuna needs Python 3.11 or newer with its venv module. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PIP) --upgrade 'pip>=25.1'
 
 # constraints.txt holds for this checkout only: who installs the wheel chooses a torch build of their own
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "Installing Lacuna and its libraries into $(VENV): a few minutes the first time."
+	$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	$(PIP) --constraint constraints.txt --group dev
 	@touch $@
 
 # where a real editor cannot be fetched the rest is tested all the same, and the editors' tests say why they were skipped
