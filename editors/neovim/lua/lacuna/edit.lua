@@ -1,0 +1,121 @@
+--- Edits that the server offers as code actions: fill a hole, fill all holes, rewrite a selection, repair. Each is
+--- previewed before anything changes.
+
+local preview = require('lacuna.preview')
+local server = require('lacuna.server')
+
+local M = {}
+
+local FILL_HOLE = 'refactor.rewrite.lacuna.fillHole'
+local FILL_ALL = 'refactor.rewrite.lacuna.fillAllHoles'
+local REWRITE = 'refactor.rewrite.lacuna.rewrite'
+local REPAIR = 'quickfix.lacuna.repair'
+
+local function tell(message)
+  vim.notify('lacuna: ' .. message, vim.log.levels.INFO)
+end
+
+local function range_params(client, bufnr)
+  local mode = vim.api.nvim_get_mode().mode
+  if mode:match('^[vV\22]') then
+    local first, last = vim.fn.getpos('v'), vim.fn.getpos('.')
+    if first[2] > last[2] or (first[2] == last[2] and first[3] > last[3]) then
+      first, last = last, first
+    end
+    local from, to = { first[2], first[3] - 1 }, { last[2], last[3] - 1 }
+    if mode == 'V' then
+      from[2] = 0
+      to[2] = math.max(0, #vim.fn.getline(last[2]) - 1)
+    end
+    return vim.lsp.util.make_given_range_params(from, to, bufnr, client.offset_encoding)
+  end
+  return vim.lsp.util.make_range_params(0, client.offset_encoding)
+end
+
+--- Ask for the actions of one kind, preview the first.
+---@param kind string
+---@param opts { range?: table, instruction?: string, nothing: string, bufnr?: integer }
+local function run(kind, opts)
+  local bufnr = opts.bufnr or vim.api.nvim_get_current_buf()
+  local client = server.client(bufnr)
+  if not client then
+    tell('the server is not running in this buffer')
+    return
+  end
+  local params = opts.range or range_params(client, bufnr)
+  params.context = { diagnostics = {}, only = { kind }, triggerKind = 1 }
+  server.request('textDocument/codeAction', params, function(actions, failure)
+    local action
+    for _, candidate in ipairs(actions or {}) do
+      local wants = type(candidate.data) == 'table' and candidate.data.action == 'rewriteWithInstruction'
+      if wants == (opts.instruction ~= nil) then
+        action = action or candidate
+      end
+    end
+    action = action or (actions or {})[1]
+    if not action then
+      tell(failure or opts.nothing)
+      return
+    end
+    server.request('lacuna/previewEdit', { action = action, instruction = opts.instruction }, function(result, message)
+      if not result then
+        tell(message or 'nothing better than what stands there was found')
+        return
+      end
+      local ok, reason = preview.show(result.edit, client.offset_encoding)
+      if not ok then
+        tell(reason --[[@as string]])
+      end
+    end, bufnr)
+  end, bufnr)
+end
+
+function M.fill_hole()
+  run(FILL_HOLE, { nothing = 'no hole here' })
+end
+
+function M.fill_all()
+  run(FILL_ALL, { nothing = 'no holes in this file' })
+end
+
+function M.repair()
+  run(REPAIR, { nothing = 'no syntax error here' })
+end
+
+--- Rewrite the selection, or the lines given. instruction: what to do; "" asks for it.
+---@param instruction? string
+---@param lines? { [1]: integer, [2]: integer }
+function M.rewrite(instruction, lines)
+  local bufnr = vim.api.nvim_get_current_buf()
+  local client = server.client(bufnr)
+  if not client then
+    tell('the server is not running in this buffer')
+    return
+  end
+  local range
+  if lines then
+    local last = vim.api.nvim_buf_get_lines(bufnr, lines[2] - 1, lines[2], false)[1] or ''
+    range = vim.lsp.util.make_given_range_params(
+      { lines[1], 0 },
+      { lines[2], math.max(0, #last - 1) },
+      bufnr,
+      client.offset_encoding
+    )
+  else
+    range = range_params(client, bufnr)
+  end
+  local function go(text)
+    run(REWRITE, { range = range, instruction = text, nothing = 'nothing here to rewrite', bufnr = bufnr })
+  end
+  if instruction ~= '' then
+    go(instruction)
+    return
+  end
+  vim.ui.input({ prompt = 'Rewrite how? ' }, function(text)
+    if text and text ~= '' then
+      go(text)
+    end
+  end)
+end
+
+return M

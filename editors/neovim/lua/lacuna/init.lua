@@ -1,0 +1,129 @@
+--- The public face. Everything a key, a command or a status line may call; nothing here is needed to get the defaults.
+
+local M = {}
+
+local is_started = false
+
+--- Optional: `vim.g.lacuna` does the same.
+---@param given? table see |lacuna-config|
+function M.setup(given)
+  require('lacuna.config').set(given)
+  if is_started then
+    M.attach_all()
+  end
+end
+
+local HIGHLIGHTS = {
+  LacunaGhost = { link = 'ComplHint' },
+  LacunaGhostInfo = { link = 'ComplHintMore' },
+  -- text right of the cursor, drawn where accepting would move it
+  LacunaMoved = { link = 'Normal' },
+  LacunaDeleted = { link = 'DiffDelete' },
+  LacunaAdded = { link = 'DiffAdd' },
+}
+
+local function set_highlights()
+  for name, value in pairs(HIGHLIGHTS) do
+    if name == 'LacunaDeleted' then
+      local delete = vim.api.nvim_get_hl(0, { name = 'DiffDelete', link = false })
+      value = vim.tbl_extend('force', delete --[[@as table]], { strikethrough = true })
+    end
+    vim.api.nvim_set_hl(0, name, vim.tbl_extend('force', value, { default = true }))
+  end
+end
+
+--- Called by plugin/lacuna.lua for every file type event.
+function M.on_filetype(bufnr)
+  local config = require('lacuna.config').get()
+  if not config.enabled or not vim.list_contains(config.filetypes, vim.bo[bufnr].filetype) then
+    return
+  end
+  if not is_started then
+    is_started = true
+    vim.api.nvim_create_autocmd('LspAttach', {
+      group = vim.api.nvim_create_augroup('lacuna.attach', {}),
+      callback = function(args)
+        local client = vim.lsp.get_client_by_id(args.data.client_id)
+        if client and client.name == 'lacuna' then
+          M.attach(args.buf, client)
+        end
+      end,
+    })
+    set_highlights()
+    vim.api.nvim_create_autocmd('ColorScheme', {
+      group = vim.api.nvim_create_augroup('lacuna.highlights', {}),
+      callback = set_highlights,
+    })
+    require('lacuna.server').start()
+  end
+end
+
+---@param client vim.lsp.Client
+function M.attach(bufnr, client)
+  -- one ghost is enough: the core's own client stays out of our buffers, and free for other servers
+  vim.lsp.inline_completion.enable(false, { client_id = client.id })
+  require('lacuna.ghost').attach(bufnr)
+  require('lacuna.keys').attach(bufnr)
+  require('lacuna.next_edit').attach(bufnr)
+end
+
+function M.attach_all()
+  local client = require('lacuna.server').client()
+  for bufnr in pairs(client and client.attached_buffers or {}) do
+    M.attach(bufnr, client)
+  end
+end
+
+for _, name in ipairs({ 'accept', 'accept_word', 'accept_line', 'accept_node', 'dismiss', 'is_visible', 'trigger' }) do
+  M[name] = function(...)
+    return require('lacuna.ghost')[name](...)
+  end
+end
+
+function M.next()
+  return require('lacuna.ghost').cycle(1)
+end
+
+function M.previous()
+  return require('lacuna.ghost').cycle(-1)
+end
+
+---@param instruction? string
+function M.rewrite(instruction)
+  require('lacuna.edit').rewrite(instruction)
+end
+
+function M.fill()
+  require('lacuna.edit').fill_hole()
+end
+
+function M.fill_all()
+  require('lacuna.edit').fill_all()
+end
+
+function M.repair()
+  require('lacuna.edit').repair()
+end
+
+function M.next_edit()
+  return require('lacuna.next_edit').jump()
+end
+
+local WORDS = { normal = '', busy = '…', warning = '!', error = '✗', inactive = '⏸' }
+
+--- For a status line: `%{%v:lua.require'lacuna'.statusline()%}`. Empty where Lacuna does not work.
+function M.statusline()
+  if not is_started then
+    return ''
+  end
+  local server, ghost = require('lacuna.server'), require('lacuna.ghost')
+  if ghost.is_snoozed() then
+    return 'lacuna zz'
+  end
+  local status = server.status
+  local word = status and WORDS[status.kind] or (server.client() and '' or '✗')
+  local ms = ghost.last_ms and ('%.0f ms'):format(ghost.last_ms) or nil
+  return vim.trim(('lacuna %s %s'):format(word, ms or '')):gsub('%s+', ' ')
+end
+
+return M

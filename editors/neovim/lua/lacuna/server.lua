@@ -1,0 +1,259 @@
+--- Finding, starting, restarting and talking to the server. Knows nothing of ghost text or previews.
+
+local M = {}
+
+---@class lacuna.Status
+---@field kind 'normal'|'busy'|'warning'|'error'|'inactive'
+---@field message string
+---@field model? string
+---@field device? string
+---@field lastLatencyMs? number
+---@field isPaused? boolean
+
+---@type lacuna.Status?
+M.status = nil
+
+-- crashes within this time count towards the back-off
+local WINDOW_S = 180
+local MAX_RESTARTS = 5
+local crashes = {}
+local is_restart_queued = false
+local has_complained = false
+
+local function is_file(path)
+  return vim.fn.executable(path) == 1
+end
+
+--- Where `:Lacuna install` puts a server of its own.
+function M.private_dir()
+  return vim.fs.joinpath(vim.fn.stdpath('data') --[[@as string]], 'lacuna', 'venv')
+end
+
+--- The command that starts the server, and where it was found; nil with the places that were looked at.
+---@return string[]?, string
+function M.command()
+  local cmd = require('lacuna.config').get().cmd
+  if cmd then
+    if #cmd > 0 and is_file(cmd[1]) then
+      return cmd, 'cmd'
+    end
+    return nil, ('cmd names %s, which is not an executable'):format(vim.inspect(cmd[1]))
+  end
+  local suffix = vim.fn.has('win32') == 1 and 'Scripts/lacuna.exe' or 'bin/lacuna'
+  local env = vim.env.VIRTUAL_ENV
+  if env and env ~= '' and is_file(vim.fs.joinpath(env, suffix)) then
+    return { vim.fs.joinpath(env, suffix), 'serve' }, '$VIRTUAL_ENV'
+  end
+  local on_path = vim.fn.exepath('lacuna')
+  if on_path ~= '' then
+    return { on_path, 'serve' }, '$PATH'
+  end
+  if is_file(vim.fs.joinpath(M.private_dir(), suffix)) then
+    return { vim.fs.joinpath(M.private_dir(), suffix), 'serve' }, ':Lacuna install'
+  end
+  return nil, 'no `lacuna` in $VIRTUAL_ENV, on $PATH or in ' .. M.private_dir()
+end
+
+local function tell(message, level)
+  if require('lacuna.config').get().notify then
+    vim.notify('lacuna: ' .. message, level)
+  end
+end
+
+---@param status lacuna.Status
+local function set_status(status)
+  local before = M.status
+  M.status = status
+  if status.kind == 'error' and status.message ~= '' and not (before and before.message == status.message) then
+    tell(status.message, vim.log.levels.ERROR)
+  end
+  vim.api.nvim_exec_autocmds('User', { pattern = 'LacunaStatus', modeline = false })
+  vim.cmd.redrawstatus()
+end
+
+--- The client, when it runs. bufnr: only when attached there.
+---@return vim.lsp.Client?
+function M.client(bufnr)
+  for _, client in ipairs(vim.lsp.get_clients({ name = 'lacuna', bufnr = bufnr })) do
+    if not client:is_stopped() then
+      return client
+    end
+  end
+end
+
+local function on_exit(code, signal)
+  vim.schedule(function()
+    if vim.v.exiting ~= vim.NIL then
+      return
+    end
+    local was_wanted = M.is_stopping
+    M.is_stopping = false
+    require('lacuna.ghost').reset()
+    if was_wanted then
+      if is_restart_queued then
+        is_restart_queued = false
+        M.start()
+      else
+        set_status({ kind = 'inactive', message = 'stopped' })
+      end
+      return
+    end
+    local now = vim.uv.now() / 1000
+    crashes = vim.tbl_filter(function(t)
+      return now - t < WINDOW_S
+    end, crashes)
+    crashes[#crashes + 1] = now
+    local how = signal ~= 0 and ('signal %d'):format(signal) or ('code %d'):format(code)
+    if #crashes > MAX_RESTARTS then
+      set_status({
+        kind = 'error',
+        message = ('the server stopped %d times in %d minutes (%s); see :Lacuna log, then :Lacuna restart'):format(
+          #crashes,
+          WINDOW_S / 60,
+          how
+        ),
+      })
+      return
+    end
+    local wait_ms = 250 * 2 ^ (#crashes - 1)
+    set_status({ kind = 'warning', message = ('the server stopped (%s); starting it again'):format(how) })
+    if is_restart_queued then
+      return
+    end
+    is_restart_queued = true
+    vim.defer_fn(function()
+      is_restart_queued = false
+      if not M.client() then
+        M.start()
+      end
+    end, wait_ms)
+  end)
+end
+
+--- The config for vim.lsp.config.lacuna.
+function M.config()
+  local config = require('lacuna.config').get()
+  local settings = { lacuna = next(config.settings) and config.settings or vim.empty_dict() }
+  return {
+    cmd = M.command() or { 'lacuna', 'serve' },
+    filetypes = config.filetypes,
+    root_markers = { '.git', 'pyproject.toml', 'package.json', 'go.mod', 'Cargo.toml' },
+    settings = settings,
+    init_options = settings.lacuna,
+    -- a file without a project is served too
+    workspace_required = false,
+    -- the server is asked to leave, and made to when it does not
+    exit_timeout = 1000,
+    handlers = {
+      ['lacuna/status'] = function(_, params)
+        set_status(params)
+      end,
+    },
+    on_exit = { on_exit },
+  }
+end
+
+--- Let the core start the server for every open buffer of ours and each one to come.
+function M.start()
+  local cmd, where = M.command()
+  if not cmd then
+    M.status = { kind = 'error', message = 'server not found: ' .. where }
+    if not has_complained then
+      has_complained = true
+      tell('server not found: ' .. where .. '. :Lacuna install, or see :checkhealth lacuna', vim.log.levels.WARN)
+    end
+    return false
+  end
+  has_complained = false
+  -- settings may have changed since the config was read from lsp/lacuna.lua
+  local config = M.config()
+  vim.lsp.config('lacuna', { cmd = config.cmd, settings = config.settings, init_options = config.init_options })
+  vim.lsp.enable('lacuna')
+  return true
+end
+
+function M.stop()
+  is_restart_queued = false
+  M.is_stopping = M.client() ~= nil
+  vim.lsp.enable('lacuna', false)
+end
+
+--- One running, at most one queued.
+function M.restart()
+  crashes = {}
+  if M.client() then
+    M.stop()
+    is_restart_queued = true
+  else
+    M.start()
+  end
+end
+
+--- Send a request; the handler gets (result, message) and runs only while the client lives.
+---@return integer? id
+function M.request(method, params, handler, bufnr)
+  local client = M.client(bufnr)
+  if not client then
+    if handler then
+      handler(nil, 'the server is not running')
+    end
+    return
+  end
+  local ok, id = client:request(method, params, function(err, result)
+    if handler then
+      handler(result ~= vim.NIL and result or nil, err and err.message)
+    end
+  end, bufnr)
+  return ok and id or nil
+end
+
+function M.notify(method, params)
+  local client = M.client()
+  if client then
+    client:notify(method, params)
+  end
+end
+
+--- Send the server its settings again after a change.
+function M.configure(settings)
+  local client = M.client()
+  vim.lsp.config('lacuna', { settings = { lacuna = settings } })
+  if client then
+    client.settings = { lacuna = settings }
+    client:notify('workspace/didChangeConfiguration', { settings = client.settings })
+  end
+end
+
+--- A private virtual environment with the server in it. Asks first: it downloads.
+function M.install()
+  local dir = M.private_dir()
+  if vim.fn.confirm(('Install lacuna-ls with pip into %s?'):format(dir), '&Yes\n&No', 2) ~= 1 then
+    return
+  end
+  local python = vim.fn.exepath('python3')
+  if python == '' then
+    tell('python3 is not on $PATH', vim.log.levels.ERROR)
+    return
+  end
+  local function step(command, after)
+    tell('running ' .. table.concat(command, ' '), vim.log.levels.INFO)
+    vim.system(command, { text = true }, function(done)
+      vim.schedule(function()
+        if done.code ~= 0 then
+          tell(('%s failed:\n%s'):format(command[1], vim.trim(done.stderr or '')), vim.log.levels.ERROR)
+        else
+          after()
+        end
+      end)
+    end)
+  end
+  local bin = vim.fn.has('win32') == 1 and 'Scripts/python.exe' or 'bin/python'
+  step({ python, '-m', 'venv', dir }, function()
+    step({ vim.fs.joinpath(dir, bin), '-m', 'pip', 'install', '--upgrade', 'lacuna-ls' }, function()
+      tell('installed', vim.log.levels.INFO)
+      M.start()
+    end)
+  end)
+end
+
+return M

@@ -1,0 +1,148 @@
+"""Starts a real Neovim with the plugin and drives it: keys in, buffer bytes and extmarks out."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pynvim
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "editors/neovim"
+NVIM = Path(os.environ.get("LACUNA_NVIM", ROOT / ".editors/nvim/usr/bin/nvim"))
+FAKE = [sys.executable, "-S", "-E", str(ROOT / "tests/support/fake_lsp_server.py")]
+
+INIT = """
+vim.o.swapfile = false
+vim.o.shadafile = 'NONE'
+vim.o.more = false
+vim.o.shortmess = vim.o.shortmess .. 'I'
+vim.cmd('filetype plugin indent on')
+"""
+WITH_PLUGIN = "vim.opt.runtimepath:prepend(vim.env.LACUNA_PLUGIN)\n"
+
+GHOST = """
+local name = ... or 'lacuna.ghost'
+local ns = vim.api.nvim_get_namespaces()[name]
+local mark = ns and vim.api.nvim_buf_get_extmarks(0, ns, 0, -1, { details = true })[1]
+if not mark then return nil end
+local rows = {}
+for _, line in ipairs({ mark[4].virt_text or {}, unpack(mark[4].virt_lines or {}) }) do
+  rows[#rows + 1] = table.concat(vim.tbl_map(function(chunk) return chunk[1] end, line))
+end
+return { mark[2], mark[3], table.concat(rows, '\\n') }
+"""
+
+
+def until(ask, what="it", seconds=10.0):
+    """The first true value of ask(), polled; an AssertionError that says what was waited for."""
+    end = time.monotonic() + seconds
+    value = None
+    while time.monotonic() < end:
+        value = ask()
+        if value:
+            return value
+        time.sleep(0.004)
+    raise AssertionError(f"{what} did not happen within {seconds} s; last seen: {value!r}")
+
+
+class Neovim:
+    """One editor process. Its server's log (of the fake server) is read from `messages`."""
+
+    def __init__(self, folder, *, config=None, cmd=FAKE, file="a.py", text="import os\n\n", init="", plugin=True, env=()):
+        self.folder = Path(folder)
+        self.log = self.folder / "fake.log"
+        self.file = self.folder / file
+        self.file.write_bytes(text.encode())
+        config = dict(config or {})
+        if cmd is not None:
+            config.setdefault("cmd", list(cmd))
+        script = INIT + f"vim.g.lacuna = vim.json.decode([==[{json.dumps(config)}]==])\n"
+        self.init = self.folder / "init.lua"
+        self.init.write_text(script + (WITH_PLUGIN if plugin else "") + init)
+        environment = {
+            **os.environ,
+            **{f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("STATE", "DATA", "CACHE", "CONFIG")},
+            "FAKE_LOG": str(self.log),
+            "LACUNA_PLUGIN": str(PLUGIN),
+            "NVIM_LOG_FILE": str(self.folder / "nvim.log"),
+            **dict(env),
+        }
+        environment.pop("VIRTUAL_ENV", None)
+        self.environment = environment
+        argv = [str(NVIM), "--clean", "-u", str(self.init), "--embed", "--headless", str(self.file)]
+        saved = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            self.vim = pynvim.attach("child", argv=argv)
+        finally:
+            os.environ.clear()
+            os.environ.update(saved)
+
+    def lua(self, code, *args):
+        return self.vim.exec_lua(code, *args)
+
+    def keys(self, *keys):
+        for key in keys:
+            self.vim.input(key)
+
+    def type(self, text):
+        """One key at a time, each handled before the next: what a user does, and what fires every autocommand."""
+        for char in text:
+            self.vim.input({"<": "<lt>", "\n": "<CR>", "\t": "<Tab>"}.get(char, char))
+            self.vim.eval("1")
+
+    def wait_ready(self):
+        until(
+            lambda: self.lua(
+                "return #vim.api.nvim_get_autocmds({ event = 'TextChangedI', buffer = 0 }) > 0 "
+                "and #vim.lsp.get_clients({ name = 'lacuna', bufnr = 0 }) > 0"
+            ),
+            "attaching the server",
+        )
+        return self
+
+    def ghost(self, namespace="lacuna.ghost"):
+        return self.lua(GHOST, namespace)
+
+    def ghost_text(self):
+        found = self.ghost()
+        return found[2] if found else None
+
+    def see(self, text, seconds=10.0):
+        until(lambda: self.ghost_text() == text, f"ghost text {text!r} (shown: {self.ghost_text()!r})", seconds)
+
+    def see_none(self, seconds=5.0):
+        until(lambda: self.ghost_text() is None, "no ghost text", seconds)
+
+    @property
+    def text(self):
+        return "\n".join(self.vim.current.buffer[:])
+
+    def see_text(self, text, seconds=5.0):
+        try:
+            until(lambda: self.text == text, "the text", seconds)
+        except AssertionError:
+            assert self.text == text
+            raise
+
+    def messages(self, method=None):
+        if not self.log.exists():
+            return []
+        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [row for row in rows if method is None or (row["event"] == "message" and row.get("method") == method)]
+
+    def requests(self):
+        return len(self.messages("textDocument/inlineCompletion"))
+
+    def server_pids(self):
+        return [row["pid"] for row in self.messages() if row["event"] == "start"]
+
+    def close(self):
+        try:
+            self.vim.command("qa!")
+        except (OSError, EOFError):
+            pass
+        self.vim.close()
