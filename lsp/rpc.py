@@ -180,6 +180,10 @@ class LacunaProtocol(LanguageServerProtocol):
         elif (future := self._request_futures.pop(msg_id, None)) is not None:
             future.cancel()
 
+    def tell(self, method: str, params: Any) -> None:
+        """Send a notification of our own, also when a request has the same name."""
+        self._send_data({"jsonrpc": "2.0", "method": method, "params": params})
+
     def _answer_error(self, msg_id: Any, code: int, message: str) -> None:
         self._send_data({"jsonrpc": "2.0", "id": msg_id, "error": {"code": code, "message": message}})
 

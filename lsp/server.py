@@ -165,7 +165,7 @@ class LacunaServer(RpcServer):
         self.window_show_message(types.ShowMessageParams(type=kind, message=message))
 
     def _publish_status(self, status: names.StatusParams) -> None:
-        self.protocol.notify(names.STATUS, status)
+        self.protocol.tell(names.STATUS, status)
 
     # configuration
 

@@ -1,0 +1,144 @@
+"""The command `lacuna`: parses arguments and hands over. The composition root: it may import any room, when needed.
+
+Every import of a room is inside the function that needs it, so that `lacuna --version` and the answer to `initialize`
+do not wait for torch. Messages go to people: a LacunaError is a line on stderr and exit code 1, without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def version() -> str:
+    """The installed version, or "unknown" in a tree that is not installed."""
+    try:
+        return package_version("lacuna-ls")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        sys.stdout.write(f"lacuna {version()}\n")
+        return 0
+    # these have command lines of their own
+    if arguments[:1] == ["verify"]:
+        return _guarded(lambda: _verify(arguments[1:]))
+    if arguments[:1] == ["bench"]:
+        return _guarded(lambda: _bench(arguments[1:]))
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    return _guarded(lambda: command(options))
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    from ..engine.errors import LacunaError
+
+    try:
+        return command()
+    except LacunaError as error:
+        sys.stderr.write(f"lacuna: {error}\n")
+        return 1
+    except BrokenPipeError:
+        # the reader of a pipe (head, less) has left: not our failure
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lacuna", description="Fills the gaps in code, on your own machine.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="the language server, over stdin and stdout (started by editors)")
+    serve.add_argument("--stdio", action="store_true", help="accepted for editors that add it; there is nothing else")
+    serve.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: warning")
+    serve.add_argument("--log-file", type=Path, metavar="FILE", help="append the log here instead of stderr")
+    serve.set_defaults(command=_serve)
+
+    fill = commands.add_parser("fill", help="fill one gap of a file")
+    fill.add_argument("file", type=Path, metavar="FILE")
+    where = fill.add_mutually_exclusive_group(required=True)
+    where.add_argument("--at", metavar="LINE:COL", help="the cursor, both counted from 1")
+    where.add_argument("--span", metavar="LINE:COL-LINE:COL", help="what to replace")
+    fill.add_argument("--kind", choices=("auto", "line", "block"), default="auto", help="how much; default: auto")
+    fill.add_argument("--alternatives", type=int, default=1, metavar="N", help="show the N best")
+    fill.add_argument("--seed", type=int, default=0)
+    fill.add_argument("--model", default="", metavar="DIR", help="default: the model that comes with Lacuna")
+    fill.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    fill.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    fill.add_argument("--write", action="store_true", help="put the best proposal into the file")
+    fill.set_defaults(command=_fill)
+
+    doctor = commands.add_parser("doctor", help="what was found on this machine, and what to do about what is missing")
+    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--model", default="", metavar="DIR")
+    doctor.set_defaults(command=_doctor)
+
+    options = commands.add_parser("options", help="every option with its type, default and meaning")
+    options.add_argument("--format", choices=("markdown", "vscode", "json"), default="markdown")
+    options.set_defaults(command=_options)
+
+    # listed for --help only; main() hands them their own command lines
+    commands.add_parser("bench", help="fill holes cut into a repository snapshot, and report", add_help=False)
+    commands.add_parser("verify", help="compare the engine with transformers on a checkpoint", add_help=False)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .serve import serve
+
+    serve(level=options.log_level, log_file=options.log_file)
+
+
+def _fill(options: argparse.Namespace) -> int:
+    from .fill import fill
+
+    return fill(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import report
+
+    return report(model=options.model, as_json=options.json)
+
+
+def _options(options: argparse.Namespace) -> int:
+    import json
+
+    from .options import default_tree, markdown_table, vscode_configuration
+
+    if options.format == "markdown":
+        sys.stdout.write(markdown_table())
+    else:
+        tree = vscode_configuration() if options.format == "vscode" else default_tree()
+        sys.stdout.write(json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    from ..engine.verify import main as verify
+
+    return verify(arguments)
+
+
+def _bench(arguments: list[str]) -> int:
+    from ..bench.cli import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Starting and ending the process of a language server: logging, the guarded stdout, the event loop, the exit code.
+
+Knows no protocol; server.py does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from ..engine.errors import LacunaError
+from ..infill.request import Infiller
+from .options import Options
+from .wire import guard_stdout
+
+logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the engine thread may hold the interpreter before the event loop gets its turn; Python's own is 5 ms."""
+
+
+def configure_logging(level: str, log_file: Path | None) -> None:
+    """Log to stderr or a file. pygls logs whole messages, so it stays silent below warning at any level.
+
+    Raises: LacunaError when the file cannot be written.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise LacunaError(
+                f"The log file {log_file} cannot be written ({error.strerror}). Choose another."
+            ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("pygls", "asyncio", "httpx", "urllib3"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # its errors quote the text of documents; rpc.py reports the same without
+    logging.getLogger("pygls.protocol.json_rpc").setLevel(logging.CRITICAL)
+
+
+def serve(
+    *,
+    level: str = "warning",
+    log_file: Path | None = None,
+    load_infiller: Callable[[Options], Infiller] | None = None,
+) -> NoReturn:
+    """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
+    wire = guard_stdout()
+    configure_logging(level, log_file)
+    from .server import create_server
+
+    load = load_infiller
+    if load is None:
+        from .loading import load_infiller as load
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    server = create_server(load)
+    try:
+        code = asyncio.run(server.run(sys.stdin.buffer, wire))
+    except KeyboardInterrupt:
+        code = 130
+    if not server.stop_engine():
+        logger.warning("The engine was still computing when the editor left.")
+    logging.shutdown()
+    sys.stderr.flush()
+    # the reader thread sits in a read that nothing can interrupt, and the interpreter would abort over its lock
+    os._exit(code)

@@ -1,0 +1,107 @@
+"""An infiller without a model, for tests of lsp/. What stands in the line of the cursor tells it what to do.
+
+SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH     raises
+DECLINE     proposes nothing                                              MANY      proposes three alternatives
+DEAF<ms>    works that long without polling                               ECHO      proposes the sha1 of prefix and suffix
+Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON) adds load_ms, load_error, load_crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.infill.request import Cancelled, InfillerStatus, InfillRequest, InfillResult, Proposal
+from lacuna_ls.lsp.options import Options
+
+
+def echo(text: str, start: int, end: int) -> str:
+    """What ECHO proposes: a text that only the exact prefix and suffix give."""
+    return hashlib.sha1(f"{text[:start]}|{text[end:]}".encode()).hexdigest()[:12]
+
+
+class FakeInfiller:
+    """Follows the Infiller protocol; keeps a journal in LACUNA_FAKE's "journal" file, one JSON line per call."""
+
+    def __init__(self, settings: dict[str, object]) -> None:
+        self._settings = settings
+        self._is_closed = False
+        self._note("load", {})
+
+    def _note(self, what: str, more: dict[str, object]) -> None:
+        if journal := self._settings.get("journal"):
+            with Path(str(journal)).open("a") as file:
+                file.write(json.dumps({"what": what, "time": time.monotonic(), **more}) + "\n")
+
+    def prefetch(self, request: InfillRequest, cancelled: Cancelled | None = None) -> None:
+        self._note("prefetch", {"start": request.start, "path": request.path})
+
+    def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult:
+        line = request.text[request.text.rfind("\n", 0, request.start) + 1 : request.start]
+        self._note(
+            "fill",
+            {
+                "line": line,
+                "before": request.text[: request.start][-200:],
+                "after": request.text[request.end :][:200],
+                "kind": request.kind,
+                "neighbours": [each.path for each in request.neighbours],
+                "neighbour_texts": [each.text[:200] for each in request.neighbours],
+                "indent": [request.indent.tab_size, request.indent.insert_spaces],
+                "deadline_ms": request.deadline_ms,
+                "min_confidence": request.min_confidence,
+                "num_alternatives": request.num_alternatives,
+                "typed": request.typed,
+                "explicit": request.is_explicit,
+            },
+        )
+        if "CRASH" in line:
+            raise RuntimeError("the fake was told to crash")
+        if match := re.search(r"DEAF(\d+)", line):
+            time.sleep(int(match.group(1)) / 1000)
+        if match := re.search(r"SLEEP(\d+)", line):
+            until = time.monotonic() + int(match.group(1)) / 1000
+            while time.monotonic() < until:
+                if cancelled is not None and cancelled():
+                    self._note("cancelled", {"line": line})
+                    return InfillResult(is_cancelled=True)
+                time.sleep(0.002)
+        if "DECLINE" in line:
+            return InfillResult(declined="empty")
+        texts = ["first", "second", "third"] if "MANY" in line else ["filled"]
+        if "ECHO" in line:
+            texts = [echo(request.text, request.start, request.end)]
+        return InfillResult(
+            tuple(Proposal(request.typed + text, request.start, request.end, 0.9) for text in texts)
+        )
+
+    def status(self) -> InfillerStatus:
+        return InfillerStatus("ready", "fake", "cpu", "ready")
+
+    def close(self) -> None:
+        self._note("close", {})
+        self._is_closed = True
+
+
+def load(options: Options) -> FakeInfiller:
+    """What create_server is given instead of the real loader."""
+    settings: dict[str, object] = json.loads(os.environ.get("LACUNA_FAKE", "{}"))
+    time.sleep(float(str(settings.get("load_ms", 0))) / 1000)
+    if settings.get("load_error"):
+        raise ModelNotFoundError(str(settings["load_error"]))
+    if settings.get("load_crash"):
+        raise RuntimeError(str(settings["load_crash"]))
+    if options.engine.model == "missing":
+        raise ModelNotFoundError("There is no model 'missing'. Name a folder that exists.")
+    return FakeInfiller(settings)
+
+
+if __name__ == "__main__":
+    from lacuna_ls.lsp.serve import serve
+
+    serve(level=os.environ.get("LACUNA_FAKE_LOG", "info"), load_infiller=load)
