@@ -32,6 +32,10 @@ def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory):
     """No test reads or writes the developer's caches, settings or sockets, nor does a process that a test starts."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
+        # but pyright's own download is not worth doing again
+        if "PYRIGHT_PYTHON_CACHE_DIR" not in os.environ:
+            own = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+            patch.setenv("PYRIGHT_PYTHON_CACHE_DIR", own)
         for kind in ("CACHE", "CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
         runtime = home / "run"
