@@ -91,11 +91,13 @@ def vocab_stats(
     num_top: int = 8,
     row_ids: Tensor | None = None,
     is_banned: Tensor | None = None,
+    noise: Tensor | None = None,
     path: Path | None = None,
 ) -> VocabStats:
     """Logits, argmax, sample, entropies and top-k of every row in one sweep over the table; see vocab.VocabStats.
 
-    temperature: a number > 0, or fp32 [R]; row_ids: int [R], default 0..R-1; is_banned: bool [V].
+    temperature: a number > 0, or fp32 [R]; row_ids: int [R], default 0..R-1; is_banned: bool [V]. noise: int64 [2] on
+    the device instead of seed and step, for a CUDA graph that is replayed with other values in it.
     """
     R = hidden.shape[0]
     if hidden.shape[1] != table.shape[1] or not 1 <= num_top <= min(16, table.shape[0]):
@@ -106,10 +108,12 @@ def vocab_stats(
         temperature = torch.full((R,), temperature, dtype=torch.float32, device=hidden.device)
     if row_ids is None:
         row_ids = torch.arange(R, device=hidden.device)
+    if noise is None:
+        noise = torch.tensor([seed, step], dtype=torch.int64, device=hidden.device)
     is_truth = choose(hidden, path) == "reference"
     compute = vocab.vocab_stats_reference if is_truth else _triton("vocab").vocab_stats
     return compute(
-        hidden, table, softcap=softcap, temperature=temperature, seed=seed, step=step, num_top=num_top, row_ids=row_ids,
+        hidden, table, softcap=softcap, temperature=temperature, noise=noise, num_top=num_top, row_ids=row_ids,
         is_banned=is_banned,
     )  # fmt: skip
 

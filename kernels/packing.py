@@ -12,9 +12,10 @@ data by format:
     int8   int8 [E, N/16, K/block_k, 16, block_k], two's complement.
     fp8    float8_e4m3fn, same shape.
     bf16   bfloat16, same shape (float32 when the weights are: the truth of tests).
-scale: bf16 [E, ceil(K/group_size), N] (int4, int8) or fp32 [E, 1, N] (fp8, and any format with group_size 0: one scale
-per row); None for bf16. N and K are padded with zero weights to whole panels and blocks; scale rows are padded with
-zeros.
+scale: int32 [E, ceil(groups/2), N] (int4, int8): a word holds the bf16 scales of two groups, the earlier in its low half,
+    so that one 4-byte load serves 128 columns at group_size 64. With group_size 0 (always so for fp8) fp32 [E, 1, N], one
+    scale per row. None for bf16.
+N and K are padded with zero weights to whole panels and blocks; scale rows are padded with zeros.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ def pack(codes: Tensor, scale: Tensor | None, format: Format, group_size: int) -
         data[e] = _int4_words(blocks) if format == "int4" else blocks
     packed_scale = None
     if scale is not None:
-        packed_scale = torch.zeros((E, num_groups, rows), dtype=scale.dtype, device=scale.device)
-        packed_scale[:, :, :N] = scale.transpose(1, 2)
+        padded_scale = torch.zeros((E, num_groups, rows), dtype=scale.dtype, device=scale.device)
+        padded_scale[:, :, :N] = scale.transpose(1, 2)
+        packed_scale = _scale_words(padded_scale) if group_size else padded_scale.float()
     return PackedMatrix(data, packed_scale, format, N, K, group_size, block_k)
 
 
@@ -191,7 +193,8 @@ def unpack(packed: PackedMatrix, matrix: int, dtype: torch.dtype = torch.float32
     weight = unpack_codes(packed, matrix).to(dtype)
     if packed.scale is None:
         return weight
-    scale = packed.scale[matrix, :, : packed.num_rows].T.to(dtype)
+    scale = packed.scale[matrix, :, : packed.num_rows]
+    scale = (_scale_halves(scale) if packed.group_size else scale).T.to(dtype)
     if packed.group_size:
         scale = scale.repeat_interleave(packed.group_size, dim=1)[:, : packed.num_cols]
     return weight * scale
@@ -225,3 +228,16 @@ def _int4_codes(words: Tensor) -> Tensor:
     shift = torch.arange(4, device=words.device)[:, None, None] * 4 + torch.arange(2, device=words.device) * 16
     codes = (words.to(torch.int64)[..., None, :, None] >> shift) & 15
     return (codes - 8).to(torch.int8).flatten(-3)
+
+
+def _scale_words(scale: Tensor) -> Tensor:
+    """[E, groups, N] -> int32 [E, ceil(groups / 2), N]."""
+    scale = torch.nn.functional.pad(scale, (0, 0, 0, scale.shape[1] % 2)).to(torch.bfloat16)
+    low, high = scale[:, 0::2].contiguous(), scale[:, 1::2].contiguous()
+    return (low.view(torch.int16).int() & 0xFFFF) | (high.view(torch.int16).int() << 16)
+
+
+def _scale_halves(words: Tensor) -> Tensor:
+    """int32 [G, N] -> fp32 [2 G, N]; the inverse of _scale_words."""
+    halves = torch.stack((words << 16, words & -65536), dim=1).flatten(0, 1)
+    return halves.view(torch.float32)

@@ -76,8 +76,7 @@ def vocab_stats_reference(
     *,
     softcap: float,
     temperature: Tensor,
-    seed: int,
-    step: int,
+    noise: Tensor,
     num_top: int,
     row_ids: Tensor,
     is_banned: Tensor | None,
@@ -94,6 +93,7 @@ def vocab_stats_reference(
     if is_banned is not None:
         logits = logits.masked_fill(is_banned[None, :], -torch.inf)
     processed = logits / temperature.to(wide)[:, None]
+    seed, step = (int(word) for word in noise)
     noisy = processed.to(torch.float32) + gumbel_noise(seed, step, row_ids, table.shape[0])
     argmax, sample = _first_argmax(logits), _first_argmax(noisy)
     # a stable sort keeps the lowest id first among equals, which torch.topk does not promise

@@ -1,0 +1,76 @@
+"""Which tile an operation uses on which GPU: the shipped table (tiles.json), and the user's own measurements over it.
+
+A table maps an operation to candidates by size, smallest first: {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
+serves everything up to `rows` rows (for experts: slots per expert on average); the last candidate of a list has no limit.
+Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's). Numbers were
+chosen by the offline gate and the roofline model, see ARCHITECTURE.md; `lacuna tune` measures them on the user's card.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+Tile = dict[str, int]
+Table = dict[str, list[Tile]]
+
+SHIPPED = Path(__file__).with_name("tiles.json")
+
+_measured: dict[str, Table] = {}
+
+
+@cache
+def shipped() -> dict[str, Table]:
+    """The tables of tiles.json by device name, compute capability ("8.9") or "default"; complete after `inherit`."""
+    raw = cast(dict[str, dict[str, Any]], json.loads(SHIPPED.read_text(encoding="utf-8")))
+    return {name: _inherit(raw, name) for name in raw if not name.startswith("_")}
+
+
+def _inherit(raw: dict[str, dict[str, Any]], name: str) -> Table:
+    own = dict(raw[name])
+    parent = own.pop("inherit", None)
+    return {**(_inherit(raw, parent) if parent else {}), **own}
+
+
+def table_for(name: str, capability: tuple[int, int]) -> Table:
+    """The table of a device, with the user's measurements on top."""
+    tables = shipped()
+    base = tables.get(name) or tables.get(f"{capability[0]}.{capability[1]}") or tables["default"]
+    return {**base, **_measured.get(name, {})}
+
+
+def pick(operation: str, rows: float, device: torch.device) -> Tile:
+    """The tile for an operation at a size on a device."""
+    for tile in _table(device)[operation]:
+        if "rows" not in tile or rows <= tile["rows"]:
+            return tile
+    raise ValueError(f"the tile table of {operation} has no candidate without a limit")
+
+
+def _table(device: torch.device) -> Table:
+    # not cached across `use`: a dictionary merge costs a microsecond, and CUDA graphs replay without it
+    if device.type != "cuda":
+        return table_for("", (0, 0))
+    return table_for(_name(device), torch.cuda.get_device_capability(device))
+
+
+@cache
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+def use(measured: dict[str, Table]) -> None:
+    """Puts the user's measurements (by device name, what `tune` returned) over the shipped tables. {} forgets them.
+
+    Raises: ValueError when they do not have the form of a table.
+    """
+    for table in measured.values():
+        for operation, tiles in table.items():
+            if operation not in shipped()["default"] or not tiles or "rows" in tiles[-1]:
+                raise ValueError(f"the measured tiles of {operation!r} are not a tile table; run `lacuna tune` again")
+    _measured.clear()
+    _measured.update(measured)
