@@ -44,8 +44,9 @@ test-all: $(VENV)/.dev  ## all other tests
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## write the generated parts of README.md
+docs: $(VENV)/.dev  ## write what is generated from the table of options: README.md, both editors' settings
 	$(BIN)/python tests/support/readme_options.py
+	$(BIN)/python editors/generate_settings.py
 
 wheel: $(VENV)/.dev  ## dist/: the sdist, and the wheel built from it
 	rm -rf dist build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory):
         # a test that would download a model must fail, not wait
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """In tests of tensors, fresh memory holds NaN, so that a row which nobody wrote cannot pass for a zero."""
+    if request.path.parent.name not in ("engine", "kernels"):
+        return
+    import torch
+
+    def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def wrapper(*args: object, **kwargs: object) -> torch.Tensor:
+            tensor = allocate(*args, **kwargs)
+            if tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16) and not tensor.is_meta:
+                with torch.no_grad():
+                    tensor.fill_(float("nan"))
+            return tensor
+
+        return wrapper
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
