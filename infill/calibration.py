@@ -17,16 +17,18 @@ from typing import Any
 class Features:
     """What is known of one result. logprob_sum: over the middle's rows and its end row, natural logarithm.
 
-    num_rows: how many rows that is. extent: what kind of gap it was (infill/span.Extent).
+    num_rows: how many rows that is. extent: what kind of gap it was (infill/span.Extent). decoding: whose
+    log-probabilities these are; the denoiser's and the encoder's do not compare.
     """
 
     logprob_sum: float
     num_rows: int
     extent: str = "rest"
+    decoding: str = "verify"
 
     def score(self, length_exponent: float) -> float:
         """The sum divided by num_rows ** length_exponent: 0 is the joint, 1 the mean."""
-        return self.logprob_sum / max(1, self.num_rows) ** length_exponent
+        return self.logprob_sum / float(max(1, self.num_rows) ** length_exponent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """curves: one per extent, "" for every other extent. Without any, probability is exp of the joint."""
+    """curves: by "decoding/extent", by "decoding", or "" for all others. Without any: exp of the joint."""
 
     curves: Mapping[str, Curve] = field(default_factory=dict[str, Curve])
     length_exponent: float = 0.0
 
     def probability(self, features: Features) -> float:
         """The probability in [0, 1] that the proposal is exactly what the user would have written."""
-        curve = self.curves.get(features.extent) or self.curves.get("")
+        keys = (f"{features.decoding}/{features.extent}", features.decoding, "")
+        curve = next((self.curves[key] for key in keys if key in self.curves), None)
         if curve is None:
             return math.exp(min(0.0, features.logprob_sum))
         return curve(features.score(self.length_exponent))

@@ -15,7 +15,7 @@ from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
 from .calibration import Calibration, Features
 from .languages import Language, language_for
 from .layout import Prompt
-from .pose import Policy, problem_for, prompt_for
+from .pose import Policy, canvases_for, problem_for, prompt_for
 from .recent import RecentProposals
 from .request import Cancelled, InfillerStatus, InfillRequest, InfillResult, InfillTimings, Proposal
 from .snapshot import Indent, Snapshot
@@ -30,6 +30,9 @@ MAX_TREES = 8
 
 TRIM_RESERVE_MS = 4.0
 """Kept back from a deadline for what comes after the engine."""
+
+MIN_SECOND_FILL_MS = 20.0
+"""With less than this left, alternatives are not worth beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class LocalInfiller:
             return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
         trim_started = time.perf_counter()
         candidates, reason = self._trim(results, scene, gap, problem)
+        if len(candidates) < request.num_alternatives and problem.decoding != "denoise":
+            candidates += self._alternatives(request, scene, gap, problem, started, cancelled)
         ranked = _ranked(candidates)[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
@@ -122,9 +127,8 @@ class LocalInfiller:
 
     def status(self) -> InfillerStatus:
         engine = self.engine.status()
-        states = {"unloaded": "ready", "loading": "loading", "ready": "ready", "busy": "busy", "closed": "closed"}
-        state = states.get(engine.state, "failed")
-        assert state in ("loading", "ready", "busy", "failed", "closed")
+        # an engine that unloaded itself while idle loads again by itself: for the user it is ready
+        state = "ready" if engine.state == "unloaded" else engine.state
         return InfillerStatus(state, engine.model, engine.device, engine.detail)
 
     def close(self) -> None:
@@ -156,12 +160,30 @@ class LocalInfiller:
 
     def _pose(self, request: InfillRequest, scene: Scene, gap: Gap, started: float) -> CanvasProblem:
         prompt = self._prompt(request, scene, gap)
-        deadline_ms = request.deadline_ms
-        if deadline_ms is not None:
-            deadline_ms = max(1.0, deadline_ms - _ms_since(started) - TRIM_RESERVE_MS)
+        deadline_ms = _left_ms(request, started)
         return problem_for(
             self.tokenizer, prompt, gap, self.policy, request.num_alternatives, deadline_ms, request.seed
         )
+
+    def _alternatives(
+        self,
+        request: InfillRequest,
+        scene: Scene,
+        gap: Gap,
+        problem: CanvasProblem,
+        started: float,
+        cancelled: Cancelled | None,
+    ) -> list[_Candidate]:
+        """Other readings of the gap. Causal decoding knows one answer only; diffusion has one per length."""
+        deadline_ms = _left_ms(request, started)
+        if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
+            return []
+        canvases = canvases_for(self.tokenizer, gap, self.policy, request.num_alternatives)
+        other = replace(problem, decoding="denoise", canvases=canvases, deadline_ms=deadline_ms)
+        results = self.engine.fill(other, cancelled)
+        if any(result.is_cancelled for result in results):
+            return []
+        return self._trim(results, scene, gap, other)[0]
 
     def _trim(
         self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem
@@ -170,17 +192,18 @@ class LocalInfiller:
         candidates: list[_Candidate] = []
         first_reason = ""
         for result, canvas in zip(results, problem.canvases, strict=True):
-            if not result.is_finished and result.steps < problem.max_steps and result.end == len(canvas.tokens):
+            if _is_raw(result, problem):
                 outcome: Trimmed | Refusal = Refusal("deadline")
             else:
                 raw = self.tokenizer.decode(result.tokens[: result.end])
-                is_complete = result.end < len(canvas.tokens)
+                is_whole = result.is_finished or problem.decoding == "denoise"
+                is_complete = is_whole and result.end < len(canvas.tokens)
                 outcome = trim(raw, is_complete, gap, scene.snapshot, scene.tree, scene.indent)
             if isinstance(outcome, Refusal):
                 self.refusals[outcome.reason] += 1
                 first_reason = first_reason or outcome.reason
                 continue
-            features = features_of(result, gap)
+            features = features_of(result, gap, problem)
             candidates.append(_Candidate(outcome, self.calibration.probability(features), features.logprob_sum))
         return candidates, first_reason
 
@@ -191,10 +214,18 @@ class LocalInfiller:
         return InfillResult(declined=reason, timings=timings)
 
 
-def features_of(result: CanvasResult, gap: Gap) -> Features:
+def features_of(result: CanvasResult, gap: Gap, problem: CanvasProblem) -> Features:
     """What calibration looks at: the rows of the middle and the row that ends it."""
     num_rows = min(result.end + 1, len(result.tokens))
-    return Features(sum(result.logprob[:num_rows]), num_rows, gap.extent)
+    if result.end and result.tokens[result.end - 1] in problem.stop:
+        # a stop token is the last row of the middle itself
+        num_rows = result.end
+    return Features(sum(result.logprob[:num_rows]), num_rows, gap.extent, problem.decoding)
+
+
+def _is_raw(result: CanvasResult, problem: CanvasProblem) -> bool:
+    """Whether the deadline left noise: a causal answer is whole up to where it stopped, a denoised one is not."""
+    return problem.decoding == "denoise" and not result.is_finished and result.steps < problem.max_steps
 
 
 def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:
@@ -203,6 +234,13 @@ def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:
     for candidate in sorted(candidates, key=lambda c: (-c.confidence, -c.logprob)):
         best.setdefault(candidate.trimmed.text, candidate)
     return list(best.values())
+
+
+def _left_ms(request: InfillRequest, started: float) -> float | None:
+    """What is left of the request's deadline for the engine."""
+    if request.deadline_ms is None:
+        return None
+    return max(1.0, request.deadline_ms - _ms_since(started) - TRIM_RESERVE_MS)
 
 
 def _ms_since(started: float) -> float:

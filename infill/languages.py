@@ -73,7 +73,7 @@ def _load(grammar: str) -> tree_sitter.Language | None:
     try:
         loader: Callable[[], object] = getattr(importlib.import_module(module_name), function_name)
         return tree_sitter.Language(loader())
-    except (ImportError, AttributeError, ValueError, OSError):
+    except (ImportError, AttributeError, TypeError, ValueError, OSError):
         # a broken grammar package must not cost the user the completion itself
         return None
 

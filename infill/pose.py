@@ -59,6 +59,18 @@ def prompt_for(
     return build_prompt(tokenizer, prefix, suffix, header + neighbours, policy.limits)
 
 
+def canvases_for(
+    tokenizer: Tokenizer, gap: Gap, policy: Policy, num_alternatives: int = 1, drafts: tuple[str, ...] = ()
+) -> tuple[Canvas, ...]:
+    """One free canvas, one per draft (text it warm-starts from), one per candidate length up to num_alternatives."""
+    num_rows = policy.num_rows_block if gap.is_multiline else policy.num_rows_line
+    canvases: list[Canvas] = [canvas_of(num_rows, None, tokenizer)]
+    canvases += [canvas_of(num_rows, None, tokenizer, draft) for draft in drafts]
+    lengths = [length for length in policy.candidate_lengths if length < num_rows]
+    canvases += [canvas_of(num_rows, length, tokenizer) for length in lengths[: max(0, num_alternatives - 1)]]
+    return tuple(canvases)
+
+
 def problem_for(
     tokenizer: Tokenizer,
     prompt: Prompt,
@@ -69,15 +81,12 @@ def problem_for(
     seed: int = 0,
     drafts: tuple[str, ...] = (),
 ) -> CanvasProblem:
-    """The canvases of a gap: one free, one per draft (text it warm-starts from), one per candidate length."""
-    num_rows = policy.num_rows_block if gap.is_multiline else policy.num_rows_line
-    canvases: list[Canvas] = [canvas_of(num_rows, None, tokenizer)]
-    canvases += [canvas_of(num_rows, None, tokenizer, draft) for draft in drafts]
-    lengths = [length for length in policy.candidate_lengths if length < num_rows]
-    canvases += [canvas_of(num_rows, length, tokenizer) for length in lengths[: num_alternatives - 1]]
+    """What the engine is asked. A causal answer needs one canvas; diffusion gets one per candidate length."""
+    is_diffusion = policy.decoding == "denoise"
+    canvases = canvases_for(tokenizer, gap, policy, num_alternatives if is_diffusion else 1, drafts)
     return CanvasProblem(
         prompt=prompt.tokens,
-        canvases=tuple(canvases),
+        canvases=canvases,
         max_steps=policy.max_steps,
         deadline_ms=deadline_ms,
         seed=seed,

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from .request import InfillRequest, Proposal
 
 KEY_CHARS = 2048
-"""How much text on each side of the gap has to be the same, besides its length."""
+"""How much text on each side of the gap has to be the same. Beyond it neither the model nor the user looks."""
+
+_ANCHOR_CHARS = 32
 
 MAX_CLOSED = 8
 """How many characters the editor may have closed by itself behind the cursor."""
@@ -24,19 +26,24 @@ _CLOSING = frozenset(")]}>\"'`;")
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A proposal and where it was made. before, after: the text around the replaced span, at most KEY_CHARS each.
-
-    num_before, num_after: the length of all the text on each side.
-    """
+    """A proposal and where it was made. before, after: the text around the replaced span, at most KEY_CHARS each."""
 
     before: str
     after: str
-    num_before: int
-    num_after: int
     proposal: Proposal
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether before is all the text there was."""
+        return len(self.before) < KEY_CHARS
 
-_Place = tuple[str, str, str, str, int, int]
+    @property
+    def is_at_end(self) -> bool:
+        """Whether after is all the text there was."""
+        return len(self.after) < KEY_CHARS
+
+
+_Place = tuple[str, str, str, str, str]
 
 
 class RecentProposals:
@@ -60,15 +67,13 @@ class RecentProposals:
             _Kept(
                 before=text[max(0, proposal.start - KEY_CHARS) : proposal.start],
                 after=text[proposal.end : proposal.end + KEY_CHARS],
-                num_before=proposal.start,
-                num_after=len(text) - proposal.end,
                 proposal=proposal,
             )
             for proposal in proposals
         )
         if not kept:
             return
-        place = (request.path, request.language, request.kind, kept[0].before, kept[0].num_before, kept[0].num_after)
+        place = (request.path, request.language, request.kind, kept[0].before, kept[0].after)
         with self._lock:
             self._answers.pop(place, None)
             self._answers[place] = kept
@@ -96,28 +101,53 @@ class RecentProposals:
                 del self._answers[place]
 
 
-def _rest(entry: _Kept, request: InfillRequest) -> Proposal | None:
+def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
     """What is left of a kept proposal where the user is now, or None where he went another way."""
-    text, proposal = request.text, entry.proposal
-    # what the text before the cursor would be: the popup's word counts as typed
-    num_typed = request.start + len(request.typed) - entry.num_before
-    num_closed = len(text) - request.end - entry.num_after
-    if not 0 <= num_typed < len(proposal.text) or not 0 <= num_closed <= MAX_CLOSED:
+    num_typed = _num_typed(kept, request)
+    if num_typed is None:
         return None
-    window_start = max(0, entry.num_before - len(entry.before))
-    window = text[window_start : request.start] + request.typed
-    if window != entry.before + proposal.text[:num_typed]:
-        return None
-    after_start = request.end + num_closed
-    if text[after_start : after_start + KEY_CHARS] != entry.after:
-        return None
-    rest = proposal.text[num_typed:]
-    closed = text[request.end : after_start]
-    if closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
-        return None
+    rest = kept.proposal.text[num_typed:]
     if not rest.strip():
         return None
-    return replace(proposal, text=request.typed + rest, start=request.start, end=after_start, source="recent")
+    for num_closed in range(MAX_CLOSED + 1):
+        end = request.end + num_closed
+        if not _stands_at(kept, request.text, end):
+            continue
+        closed = request.text[request.end : end]
+        if closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
+            return None
+        return replace(
+            kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent"
+        )
+    return None
+
+
+def _num_typed(kept: _Kept, request: InfillRequest) -> int | None:
+    """How much of the proposal stands before the cursor; the popup's word counts as typed. None: something else does."""
+    written = kept.proposal.text
+    low = max(0, request.start - len(kept.before) - len(written))
+    window = request.text[low : request.start] + request.typed
+    anchor = kept.before[-_ANCHOR_CHARS:]
+    at = len(window)
+    while (at := window.rfind(anchor, 0, at)) >= 0:
+        here = at + len(anchor)
+        num_typed = len(window) - here
+        if num_typed >= len(written):
+            return None
+        if window.endswith(written[:num_typed]) and window.endswith(kept.before, 0, here):
+            is_whole = low + here == len(kept.before)
+            return num_typed if is_whole or not kept.is_at_start else None
+        if at == 0:
+            return None
+        at += len(anchor) - 1
+    return None
+
+
+def _stands_at(kept: _Kept, text: str, offset: int) -> bool:
+    """Whether the text after the gap begins at offset."""
+    if kept.is_at_end and len(text) - offset != len(kept.after):
+        return False
+    return text.startswith(kept.after, offset)
 
 
 def _absorbs(rest: str, closed: str) -> bool:

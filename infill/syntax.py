@@ -122,10 +122,9 @@ class SyntaxTree:
                 return False
             if node.type in self.language.string_nodes:
                 return node.start_byte < byte < node.end_byte
-            if node.type == "ERROR":
-                # an unterminated string has no node of its own; the scanner knows
-                return scan_brackets(self.language, self.text, offset - self.base).state == "string"
-        return False
+        # an unterminated string has no node of its own; the scanner knows
+        is_broken = self.tree.root_node.has_error
+        return is_broken and scan_brackets(self.language, self.text, offset - self.base).state == "string"
 
     def node_at(self, offset: int) -> tree_sitter.Node | None:
         """The smallest named node that spans offset."""

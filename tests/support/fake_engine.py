@@ -64,7 +64,8 @@ class FakeEngine:
         for i, canvas in enumerate(problem.canvases):
             num_rows = len(canvas.tokens)
             rows = [*self.tokenizer.encode(texts[min(i, len(texts) - 1)])][:num_rows]
-            end = next((at for at, token in enumerate(rows) if token in problem.stop), len(rows))
+            # a stop token is a row of the answer
+            end = next((at + 1 for at, token in enumerate(rows) if token in problem.stop), len(rows))
             rows += [self.tokenizer.eos] * (num_rows - len(rows))
             value = self.logprob[min(i, len(self.logprob) - 1)] if isinstance(self.logprob, list) else self.logprob
             results.append(

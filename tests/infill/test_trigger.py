@@ -1,0 +1,118 @@
+"""When nothing is proposed, and how much is filled where something is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap
+from lacuna_ls.infill.syntax import SyntaxTree
+from lacuna_ls.infill.trigger import Decline, TriggerRules, decide
+
+_spec = importlib.util.spec_from_file_location("infill_conftest", Path(__file__).with_name("conftest.py"))
+assert _spec is not None
+assert _spec.loader is not None
+helpers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(helpers)
+asked = helpers.asked
+
+
+def decided(marked: str, language: str = "python", rules: TriggerRules | None = None, **options) -> Gap | Decline:
+    request = asked(marked, language, **options)
+    row = language_for(language, request.path)
+    snapshot = Snapshot(request.text)
+    tree = SyntaxTree.around(row, request.text, request.start, request.end)
+    return decide(request, snapshot, tree, snapshot.indent(request.start, request.indent, row.indent), rules)
+
+
+@pytest.mark.parametrize(
+    ("marked", "options", "reason"),
+    [
+        pytest.param("fo‸o = 1\n", {}, "inside-word", id="letters on both sides"),
+        pytest.param("fo‸o = 1\n", {"is_explicit": True}, "inside-word", id="asking by a key does not help"),
+        pytest.param("x = 1  # a ‸\n", {"in_comments": False}, "comment", id="comments are off"),
+        pytest.param("f(a‸, b) + c\n", {}, "mid-line", id="passing by: nothing is missing here"),
+        pytest.param("x = 1‸ + y\n", {}, "mid-line", id="behind a whole value"),
+        pytest.param("x = '" + "a" * 6000 + "‸'\n", {}, "too-large", id="a generated line"),
+    ],
+)
+def test_declines(marked, options, reason):
+    assert decided(marked, **options) == Decline(reason)
+
+
+@pytest.mark.parametrize(
+    ("marked", "options", "extent"),
+    [
+        pytest.param("", {}, "line", id="an empty document"),
+        pytest.param("x = ‸\n", {}, "rest", id="at the end of a line"),
+        pytest.param("ret‸\n", {}, "rest", id="at the end of a word"),
+        pytest.param("x = f(‸)\n", {}, "node", id="before an auto-closed bracket"),
+        pytest.param("x = 'a‸')\n", {}, "node", id="before an auto-closed quote and a bracket"),
+        pytest.param("f(‸, b) + c\n", {}, "node", id="a value is missing, though code stands right"),
+        pytest.param("x = ‸ + y\n", {}, "node", id="an operand is missing"),
+        pytest.param("x = 1  # a ‸\n", {}, "rest", id="in a comment, allowed"),
+        pytest.param("x = 1‸ + y\n", {"is_explicit": True}, "node", id="asked by a key, mid-line"),
+        pytest.param("a = 1\n‸\nb = 2\n", {}, "line", id="an empty line"),
+        pytest.param("def f():\n    ‸\n", {}, "block", id="an empty body"),
+        pytest.param("def f():\n    ‸\n    return 1\n", {}, "line", id="a body that is there already"),
+        pytest.param("def f():\n    ‸\n", {"kind": "line"}, "line", id="only a line is wanted"),
+        pytest.param("def f():‸\n", {}, "block", id="behind a header"),
+        pytest.param("d = {'a':‸\n", {}, "rest", id="a colon in a mapping is no header"),
+        pytest.param("a = 1\n‸\nb = 2\n", {"kind": "block"}, "block", id="a block is wanted on an empty line"),
+        pytest.param("x = ‸1\ny‸ = 2\n", {}, "span", id="a chosen span"),
+        pytest.param("x = ‸\n", {"kind": "span"}, "span", id="an empty span by name"),
+    ],
+)
+def test_extent(marked, options, extent):
+    gap = decided(marked or "‸", **options)
+    assert isinstance(gap, Gap)
+    assert gap.extent == extent
+
+
+def test_an_excluded_path_is_declined_before_anything_else():
+    rules = TriggerRules(is_excluded=lambda path: path.endswith(".env"))
+    assert decided("A=‸\n", "text", rules, path="/p/.env") == Decline("excluded")
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "lead", "tail"),
+    [
+        pytest.param("python", "def f():\n‸\n", "    ", "", id="an empty line gets its indentation"),
+        pytest.param("python", "def f():\n  ‸\n", "", "", id="indentation that is there is kept"),
+        pytest.param("python", "def f():‸\n", "\n    ", "", id="a body behind its header"),
+        pytest.param("python", "def f():\n    return 1\n‸\n", "", "", id="after a return the level above"),
+        pytest.param("python", "x = [\n‸\n]\n", "    ", "", id="inside an open bracket"),
+        pytest.param("python", "class A:\n\tdef f():\n‸\n", "\t\t", "", id="a tab where tabs are used"),
+        pytest.param("python", "if a:\r\n    b\r\nif c:‸\r\n", "\r\n    ", "", id="CRLF in the lead"),
+        pytest.param("javascript", "function f() {‸}\n", "\n  ", "\n", id="between auto-closed braces"),
+        pytest.param("javascript", "function f() {‸\n", "\n  ", "\n}", id="nobody has closed the brace"),
+        pytest.param("javascript", "const a = {‸}\n", "", "", id="an object literal is no block"),
+        pytest.param("go", "func f() {‸}\n", "\n\t", "\n", id="Go indents by tabs"),
+    ],
+)
+def test_lead_and_tail(language, marked, lead, tail):
+    gap = decided(marked, language)
+    assert isinstance(gap, Gap)
+    assert (gap.lead, gap.tail) == (lead, tail)
+
+
+def test_white_space_right_of_the_cursor_is_replaced():
+    gap = decided("x = ‸  \ny\n")
+    assert isinstance(gap, Gap)
+    assert (gap.start, gap.end) == (4, 6)
+
+
+def test_the_popups_word_is_the_beginning_of_the_proposal():
+    request_text = "x = se\n"
+    gap = decided("x = ‸se‸\n", typed="self")
+    assert isinstance(gap, Gap)
+    assert gap.lead == "self"
+    assert request_text[gap.start : gap.end] == "se"
+    assert gap.extent == "rest"
+
+
+def test_the_popups_word_may_end_inside_another():
+    assert decided("x = ‸se‸lf\n", typed="sel") == Decline("inside-word")
