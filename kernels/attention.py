@@ -41,7 +41,7 @@ def canvas_attention_reference(
     4].
 
     -> [T, Hq, D] in query's dtype; a row that sees nothing gets zeros. Computed in fp32, or fp64 for fp64 queries.
-    Cached positions that no range covers may hold anything, NaN too.
+    Cached positions outside the hull of all ranges may hold anything, NaN too.
     """
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     (T, Hq, D), Hkv, S = query.shape, key.shape[1], cached_key.shape[1]
