@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from lsprotocol import types
 
+from ..infill.recent import RecentProposals
 from ..infill.request import IndentStyle, Infiller, InfillRequest, InfillResult, Kind, Neighbour, Proposal
 from . import protocol as names
 from .cancel import CancelToken
@@ -32,6 +34,9 @@ EXPLICIT_DEADLINE_S = 30.0
 """Asked for by a key: worth waiting for, also while the model is still loading."""
 
 BUSY_AFTER_S = 0.2
+LOOK_AHEAD_AFTER_S = 0.06
+"""A pause this long over a proposal is worth computing what follows it."""
+
 MAX_REMEMBERED = 256
 MAX_BACKOFF_S = 30.0
 ADAPTIVE_LIMIT_S = 0.5
@@ -82,6 +87,11 @@ class InlineCompletions:
         self._server = server
         self._ids = count(1)
         self._shown: OrderedDict[str, Shown] = OrderedDict()
+        self._recent = RecentProposals()
+        self._ahead: dict[str, InfillRequest] = {}
+        """Uri -> the post-accept request that was computed ahead last."""
+        self.num_recalled = 0
+        """Requests answered from memory."""
         self._backoff = Backoff()
         self._fill_s = 0.0
         """Smoothed duration of a fill."""
@@ -132,8 +142,15 @@ class InlineCompletions:
             return []
         if is_explicit:
             self._backoff.reset()
-        asked = self._request(params, document, options, is_explicit)
+        selected, formatting = params.context.selected_completion_info, params.formatting_options
+        asked = self._asked(document, options, params.position, selected, formatting, is_explicit)
         revision = document.revision
+        if found := self._recent.recall(asked.request):
+            self.num_recalled += 1
+            found = found[: asked.request.num_alternatives]
+            self._look_ahead(asked, found, document)
+            self._log(document, params.position, start, f"recent {len(found[0].text)} chars")
+            return self._items(found, asked, document)
         if not is_explicit and not await self._wait(self._debounce_s(options), token):
             return None
         deadline_s = EXPLICIT_DEADLINE_S if is_explicit else options.proposal.deadline_ms / 1000
@@ -146,9 +163,10 @@ class InlineCompletions:
         if result.is_cancelled:
             return None
         self._server.status_board.set_latency((time.monotonic() - start) * 1000)
-        items = [item for each in result.proposals if (item := self._item(each, asked, document)) is not None]
+        self._recent.remember(asked.request, result.proposals)
+        self._look_ahead(asked, result.proposals, document)
         self._log(document, params.position, start, _summary(result))
-        return items
+        return self._items(result.proposals, asked, document)
 
     def _why_quiet(
         self, document: Document, options: Options, position: types.Position, is_explicit: bool
@@ -168,18 +186,22 @@ class InlineCompletions:
                 return "backoff"
         return None
 
-    def _request(
-        self, params: names.InlineCompletionParams, document: Document, options: Options, is_explicit: bool
+    def _asked(
+        self,
+        document: Document,
+        options: Options,
+        position: types.Position,
+        selected: types.SelectedCompletionInfo | None = None,
+        formatting: types.FormattingOptions | None = None,
+        is_explicit: bool = False,
     ) -> Asked:
-        snapshot = document.snapshot(params.position)
-        selected = params.context.selected_completion_info
+        snapshot = document.snapshot(position)
         typed, start = "", snapshot.offset
         if selected is not None:
             low, high = document.offset_at(selected.range.start), document.offset_at(selected.range.end)
             if snapshot.base <= low <= high == snapshot.base + snapshot.offset:
                 start, typed = low - snapshot.base, selected.text
         before, after = self._server.documents.around(document)
-        formatting = params.formatting_options
         indent = IndentStyle(formatting.tab_size, formatting.insert_spaces) if formatting else IndentStyle()
         extents: dict[str, Kind] = {"line": "line", "block": "block"}
         request = InfillRequest(
@@ -195,8 +217,9 @@ class InlineCompletions:
             indent=indent,
             min_confidence=options.proposal.min_confidence,
             is_explicit=is_explicit,
+            in_comments=options.proposal.in_comments,
         )
-        return Asked(request, snapshot, len(before), params.position)
+        return Asked(request, snapshot, len(before), position)
 
     def _neighbours(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
         if not options.context.open_documents:
@@ -249,6 +272,11 @@ class InlineCompletions:
             self._fill_s += 0.3 * (time.monotonic() - begun - self._fill_s)
         return result
 
+    def _items(
+        self, proposals: Sequence[Proposal], asked: Asked, document: Document
+    ) -> list[types.InlineCompletionItem]:
+        return [item for each in proposals if (item := self._item(each, asked, document)) is not None]
+
     def _item(self, proposal: Proposal, asked: Asked, document: Document) -> types.InlineCompletionItem | None:
         shift = asked.snapshot.base - asked.num_before
         start, end = proposal.start + shift, proposal.end + shift
@@ -267,6 +295,46 @@ class InlineCompletions:
             self._shown.popitem(last=False)
         command = types.Command(title="Accept", command=names.ACCEPT_COMMAND, arguments=[shown.id])
         return types.InlineCompletionItem(insert_text=proposal.text, range=span, command=command)
+
+    # work ahead of requests
+
+    def _prefetch(self, document: Document) -> None:
+        """Bring the model's cache up to date with what was just typed, while nobody waits for it."""
+        options = self._server.options_for(document)
+        position = document.last_cursor()
+        is_wanted = options.trigger.prefetch and options.trigger.automatic
+        if not is_wanted or position is None or self._why_quiet(document, options, position, False) is not None:
+            return
+        request = self._asked(document, options, position).request
+
+        def work(infiller: Infiller, cancelled: CancelToken) -> None:
+            infiller.prefetch(request, cancelled)
+
+        self._server.scheduler.in_background(document.uri, work)
+
+    def _look_ahead(self, asked: Asked, proposals: Sequence[Proposal], document: Document) -> None:
+        """Once the user has paused over a proposal, compute what would follow if it is accepted."""
+        if not proposals or not self._server.options_for(document).trigger.speculate:
+            return
+        best, request = proposals[0], asked.request
+        text = request.text[: best.start] + best.text + request.text[best.end :]
+        cursor = best.start + len(best.text)
+        ahead = replace(request, text=text, start=cursor, end=cursor, typed="", is_explicit=False)
+        if self._ahead.get(document.uri) == ahead:
+            return
+        revision = document.revision
+
+        def begin() -> None:
+            if document.revision == revision and not self._recent.recall(ahead):
+                self._ahead[document.uri] = ahead
+                self._server.scheduler.in_background(f"{document.uri}#ahead", work)
+
+        def work(infiller: Infiller, cancelled: CancelToken) -> None:
+            result = infiller.fill(ahead, cancelled)
+            if not result.is_cancelled:
+                self._recent.remember(ahead, result.proposals)
+
+        asyncio.get_running_loop().call_later(LOOK_AHEAD_AFTER_S, begin)
 
     def _log(self, document: Document, position: types.Position, start: float, summary: str) -> None:
         elapsed_ms = (time.monotonic() - start) * 1000
@@ -288,13 +356,17 @@ class InlineCompletions:
         self._typing_s += 0.2 * (min(now - self._last_change, 2.0) - self._typing_s)
         self._last_change = now
         self._server.scheduler.supersede(document.uri)
+        self._prefetch(document)
 
     def on_close(self, uri: str) -> None:
         """The document is gone."""
+        self._ahead.pop(uri, None)
         self._server.scheduler.supersede(uri)
 
     def on_options(self) -> None:
         """The configuration changed."""
+        self._recent.forget()
+        self._ahead.clear()
         self._backoff.reset()
 
     def on_shutdown(self) -> None:

@@ -72,6 +72,7 @@ class Document:
         self._lines = split_lines(text)
         self._text: str | None = text
         self._starts: list[int] | None = None
+        self._last_change: types.TextDocumentContentChangePartial | None = None
 
     @property
     def lines(self) -> Sequence[str]:
@@ -97,7 +98,9 @@ class Document:
         for change in changes:
             if isinstance(change, types.TextDocumentContentChangePartial):
                 self._apply_partial(change)
+                self._last_change = change
             else:
+                self._last_change = None
                 self._lines = split_lines(change.text)
                 self.edits.clear()
             self._text = self._starts = None
@@ -125,6 +128,18 @@ class Document:
         lines[first_line : last_line + 1] = fresh
         if len(old) + len(new) <= EDIT_CHARS:
             self.edits.append(Edit(first_line, old, new, time.monotonic()))
+
+    def last_cursor(self) -> types.Position | None:
+        """Where the cursor most likely is after the last change: at its end; None when nobody can know."""
+        change = self._last_change
+        if change is None or len(change.text) > EDIT_CHARS:
+            return None
+        start = change.range.start
+        lines = split_lines(change.text)
+        units = num_units(lines[-1], self.encoding)
+        if len(lines) == 1:
+            return types.Position(start.line, start.character + units)
+        return types.Position(start.line + len(lines) - 1, units)
 
     def is_valid(self, position: types.Position) -> bool:
         """Whether a cursor can be at position: inside the text and not inside a character."""

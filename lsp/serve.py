@@ -59,11 +59,9 @@ def serve(
     configure_logging(level, log_file)
     from .server import create_server
 
-    load = load_infiller
-    if load is None:
-        from .loading import load_infiller as load
+    from .loading import load_infiller as load_for_users
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server = create_server(load)
+    server = create_server(load_infiller or load_for_users)
     try:
         code = asyncio.run(server.run(sys.stdin.buffer, wire))
     except KeyboardInterrupt:

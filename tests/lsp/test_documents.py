@@ -1,0 +1,166 @@
+"""Incremental synchronisation: after any sequence of edits the server's text equals the client's, in every encoding."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given, settings
+from lsprotocol import types
+
+from lacuna_ls.lsp.documents import WINDOW_CHARS, Document, clean
+from lacuna_ls.lsp.positions import column_at, content_length, is_inside_character, num_units, split_lines
+
+ENCODINGS = ("utf-8", "utf-16", "utf-32")
+# every way to end a line, what only Python calls one, tabs, and 1 to 4 bytes a character
+ALPHABET = ["a", "b", " ", "\t", "\n", "\r\n", "\r", "é", "\u20ac", "\U0001f600", "\u2028", "\x0c", "\x85", "e\u0301"]
+TEXTS = st.lists(st.sampled_from(ALPHABET), max_size=30).map("".join)
+
+
+class Model:
+    """A text as a client has it: a plain string, edited by offsets, counted in units of the encoding."""
+
+    def __init__(self, text: str, encoding: str) -> None:
+        self.text, self.encoding = text, encoding
+
+    def units(self, text: str) -> int:
+        if self.encoding == "utf-32":
+            return len(text)
+        width = {"utf-8": 1, "utf-16": 2}[self.encoding]
+        return len(text.encode({"utf-8": "utf-8", "utf-16": "utf-16-le"}[self.encoding])) // width
+
+    def position(self, offset: int) -> types.Position:
+        before = self.text[:offset]
+        # a cursor between CR and LF is at the end of the line
+        if before.endswith("\r") and self.text[offset : offset + 1] == "\n":
+            before = before[:-1]
+        lines = before.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return types.Position(len(lines) - 1, self.units(lines[-1]))
+
+    def normal(self, offset: int) -> int:
+        """Offsets between CR and LF cannot be said in LSP; the end of the line is meant."""
+        between = offset and self.text[offset - 1] == "\r" and self.text[offset : offset + 1] == "\n"
+        return offset - 1 if between else offset
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(data=st.data(), text=TEXTS)
+@settings(max_examples=150, deadline=None)
+def test_text_equals_the_clients_after_any_edits(encoding, data, text):
+    client = Model(text, encoding)
+    document = Document("file:///a.py", "python", 1, text, encoding)
+    for version in range(2, data.draw(st.integers(2, 7))):
+        changes = []
+        for _ in range(data.draw(st.integers(1, 3))):
+            low, high = sorted(data.draw(st.tuples(*[st.integers(0, len(client.text))] * 2)))
+            low, high = client.normal(low), client.normal(high)
+            new = data.draw(TEXTS)
+            span = types.Range(client.position(low), client.position(high))
+            changes.append(types.TextDocumentContentChangePartial(range=span, text=new))
+            client.text = client.text[:low] + new + client.text[high:]
+        document.apply(changes, version)
+        assert document.text == client.text
+        assert list(document.lines) == split_lines(client.text)
+        assert document.version == version
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(text=TEXTS, data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_positions_and_offsets_are_inverse(encoding, text, data):
+    client = Model(text, encoding)
+    document = Document("file:///a.py", "python", 1, text, encoding)
+    offset = client.normal(data.draw(st.integers(0, len(text))))
+    assert document.position_at(offset) == client.position(offset)
+    assert document.offset_at(client.position(offset)) == offset
+    assert document.is_valid(client.position(offset))
+
+
+@given(text=TEXTS)
+@example("a\rb\nc\r\nd\u2028e\x0cf")
+def test_lines_end_as_lsp_says(text):
+    lines = split_lines(text)
+    assert "".join(lines) == text
+    assert all(line.endswith(("\n", "\r")) for line in lines[:-1])
+    assert not lines[-1].endswith(("\n", "\r"))
+    assert not any("\r" in line[: content_length(line)] or "\n" in line[: content_length(line)] for line in lines)
+
+
+def test_an_edit_may_cut_a_surrogate_pair():
+    # what a utf-16 editor holds after deleting half of a character, and after putting the half back
+    document = Document("file:///a.py", "python", 1, "a\U0001f600b", "utf-16")
+    span = types.Range(types.Position(0, 2), types.Position(0, 3))
+    document.apply([types.TextDocumentContentChangePartial(range=span, text="")], 2)
+    assert document.text == "a\ud83db"
+    assert clean(document.text) == "a\ufffdb"
+    assert document.snapshot(types.Position(0, 3)).offset == 3
+    back = types.Range(types.Position(0, 2), types.Position(0, 2))
+    document.apply([types.TextDocumentContentChangePartial(range=back, text="\ude00")], 3)
+    assert document.text == "a\U0001f600b"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "character", "column", "inside"),
+    [
+        ("utf-16", 1, 1, False),
+        ("utf-16", 2, 1, True),
+        ("utf-16", 3, 2, False),
+        ("utf-8", 2, 1, True),
+        ("utf-8", 4, 1, True),
+        ("utf-8", 5, 2, False),
+        ("utf-32", 2, 2, False),
+        ("utf-16", 99, 3, False),
+    ],
+    ids=["before", "inside the pair", "after", "second byte", "last byte", "after the bytes", "code points", "past the end"],
+)
+def test_columns_inside_characters(encoding, character, column, inside):
+    line = "a\U0001f600b\r\n"
+    assert column_at(line, character, encoding) == column
+    assert is_inside_character(line, character, encoding) is inside
+
+
+def test_positions_outside_mean_the_nearest_end():
+    document = Document("file:///a.py", "python", 1, "ab\ncd", "utf-16")
+    assert document.offset_at(types.Position(9, 9)) == 5
+    assert document.offset_at(types.Position(0, 9)) == 2
+    backwards = types.Range(types.Position(1, 1), types.Position(0, 1))
+    document.apply([types.TextDocumentContentChangePartial(range=backwards, text="-")], 2)
+    assert document.text == "a-d"
+
+
+def test_a_long_document_is_shown_through_a_window():
+    line = "value = 1  # \U0001f600\n"
+    document = Document("file:///a.py", "python", 1, line * 200_000, "utf-16")
+    snapshot = document.snapshot(types.Position(100_000, 5))
+    assert len(snapshot.text) <= 2 * WINDOW_CHARS
+    assert snapshot.text[snapshot.offset - 5 :].startswith("value = 1")
+    assert snapshot.base + snapshot.offset == document.offset_at(types.Position(100_000, 5))
+    assert document.text[snapshot.base - 1] == "\n"
+
+
+def test_a_line_of_a_megabyte():
+    document = Document("file:///a.py", "python", 1, "x = '" + "\U0001f600" * 1_000_000 + "'\n", "utf-16")
+    snapshot = document.snapshot(types.Position(0, 1_000_005))
+    assert snapshot.base + snapshot.offset == 500_005
+    end = types.Position(0, 2_000_006)
+    document.apply([types.TextDocumentContentChangePartial(range=types.Range(end, end), text=" ")], 2)
+    assert document.text.endswith("' \n")
+    # remembering it would keep megabytes alive
+    assert not document.edits
+
+
+def test_the_cursor_after_a_change():
+    document = Document("file:///a.py", "python", 1, "ab\n", "utf-16")
+    at = types.Position(0, 1)
+    document.apply([types.TextDocumentContentChangePartial(range=types.Range(at, at), text="\U0001f600\nx")], 2)
+    assert document.last_cursor() == types.Position(1, 1)
+    document.apply([types.TextDocumentContentChangePartial(range=types.Range(at, at), text="\U0001f600")], 3)
+    assert document.last_cursor() == types.Position(0, 3)
+    document.apply([types.TextDocumentContentChangeWholeDocument(text="")], 4)
+    assert document.last_cursor() is None
+
+
+@given(text=TEXTS)
+def test_units_are_what_encoders_write(text):
+    assert num_units(text, "utf-8") == len(text.encode())
+    assert num_units(text, "utf-16") == len(text.encode("utf-16-le")) // 2
+    assert num_units(text, "utf-32") == len(text)

@@ -1,0 +1,250 @@
+"""The engine thread alone: who waits for whom, what is given up, and how it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.infill.request import InfillerStatus
+from lacuna_ls.lsp.cancel import CancelToken
+from lacuna_ls.lsp.scheduler import Ending, EngineThread, Job, Scheduler
+
+
+class Nothing:
+    """An infiller that is only there."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def status(self):
+        return InfillerStatus("ready", "nothing")
+
+    def close(self):
+        self.is_closed = True
+
+
+class Thread:
+    """An engine thread with everything it reported."""
+
+    def __init__(self, load=Nothing, **more):
+        self.states, self.crashes, self.loads = [], [], 0
+
+        def count():
+            self.loads += 1
+            return load()
+
+        self.engine = EngineThread(count, self.states.append, self.crashes.append, **more)
+
+    def wait(self, state, times=1, timeout_s=5.0):
+        """Until state is the current one and was entered so many times."""
+        until = time.monotonic() + timeout_s
+        while sum(each.state == state for each in self.states) < times or self.states[-1].state != state:
+            assert time.monotonic() < until, f"never {state}: {self.states}"
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def made():
+    threads = []
+
+    def make(load=Nothing, **more):
+        thread = Thread(load, **more)
+        threads.append(thread)
+        return thread
+
+    yield make
+    for thread in threads:
+        assert thread.engine.stop(5)
+
+
+def test_foreground_interrupts_background(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+    started, seen = threading.Event(), []
+
+    def background(infiller, cancelled):
+        started.set()
+        while not cancelled():
+            time.sleep(0.001)
+        seen.append("background stopped")
+
+    slow = Job("a", background, CancelToken(), True)
+    thread.engine.submit(slow)
+    assert started.wait(5)
+    quick = Job("b", lambda infiller, cancelled: seen.append("foreground") or 1, CancelToken(), False)
+    thread.engine.submit(quick)
+    assert quick.future.result(5) == 1
+    assert slow.future.result(5) is Ending.SUPERSEDED
+    assert seen == ["background stopped", "foreground"]
+    assert len(thread.engine.cancel_lags_ms) == 1
+
+
+def test_background_work_is_one_per_key_the_latest(made):
+    thread = made()
+    gate = threading.Event()
+    thread.engine.start()
+    thread.wait("ready")
+    thread.engine.submit(Job("gate", lambda infiller, cancelled: gate.wait(5), CancelToken(), False))
+    done = []
+    jobs = [Job("a", lambda i, c, n=n: done.append(n), CancelToken(), True) for n in range(5)]
+    for job in jobs:
+        thread.engine.submit(job)
+    gate.set()
+    assert jobs[-1].future.result(5) is None
+    assert [job.future.result(5) for job in jobs[:-1]] == [Ending.SUPERSEDED] * 4
+    assert done == [4]
+
+
+def test_unloaded_while_idle_and_loaded_by_the_next_request(made):
+    thread = made(idle_unload_s=0.05)
+    thread.engine.start()
+    thread.wait("unloaded")
+    background = Job("a", lambda infiller, cancelled: 1, CancelToken(), True)
+    thread.engine.submit(background)
+    # prefetching does not bring it back; a request does, and waits for it
+    assert background.future.result(5) is Ending.UNAVAILABLE
+    job = Job("a", lambda infiller, cancelled: 2, CancelToken(), False)
+    thread.engine.submit(job)
+    assert job.future.result(5) == 2
+    assert thread.loads == 2
+
+
+def test_unloaded_by_hand_stays_unloaded(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+    thread.engine.unload()
+    thread.wait("unloaded")
+    job = Job("a", lambda infiller, cancelled: 1, CancelToken(), False)
+    thread.engine.submit(job)
+    assert job.future.result(5) is Ending.UNAVAILABLE
+    thread.engine.load()
+    thread.wait("ready")
+
+
+def test_reload_closes_the_old_one(made):
+    infillers = []
+
+    def load():
+        infillers.append(Nothing())
+        return infillers[-1]
+
+    thread = made(load)
+    thread.engine.start()
+    thread.wait("ready")
+    thread.engine.reload()
+    until = time.monotonic() + 5
+    while len(infillers) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    assert [each.is_closed for each in infillers] == [True, False]
+
+
+def test_crashes_back_off_and_end(made):
+    thread = made(backoff_s=0.01)
+    thread.engine.start()
+    thread.wait("ready")
+
+    def crash(infiller, cancelled):
+        raise MemoryError("no more")
+
+    endings = []
+    for number in range(6):
+        thread.wait("ready", number + 1)
+        job = Job("a", crash, CancelToken(), False)
+        thread.engine.submit(job)
+        endings.append(job.future.result(5))
+    thread.wait("failed")
+    assert endings == [Ending.UNAVAILABLE] * 6
+    assert len(thread.crashes) == 1
+    # told to try again
+    thread.engine.load()
+    thread.wait("ready")
+
+
+def test_a_success_ends_the_count_of_crashes(made):
+    thread = made(backoff_s=0.01)
+    thread.engine.start()
+    for number in range(8):
+        thread.wait("ready", number + 1)
+        good = Job("a", lambda infiller, cancelled: 1, CancelToken(), False)
+        thread.engine.submit(good)
+        assert good.future.result(5) == 1
+        bad = Job("a", lambda infiller, cancelled: 1 / 0, CancelToken(), False)
+        thread.engine.submit(bad)
+        assert bad.future.result(5) is Ending.UNAVAILABLE
+    thread.wait("ready", 9)
+
+
+def test_a_world_error_while_loading_is_not_retried(made):
+    def load():
+        raise ModelNotFoundError("Name a model.")
+
+    thread = made(load, backoff_s=0.001)
+    thread.engine.start()
+    thread.wait("failed")
+    time.sleep(0.05)
+    assert thread.loads == 1
+    assert thread.states[-1].detail == "Name a model."
+    assert not thread.crashes
+
+
+def test_an_infiller_that_fails_to_close_stops_nothing(made):
+    class Sticky(Nothing):
+        def close(self):
+            raise OSError("busy")
+
+    thread = made(Sticky)
+    thread.engine.start()
+    thread.wait("ready")
+    thread.engine.reload()
+    until = time.monotonic() + 5
+    while thread.loads < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    assert thread.loads == 2
+
+
+def test_endings_of_run(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+
+    def deaf(infiller, cancelled):
+        time.sleep(0.2)
+        return "done"
+
+    async def main():
+        scheduler = Scheduler(thread.engine)
+        token = scheduler.begin("a")
+        late = await scheduler.run("a", token, deaf, deadline_s=0.02)
+        # the answer does not wait for work that polls nothing
+        token = scheduler.begin("a")
+        running = asyncio.ensure_future(scheduler.run("a", token, deaf))
+        await asyncio.sleep(0.01)
+        begun = time.monotonic()
+        scheduler.begin("a")
+        superseded = await running
+        assert time.monotonic() - begun < 0.1
+        value = await scheduler.run("b", scheduler.begin("b"), deaf)
+        return late, superseded, value
+
+    assert asyncio.run(main()) == (Ending.LATE, Ending.SUPERSEDED, "done")
+
+
+def test_stopping_answers_what_is_queued():
+    thread = Thread()
+    thread.engine.start()
+    thread.wait("ready")
+    gate = threading.Event()
+    jobs = [Job("a", lambda infiller, cancelled: gate.wait(0.2), CancelToken(), False) for _ in range(3)]
+    for job in jobs:
+        thread.engine.submit(job)
+    assert thread.engine.stop(5)
+    assert all(job.future.done() for job in jobs)
+    late = Job("a", lambda infiller, cancelled: 1, CancelToken(), False)
+    thread.engine.submit(late)
+    assert late.future.result(1) is Ending.UNAVAILABLE
