@@ -17,6 +17,8 @@ INIT = """
 vim.o.swapfile = false
 vim.o.shadafile = 'NONE'
 vim.o.more = false
+-- looking for a Python provider takes a second, and nothing here wants one
+vim.g.loaded_python3_provider = 0
 vim.o.shortmess = vim.o.shortmess .. 'I'
 vim.cmd('filetype plugin indent on')
 """
@@ -71,6 +73,7 @@ class Neovim:
         }
         environment.pop("VIRTUAL_ENV", None)
         self.environment = environment
+        self.is_closed = False
         argv = [str(NVIM), "--clean", "-u", str(self.init), "--embed", "--headless", str(self.file)]
         saved = dict(os.environ)
         os.environ.clear()
@@ -141,6 +144,9 @@ class Neovim:
         return [row["pid"] for row in self.messages() if row["event"] == "start"]
 
     def close(self):
+        if self.is_closed:
+            return
+        self.is_closed = True
         try:
             self.vim.command("qa!")
         except (OSError, EOFError):

@@ -122,9 +122,7 @@ function M.resolve(given)
     local name, kind, default = option[1], option[2], option[3]
     local value = get(given or {}, name)
     known[name] = true
-    for prefix in name:gmatch('^(.*)%.') do
-      known[prefix] = true
-    end
+    known[name:match('^(.*)%.') or name] = true
     if value ~= nil and not fits(kind, value) then
       messages[#messages + 1] = ('%s must be a %s, not %s; using %s'):format(
         name,

@@ -1,0 +1,224 @@
+"""Edits in a real Neovim: previewed as struck and added lines, accepted or refused change by change, undone in one step."""
+
+import pytest
+from nvim_driver import until
+
+pytestmark = [pytest.mark.editor]
+
+HOLES = "def a():\n    ...\n\n\ndef b():\n    pass\n"
+
+PREVIEW = """
+local ns = vim.api.nvim_get_namespaces()['lacuna.preview']
+local struck, added = {}, {}
+for _, mark in ipairs(vim.api.nvim_buf_get_extmarks(0, ns or -1, 0, -1, { details = true })) do
+  if mark[4].hl_group == 'LacunaDeleted' then
+    struck[#struck + 1] = vim.api.nvim_buf_get_lines(0, mark[2], mark[2] + 1, false)[1]
+  end
+  for _, line in ipairs(mark[4].virt_lines or {}) do
+    added[#added + 1] = line[1][1]
+  end
+end
+return { struck, added }"""
+
+
+def preview(editor, struck, added):
+    until(lambda: editor.lua(PREVIEW) == [struck, added], f"a preview (seen: {editor.lua(PREVIEW)})")
+
+
+def no_preview(editor):
+    until(lambda: editor.lua("return not require('lacuna.preview').is_open()"), "the end of the preview")
+    assert editor.lua(PREVIEW) == [[], []]
+
+
+def said(editor, text):
+    until(lambda: text in editor.lua("return vim.fn.execute('messages')"), f"the message {text!r}")
+
+
+def test_fill_a_hole(nvim):
+    ed = nvim(text=HOLES)
+    ed.keys("2G")
+    ed.vim.command("Lacuna fill")
+    preview(ed, ["    ..."], ["    return 42"])
+    # nothing has changed yet
+    assert ed.text + "\n" == HOLES
+    ed.keys("<Tab>")
+    ed.see_text("def a():\n    return 42\n\n\ndef b():\n    pass")
+    no_preview(ed)
+    ed.keys("u")
+    ed.see_text(HOLES[:-1])
+
+
+def test_the_keys_are_given_back(nvim):
+    ed = nvim(text=HOLES, init="vim.keymap.set('n', '<CR>', '<Cmd>let g:enter = 1<CR>')\n")
+    ed.keys("2G")
+    ed.vim.command("Lacuna fill")
+    preview(ed, ["    ..."], ["    return 42"])
+    ed.keys("<Esc>")
+    no_preview(ed)
+    ed.keys("<CR>")
+    until(lambda: ed.vim.eval("get(g:, 'enter')") == 1, "the former mapping")
+    assert ed.text + "\n" == HOLES
+
+
+def test_fill_all_holes_and_undo_in_one_step(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.keys("<CR>")
+    ed.see_text("def a():\n    return 42\n\n\ndef b():\n    return 42")
+    no_preview(ed)
+    ed.keys("u")
+    ed.see_text(HOLES[:-1])
+
+
+def test_each_change_is_settled_by_itself(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    # refuse the first, which moves to the second; accept that
+    ed.keys("<S-Tab>")
+    preview(ed, ["    pass"], ["    return 42"])
+    assert ed.vim.current.window.cursor[0] == 6
+    ed.keys("<Tab>")
+    ed.see_text("def a():\n    ...\n\n\ndef b():\n    return 42")
+    no_preview(ed)
+
+
+def test_going_from_change_to_change(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.keys("]c")
+    assert ed.vim.current.window.cursor[0] == 2
+    ed.keys("]c")
+    assert ed.vim.current.window.cursor[0] == 6
+    ed.keys("[c")
+    assert ed.vim.current.window.cursor[0] == 2
+    ed.vim.command("Lacuna accept")
+    ed.see_text("def a():\n    return 42\n\n\ndef b():\n    pass")
+    ed.vim.command("Lacuna refuse all")
+    no_preview(ed)
+    assert ed.text == "def a():\n    return 42\n\n\ndef b():\n    pass"
+
+
+def test_a_change_that_the_user_wrote_over_is_dropped(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.keys("2G", "$", "x")
+    until(lambda: ed.lua(PREVIEW)[0] == ["    pass"], "only the other one")
+    ed.keys("<CR>")
+    ed.see_text("def a():\n    ..\n\n\ndef b():\n    return 42")
+
+
+def test_nothing_to_fill(nvim):
+    ed = nvim(text="x = 1\n")
+    ed.vim.command("Lacuna fill")
+    said(ed, "no hole here")
+    assert ed.text == "x = 1"
+
+
+def test_rewrite_the_selection(nvim):
+    ed = nvim(text="first = 1\nsecond = 2\nthird = 3\n")
+    ed.keys("2G", "V", ":Lacuna rewrite<CR>")
+    preview(ed, ["second = 2"], ["SECOND = 2"])
+    ed.keys("<Tab>")
+    ed.see_text("first = 1\nSECOND = 2\nthird = 3")
+    ed.keys("u")
+    ed.see_text("first = 1\nsecond = 2\nthird = 3")
+
+
+def test_rewrite_several_lines_with_an_instruction(nvim):
+    ed = nvim(text="first = 1\nsecond = 2\nthird = 3\n")
+    ed.keys("V", "j", ":Lacuna rewrite be brief<CR>")
+    preview(ed, ["second = 2"], ["second = 2  # be brief"])
+    assert ed.messages("lacuna/previewEdit")[-1]["params"]["instruction"] == "be brief"
+    ed.keys("<CR>")
+    ed.see_text("first = 1\nsecond = 2  # be brief\nthird = 3")
+
+
+def test_rewrite_asks_for_the_instruction(nvim):
+    ed = nvim(
+        text="first = 1\n",
+        init="vim.ui.input = function(opts, done) vim.g.asked = opts.prompt done('be brief') end\n",
+    )
+    ed.keys("V", ":Lacuna! rewrite<CR>")
+    preview(ed, ["first = 1"], ["first = 1  # be brief"])
+    assert "Rewrite how?" in ed.vim.eval("g:asked")
+    ed.keys("<Esc>")
+    no_preview(ed)
+    assert ed.text == "first = 1"
+
+
+def test_rewrite_of_characters_with_astral_ones_before(nvim):
+    ed = nvim(text="e = '\U0001f600', name\n")
+    ed.keys("0", "f,", "w", "v", "e")
+    ed.lua("require('lacuna').rewrite()")
+    preview(ed, ["e = '\U0001f600', name"], ["e = '\U0001f600', NAME"])
+    ed.keys("<Esc>")
+    ed.lua("require('lacuna.preview').accept_all()")
+    ed.see_text("e = '\U0001f600', NAME")
+
+
+def test_repair(nvim):
+    ed = nvim(text="def (x):\n    return x\n")
+    ed.vim.command("Lacuna repair")
+    preview(ed, ["def (x):"], ["def repaired(x):"])
+    ed.keys("<Tab>")
+    ed.see_text("def repaired(x):\n    return x")
+
+
+def test_next_edit_asked_for(nvim):
+    ed = nvim(text="new_name = 1\nprint(old_name)\nx = old_name\n")
+    ed.keys("<M-e>")
+    preview(ed, ["print(old_name)", "x = old_name"], ["print(new_name)", "x = new_name"])
+    assert ed.vim.current.window.cursor[0] == 2
+    ed.keys("<CR>")
+    ed.see_text("new_name = 1\nprint(new_name)\nx = new_name")
+    ed.keys("u")
+    ed.see_text("new_name = 1\nprint(old_name)\nx = old_name")
+
+
+def test_next_edit_offers_itself_when_switched_on(nvim):
+    ed = nvim(text="old_name = 1\nprint(old_name)\n", config={"settings": {"features": {"nextEdit": True}}})
+    ed.keys("c", "w")
+    ed.type("new_name")
+    ed.keys("<Esc>")
+    until(
+        lambda: (ed.ghost("lacuna.next_edit") or [0, 0, ""])[2] == "  → next edit: line 2 (<M-e>)",
+        "the hint",
+    )
+    ed.keys("<M-e>")
+    preview(ed, ["print(old_name)"], ["print(new_name)"])
+    ed.keys("<Tab>")
+    ed.see_text("new_name = 1\nprint(new_name)")
+
+
+def test_next_edit_keeps_quiet_when_off(nvim):
+    ed = nvim(text="old_name = 1\nprint(old_name)\n")
+    ed.keys("c", "w")
+    ed.type("new_name")
+    ed.keys("<Esc>")
+    import time
+
+    time.sleep(0.6)
+    assert ed.messages("lacuna/nextEdit") == []
+    assert ed.text == "new_name = 1\nprint(old_name)"
+
+
+def test_an_edit_for_a_text_that_has_moved_on_is_refused(nvim):
+    ed = nvim(text=HOLES)
+    ed.keys("2G")
+    ed.lua("""
+        local client = vim.lsp.get_clients({ name = 'lacuna' })[1]
+        local request = client.request
+        client.request = function(self, method, params, handler, buf)
+          if method ~= 'lacuna/previewEdit' then return request(self, method, params, handler, buf) end
+          return request(self, method, params, function(err, result, ctx)
+            vim.api.nvim_buf_set_lines(0, 0, 0, false, { '# new' })
+            vim.schedule(function() handler(err, result, ctx) end)
+          end, buf)
+        end""")
+    ed.vim.command("Lacuna fill")
+    said(ed, "the text has changed since")
+    assert ed.text + "\n" == "# new\n" + HOLES

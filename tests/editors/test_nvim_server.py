@@ -1,0 +1,350 @@
+"""Neovim and its server: found, started when needed, missing, killed, crashing, wrongly set, stopped; and no process left."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from nvim_driver import FAKE, NVIM, PLUGIN, ROOT, until
+
+pytestmark = [pytest.mark.editor]
+
+MULTI = "def multi(a, b):\n    x = a\n    return x + b"
+
+
+def open_line(editor, text):
+    editor.keys("G", "o")
+    editor.type(text)
+
+
+def notifications(editor):
+    return editor.lua("return vim.fn.execute('messages')")
+
+
+def clients(editor):
+    return editor.lua("return #vim.lsp.get_clients({ name = 'lacuna' })")
+
+
+def test_nothing_starts_for_a_file_of_another_type(nvim):
+    ed = nvim(file="notes.txt", text="x\n", wait=False)
+    ed.keys("G", "o")
+    ed.type("def multi")
+    time.sleep(0.3)
+    assert clients(ed) == 0
+    assert ed.messages() == []
+    assert ed.lua("return package.loaded['lacuna.ghost'] == nil and package.loaded['lacuna.server'] == nil")
+    assert ed.text == "x\ndef multi"
+
+
+def test_a_file_type_can_be_added(nvim):
+    ed = nvim(file="notes.txt", text="x\n", config={"filetypes": ["text"]})
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+
+
+def test_disabled_by_its_setting(nvim):
+    ed = nvim(config={"enabled": False}, wait=False)
+    ed.keys("G", "o")
+    ed.type("def multi")
+    time.sleep(0.2)
+    assert clients(ed) == 0
+    assert ed.text == "import os\n\ndef multi"
+
+
+def test_a_killed_server_comes_back(nvim):
+    ed = nvim()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    os.kill(ed.server_pids()[0], signal.SIGKILL)
+    ed.see_none()
+    until(lambda: len(ed.server_pids()) == 2, "a second server")
+    # it is asked again in the same insert mode, without a further key
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\n" + MULTI)
+    assert clients(ed) == 1
+
+
+def test_a_server_that_always_dies_is_given_up_and_typing_goes_on(nvim):
+    script = "import sys; sys.stderr.write('no model here'); sys.exit(7)"
+    ed = nvim(cmd=[sys.executable, "-S", "-c", script], wait=False)
+    ed.keys("G", "o")
+    ed.type("def multi")
+    until(lambda: (ed.lua("return require('lacuna.server').status") or {}).get("kind") == "error", "giving up", 30)
+    message = ed.lua("return require('lacuna.server').status.message")
+    assert "code 7" in message
+    assert ":Lacuna restart" in message
+    assert ed.text == "import os\n\ndef multi"
+    assert ed.lua("return require('lacuna').statusline()") == "lacuna ✗"
+
+
+def test_a_missing_server_is_said_once(nvim):
+    ed = nvim(cmd=["/no/such/lacuna", "serve"], wait=False)
+    until(lambda: "server not found" in notifications(ed), "the message")
+    ed.vim.command("edit " + str(ed.file.with_name("b.py")))
+    ed.keys("i")
+    ed.type("def multi")
+    time.sleep(0.1)
+    assert notifications(ed).count("server not found") == 1
+    assert ed.text == "def multi"
+    ed.keys("<Esc>")
+    ed.vim.command("checkhealth lacuna")
+    report = "\n".join(ed.vim.current.buffer[:])
+    assert "/no/such/lacuna" in report
+    assert "pip install lacuna-ls" in report
+
+
+def test_the_server_is_looked_for_in_the_environment_then_on_the_path(nvim, tmp_path):
+    def fake_at(folder):
+        folder.mkdir(parents=True)
+        launcher = folder / "lacuna"
+        launcher.write_text(f'#!/bin/sh\nexec {" ".join(FAKE)} {folder.parent.name} "$@"\n')
+        launcher.chmod(0o755)
+        return folder
+
+    path, venv = fake_at(tmp_path / "path/bin"), fake_at(tmp_path / "venv/bin")
+    search = f"{path}:/usr/bin:/bin"
+    ed = nvim(cmd=None, env={"PATH": search})
+    until(lambda: ed.messages(), "a start")
+    assert ed.messages()[0]["argv"] == ["path", "serve"]
+    # the driver removes VIRTUAL_ENV; this one is set inside
+    ed = nvim(cmd=None, env={"PATH": search}, init=f"vim.env.VIRTUAL_ENV = '{venv.parent}'\n")
+    until(lambda: ed.messages(), "a start")
+    assert ed.messages()[0]["argv"] == ["venv", "serve"]
+    ed = nvim(cmd=None, env={"PATH": "/usr/bin:/bin"}, wait=False)
+    until(lambda: "server not found" in notifications(ed), "the message")
+
+
+def test_bad_settings_cost_one_message_each(nvim):
+    config = {"ghost": {"debounce_ms": "soon", "colour": "red"}, "keys": {"accept": False}, "speed": 11}
+    ed = nvim(config=config)
+    said = notifications(ed)
+    assert 'ghost.debounce_ms must be a integer, not "soon"; using 0' in said
+    assert "ghost.colour is not a setting" in said
+    assert "speed is not a setting" in said
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    # keys.accept = false: Tab is nobody's
+    ed.keys("<C-v>", "<Tab>")
+    ed.see_text("import os\n\ndef multi\t")
+
+
+def test_settings_reach_the_server_and_can_change(nvim):
+    ed = nvim(config={"settings": {"proposal": {"extent": "line"}}})
+    first = until(lambda: ed.messages("initialize"))[0]["params"]["initializationOptions"]
+    assert first == {"proposal": {"extent": "line"}}
+    sent = until(lambda: ed.messages("workspace/didChangeConfiguration"))[0]["params"]["settings"]
+    assert sent == {"lacuna": {"proposal": {"extent": "line"}}}
+    ed.lua("require('lacuna.server').configure({ oops = 1 })")
+    until(lambda: len(ed.messages("workspace/didChangeConfiguration")) == 2)
+    until(lambda: "lacuna.oops is not an option" in notifications(ed), "the server's complaint")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+
+
+def test_setup_is_optional_and_wins_over_the_global(nvim):
+    ed = nvim(config={"keys": {"accept": "<C-a>"}}, init="require('lacuna').setup({ keys = { accept = '<C-y>' } })\n")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<C-y>")
+    ed.see_text("import os\n\n" + MULTI)
+
+
+def test_stop_start_restart(nvim):
+    ed = nvim()
+    ed.vim.command("Lacuna restart")
+    until(lambda: len(ed.server_pids()) == 2, "a restart")
+    ed.wait_ready()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna stop")
+    until(lambda: clients(ed) == 0, "the stop")
+    time.sleep(0.4)
+    assert len(ed.server_pids()) == 2
+    ed.vim.command("Lacuna start")
+    until(lambda: len(ed.server_pids()) == 3, "a start")
+    ed.wait_ready()
+    ed.keys("a")
+    ed.see(MULTI[9:])
+    # the ones before were asked to leave and did
+    for pid in ed.server_pids()[:2]:
+        until(lambda pid=pid: not psutil.pid_exists(pid), "the end of a former server")
+
+
+def test_commands_and_their_completion(nvim):
+    ed = nvim()
+    names = ed.vim.call("getcompletion", "Lacuna ", "cmdline")
+    assert {"status", "pause", "resume", "fill", "fillall", "rewrite", "repair", "next", "snooze", "restart"} <= set(names)
+    assert ed.vim.call("getcompletion", "Lacuna re", "cmdline") == ["rewrite", "repair", "refuse", "resume", "restart"]
+    assert ed.vim.call("getcompletion", "Lacuna accept ", "cmdline") == ["all"]
+    ed.lua("pcall(vim.cmd, 'Lacuna nonsense')")
+    until(lambda: 'no subcommand "nonsense"' in notifications(ed))
+    ed.vim.command("Lacuna metrics purge")
+    assert until(lambda: ed.messages("lacuna/metrics"))[0]["params"] == {"purge": True}
+
+
+def test_pause_and_resume(nvim):
+    ed = nvim()
+    ed.vim.command("Lacuna pause")
+    until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna ⏸", "the pause")
+    open_line(ed, "def multi")
+    time.sleep(0.2)
+    assert ed.ghost_text() is None
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna resume")
+    until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna", "the end of it")
+    ed.keys("a")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\n" + MULTI)
+
+
+def test_snooze_and_disable(nvim):
+    ed = nvim()
+    ed.vim.command("Lacuna snooze")
+    assert ed.lua("return require('lacuna').statusline()") == "lacuna zz"
+    open_line(ed, "def multi")
+    time.sleep(0.2)
+    assert ed.requests() == 0
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna resume")
+    ed.vim.command("Lacuna disable")
+    ed.keys("a")
+    time.sleep(0.2)
+    assert ed.requests() == 0
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna enable")
+    ed.keys("a")
+    ed.see(MULTI[9:])
+    assert ed.text == "import os\n\ndef multi"
+
+
+def test_the_status_line_tells_the_latency(nvim):
+    ed = nvim(env={"FAKE_SLOW_MS": "120"})
+    ed.keys("Goslow = ")
+    ed.see("compute(later)")
+    line = ed.lua("return require('lacuna').statusline()")
+    assert line.startswith("lacuna ")
+    assert line.endswith(" ms")
+    assert 120 <= int(line.split()[1]) < 500
+    assert ed.text == "import os\n\nslow = "
+
+
+def test_health_of_a_running_server(nvim):
+    ed = nvim()
+    ed.vim.command("checkhealth lacuna")
+    report = "\n".join(ed.vim.current.buffer[:])
+    assert "running, attached to 1 buffer(s)" in report
+    assert "offers inline completion" in report
+    assert "ERROR" not in report
+
+
+def test_closing_the_editor_leaves_no_process(nvim):
+    ed = nvim()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    pid = ed.server_pids()[0]
+    assert psutil.pid_exists(pid)
+    ed.close()
+    until(lambda: not psutil.pid_exists(pid), "the end of the server")
+
+
+def test_a_killed_editor_leaves_no_process(nvim):
+    ed = nvim()
+    pid, own = ed.server_pids()[0], ed.vim.call("getpid")
+    os.kill(own, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(pid), "the end of the server")
+
+
+def startup_ms(folder, *arguments):
+    """Best of several: what the editor itself measures until its screen would be drawn."""
+    env = {**os.environ, "LACUNA_PLUGIN": str(PLUGIN), "XDG_STATE_HOME": str(folder), "NVIM_LOG_FILE": str(folder / "log")}
+    times = []
+    for count in range(8):
+        log = folder / f"startup{count}.log"
+        command = [str(NVIM), "--headless", "--clean", "--startuptime", str(log), *arguments, "+qa"]
+        subprocess.run(command, env=env, check=True, capture_output=True, timeout=30)
+        times.append(float(log.read_text().strip().splitlines()[-1].split()[0]))
+    return min(times), log.read_text()
+
+
+def test_an_editor_start_costs_less_than_five_milliseconds(nvim, tmp_path):
+    bare, _ = startup_ms(tmp_path)
+    with_plugin, log = startup_ms(tmp_path, "--cmd", "let &rtp = $LACUNA_PLUGIN .. ',' .. &rtp")
+    own = [line for line in log.splitlines() if "editors/neovim" in line]
+    assert len(own) == 1, own
+    # the column before the name is the time of the file itself
+    assert float(own[0].split()[2].rstrip(":")) < 5
+    assert with_plugin - bare < 5
+
+
+def test_help_is_generated_from_the_tables(nvim, tmp_path):
+    script = PLUGIN / "scripts/help.lua"
+    subprocess.run([str(NVIM), "-l", str(script), str(tmp_path / "lacuna.txt")], check=True, capture_output=True)
+    for name in ("lacuna.txt", "tags"):
+        assert (tmp_path / name).read_text() == (PLUGIN / "doc" / name).read_text(), f"run nvim -l {script}"
+    ed = nvim()
+    for topic in (":Lacuna", "lacuna-config-ghost.debounce_ms", "lacuna-settings-proposal.extent"):
+        ed.vim.command(f"help {topic}")
+        assert ed.vim.eval("expand('%:t')") == "lacuna.txt"
+
+
+def test_vim_pack_installs_the_repository_as_it_is(nvim, tmp_path):
+    """A git repository with the same two places, cloned by the editor's own package manager."""
+    source = tmp_path / "lacuna"
+    for part in ("plugin", "editors/neovim"):
+        shutil.copytree(ROOT / part, source / part)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=source, check=True)
+    # --clean keeps the user's packages out of the way; this one is wanted
+    init = "vim.opt.packpath:prepend(vim.fn.stdpath('data') .. '/site')\n"
+    ed = nvim(plugin=False, init=init + f"vim.pack.add({{ 'file://{source}' }}, {{ confirm = false }})\n")
+    where = ed.lua("return debug.getinfo(require('lacuna').setup, 'S').source")
+    assert "site/pack/core/opt/lacuna/editors/neovim" in where
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\n" + MULTI)
+
+
+def test_a_real_terminal_shows_it(nvim, tmp_path):
+    """The same in a terminal: what the user's eyes get, from tmux's screen."""
+    tmux = shutil.which("tmux")
+    if not tmux:
+        from conftest import missing
+
+        missing("no tmux")
+    ed = nvim()
+    environment = {**ed.environment, "FAKE_LOG": str(tmp_path / "tmux.log"), "LANG": "C.UTF-8", "TERM": "xterm-256color"}
+    socket = str(tmp_path / "tmux.sock")
+    file = tmp_path / "t.py"
+    file.write_text("import os\n\n")
+
+    def run(*arguments):
+        return subprocess.run([tmux, "-S", socket, "-f", "/dev/null", *arguments], env=environment, check=True,
+                              capture_output=True, text=True).stdout
+
+    run("new-session", "-d", "-x", "60", "-y", "12", str(NVIM), "--clean", "-u", str(ed.init), str(file))
+    try:
+        until(lambda: "import os" in run("capture-pane", "-p"), "the screen")
+        until(lambda: (tmp_path / "tmux.log").exists() and "didOpen" in (tmp_path / "tmux.log").read_text(), "the server")
+        run("send-keys", "Go")
+        for char in "def multi":
+            run("send-keys", "-l", char)
+        def screen():
+            return [line.rstrip() for line in run("capture-pane", "-p").splitlines()]
+
+        until(lambda: screen()[2:5] == ["def multi(a, b):", "    x = a", "    return x + b"], "the text on the screen")
+        run("send-keys", "Tab")
+        run("send-keys", "Escape")
+        time.sleep(0.1)
+        run("send-keys", ":wq", "Enter")
+        until(lambda: file.read_text() == "import os\n\n" + MULTI + "\n", "the saved file")
+    finally:
+        subprocess.run([tmux, "-S", socket, "kill-server"], env=environment, capture_output=True, check=False)
