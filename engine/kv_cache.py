@@ -67,6 +67,11 @@ class KVCache:
         first = 0 if last is None else max(0, self.length - last)
         return self._keys[layer][:, first : self.length], self._values[layer][:, first : self.length]
 
+    def release(self) -> None:
+        """Give the memory back; the cache is empty afterwards and grows again when used."""
+        self._keys, self._values, self._capacity = [], [], 0
+        self.length, self.tokens = 0, ()
+
     def _reserve(self, capacity: int) -> None:
         if capacity <= self._capacity:
             return

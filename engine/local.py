@@ -1,0 +1,339 @@
+"""LocalEngine: the model in this process. Keeps the KV cache in step with the prompt and runs a problem's canvases.
+
+Three ways to decode one canvas, chosen by the problem: diffusion alone; draft by diffusion and verify with the causal
+encoder of the same weights; or the encoder alone, one token at a time, which is the slow truth of the second way.
+Knows no text. Calls come from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import EMBEDDED, load_checkpoint
+from .denoise import denoise
+from .errors import EngineError
+from .kv_cache import KVCache
+from .model import DiffusionGemma
+from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
+from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
+
+PREFILL_CHUNK = 256
+"""Prompt tokens encoded between two polls of the cancel flag."""
+
+
+class LocalEngine:
+    """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
+
+    def __init__(self, model: DiffusionGemma, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1) -> None:
+        """draft_steps: denoise steps of one draft when a problem asks for "verify"."""
+        self._model: DiffusionGemma | None = model.eval()
+        self._policy, self._name, self._draft_steps = policy, name, draft_steps
+        self._cache = KVCache(model.config, model.device, model.dtype)
+        # normed hidden state of the last cached token: predicts the token after it
+        self._last_hidden: Tensor | None = None
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, device: str = "cpu", weights: str = "auto") -> LocalEngine:
+        """path: a model folder, a single .safetensors with its config inside, or None for the embedded model.
+
+        weights: "auto", "fp32", "bf16" or "int8" (CPU). Raises: ModelError and its kinds, DeviceError.
+        """
+        source = EMBEDDED if path is None else Path(path)
+        model = load_checkpoint(source, device=device, weights=weights)
+        return cls(model, name="embedded" if path is None else source.name)
+
+    @property
+    def model(self) -> DiffusionGemma:
+        if self._model is None:
+            raise EngineError("the engine was closed; start the server again or load a model")
+        return self._model
+
+    def status(self) -> EngineStatus:
+        if self._model is None:
+            return EngineStatus("closed", self._name)
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        num_bytes = sum(t.numel() * t.element_size() for t in tensors)
+        return EngineStatus("ready", self._name, str(self._model.device), "", num_bytes, self._cache.num_bytes)
+
+    def close(self) -> None:
+        self._model = None
+        self._last_hidden = None
+        self._cache.release()
+
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        started = time.perf_counter()
+        self._check_tokens(prompt)
+        kept = self._cache.common_prefix(prompt)
+        # the state of the last prompt token is needed; the cache alone cannot give it back
+        is_same = kept == len(prompt) == self._cache.length and self._last_hidden is not None
+        kept = kept if is_same else min(kept, len(prompt) - 1)
+        self._cache.truncate(kept)
+        for first in range(kept, len(prompt), PREFILL_CHUNK):
+            self._append(prompt[first : first + PREFILL_CHUNK])
+            if cancelled is not None and cancelled():
+                break
+        num_done = self._cache.length - kept
+        return Timings(prefill_ms=_ms_since(started), num_prefilled=num_done, num_cached=kept)
+
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        started = time.monotonic()
+        deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
+        for canvas in problem.canvases:
+            self._check_tokens(canvas.tokens)
+        timings = self.prefill(problem.prompt, cancelled)
+        if self._cache.length < len(problem.prompt):
+            return [_unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
+        task = _Task(problem, frozenset((*self.model.config.eos_ids, *problem.stop)), self._banned(problem), deadline, cancelled)
+        try:
+            if problem.decoding == "denoise":
+                return self._denoise(task, timings)
+            return [self._decode_causally(task, canvas, timings) for canvas in problem.canvases]
+        finally:
+            # whatever a draft added is not the prompt; the state of the prompt's last token is gone with it
+            if self._cache.length > len(problem.prompt):
+                self._cache.truncate(len(problem.prompt))
+                self._last_hidden = None
+
+    # -- diffusion alone -------------------------------------------------------------------------------------------
+
+    def _denoise(self, task: _Task, timings: Timings) -> list[CanvasResult]:
+        started = time.perf_counter()
+        problem = task.problem
+        generator = torch.Generator(self.model.device).manual_seed(problem.seed)
+        out = denoise(
+            _Bound(self.model, self._cache), problem.canvases, self._policy, problem.max_steps, generator,
+            task.ends, task.banned, task.deadline, task.cancelled,
+        )  # fmt: skip
+        timings = replace(timings, denoise_ms=_ms_since(started), num_forwards=out.num_forwards)
+        region_ends = answer_region(out.tokens, task.ends).sum(-1)
+        results: list[CanvasResult] = []
+        for b, canvas in enumerate(problem.canvases):
+            rows = len(canvas.tokens)
+            tokens = tuple(out.tokens[b, :rows].tolist())
+            results.append(
+                CanvasResult(
+                    tokens=tokens,
+                    entropy=tuple(out.entropy[b, :rows].tolist()),
+                    logprob=tuple(out.logprob[b, :rows].tolist()),
+                    end=_end(tokens, int(region_ends[b]), self.model.config.eos_ids),
+                    steps=int(out.steps[b]),
+                    is_finished=bool(out.finished[b]),
+                    is_cancelled=out.is_cancelled,
+                    timings=timings,
+                )
+            )
+        return results
+
+    # -- the causal encoder decides, with or without a draft ---------------------------------------------------------
+
+    def _decode_causally(self, task: _Task, canvas: Canvas, timings: Timings) -> CanvasResult:
+        """The encoder's greedy continuation, pinned rows imposed. With "verify" a draft proposes several tokens at once.
+
+        Both give the same tokens: a drafted token is kept only if it is the encoder's own choice at its place.
+        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, with a diffusion draft of the same weights.
+        """
+        prompt, rows = task.problem.prompt, len(canvas.tokens)
+        is_drafting = task.problem.decoding == "verify"
+        answer: list[int] = []
+        entropies: list[float] = []
+        logprobs: list[float] = []
+        denoise_ms = verify_ms = 0.0
+        num_forwards = steps = 0
+        draft: list[int] = []
+        self._rewind(prompt)
+        is_finished = is_cancelled = False
+        while True:
+            token, entropy, logprob = self._choose(self._last(), canvas, len(answer), task)
+            chosen = [(token, entropy, logprob)]
+            if token in task.ends or len(answer) + 1 == rows:
+                _extend(answer, entropies, logprobs, chosen)
+                is_finished = True
+                break
+            if is_drafting:
+                if len(draft) <= 1 or draft[0] != token:
+                    began = time.perf_counter()
+                    draft = self._draft(task, canvas, answer, token)
+                    denoise_ms += _ms_since(began)
+                    num_forwards += self._draft_steps
+                    steps += self._draft_steps
+                guess = _until_end(draft[1:], task.ends)
+            else:
+                guess = []
+            began = time.perf_counter()
+            states = self._append((token, *guess))
+            num_forwards += 1
+            kept = 0
+            for kept, drafted in enumerate(guess):
+                row = len(answer) + 1 + kept
+                choice = self._choose(states[kept], canvas, row, task)
+                if choice[0] != drafted:
+                    break
+                chosen.append(choice)
+            else:
+                kept = len(guess)
+            _extend(answer, entropies, logprobs, chosen)
+            self._cache.truncate(len(prompt) + len(answer))
+            self._last_hidden = states[kept]
+            verify_ms += _ms_since(began)
+            # what follows a corrected token may still be right, unless the draft was no help at all
+            draft = draft[1 + kept :] if kept else []
+            if answer[-1] in task.ends or len(answer) == rows:
+                is_finished = True
+                break
+            if task.cancelled is not None and task.cancelled():
+                is_cancelled = True
+                break
+            if task.deadline is not None and time.monotonic() >= task.deadline:
+                break
+        end = _end(tuple(answer), len(answer), self.model.config.eos_ids)
+        filler = rows - len(answer)
+        eos = self.model.config.eos_ids[0]
+        return CanvasResult(
+            tokens=(*answer, *[eos] * filler),
+            entropy=(*entropies, *[0.0] * filler),
+            logprob=(*logprobs, *[0.0] * filler),
+            end=end,
+            steps=steps,
+            is_finished=is_finished,
+            is_cancelled=is_cancelled,
+            timings=replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards),
+        )
+
+    def _draft(self, task: _Task, canvas: Canvas, answer: list[int], token: int) -> list[int]:
+        """Tokens for rows len(answer).. of the canvas; the first is `token`, which the encoder has chosen already."""
+        done = len(answer)
+        tokens = (token, *canvas.tokens[done + 1 :])
+        pinned = (True, *canvas.pinned[done + 1 :])
+        generator = torch.Generator(self.model.device).manual_seed(task.problem.seed + done)
+        out = denoise(
+            _Bound(self.model, self._cache), [Canvas(tokens, pinned)], self._policy, self._draft_steps, generator,
+            task.ends, task.banned, task.deadline,
+        )  # fmt: skip
+        return [int(t) for t in out.tokens[0].tolist()]
+
+    def _choose(self, hidden: Tensor, canvas: Canvas, row: int, task: _Task) -> tuple[int, float, float]:
+        """(token, entropy, log-probability) of a row, given the state of the token before it. hidden: [H]."""
+        if canvas.pinned[row]:
+            return canvas.tokens[row], 0.0, 0.0
+        logits = self.model.logits(hidden)
+        if task.banned is not None:
+            logits = logits.masked_fill(task.banned, -torch.inf)
+        logprobs = torch.log_softmax(logits, dim=-1)
+        entropy = -(logprobs.exp() * logprobs.clamp_min(-1e9)).sum()
+        best = int(logprobs.argmax())
+        return best, float(entropy), float(logprobs[best])
+
+    # -- the cache --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _append(self, tokens: Sequence[int]) -> Tensor:
+        """Encode tokens after the cached ones. Returns their normed states [T, H]."""
+        held = self._cache.tokens
+        states = self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache)
+        self._cache.hold((*held, *tokens))
+        self._last_hidden = states[-1]
+        return states
+
+    def _rewind(self, prompt: tuple[int, ...]) -> None:
+        """Back to the end of the prompt, after an earlier canvas was decoded."""
+        if self._cache.length > len(prompt) or self._last_hidden is None:
+            self._cache.truncate(len(prompt) - 1)
+            self._append(prompt[-1:])
+
+    def _last(self) -> Tensor:
+        if self._last_hidden is None:
+            raise EngineError("the engine lost its place in the prompt; fill again")
+        return self._last_hidden
+
+    def _banned(self, problem: CanvasProblem) -> Tensor | None:
+        if not problem.banned:
+            return None
+        mask = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
+        mask[list(problem.banned)] = True
+        return mask.to(self.model.device)
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        V = self.model.config.vocab_size
+        if max(tokens) >= V or min(tokens) < NOISE:
+            raise ValueError(f"token ids must be in [0, {V}), got {min(tokens)}..{max(tokens)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A problem with what every step of it asks again."""
+
+    problem: CanvasProblem
+    ends: frozenset[int]
+    banned: Tensor | None
+    deadline: float | None
+    cancelled: Cancelled | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The Denoiser of denoise.py: this model over this cache."""
+
+    model: DiffusionGemma
+    cache: KVCache
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+    @property
+    def first_noise_id(self) -> int:
+        return self.model.config.first_noise_id
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def logits(self, tokens: Tensor, soft: Tensor | None, num_rows: Tensor | None) -> Tensor:
+        return self.model.logits(self.model.decode(tokens, self.cache, soft, num_rows))
+
+    def soft_embedding(self, logits: Tensor, tokens: Tensor, is_pinned: Tensor) -> Tensor:
+        soft = self.model.soft_embedding(logits)
+        return torch.where(is_pinned[..., None], self.model.embed(tokens), soft)
+
+    def first_soft_embedding(self, tokens: Tensor, is_pinned: Tensor) -> Tensor | None:
+        # the embedding of the known token marks a pinned row as clean; uniform noise alone cannot say so
+        if not bool(is_pinned.any()):
+            return None
+        known = self.model.embed(tokens)
+        return torch.where(is_pinned[..., None], known, torch.zeros_like(known))
+
+
+def _extend(answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[tuple[int, float, float]]) -> None:
+    for token, entropy, logprob in chosen:
+        answer.append(token)
+        entropies.append(entropy)
+        logprobs.append(logprob)
+
+
+def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """tokens up to and including the first end."""
+    for i, token in enumerate(tokens):
+        if token in ends:
+            return tokens[: i + 1]
+    return tokens
+
+
+def _end(tokens: tuple[int, ...], num_region: int, eos_ids: tuple[int, ...]) -> int:
+    """Rows of the answer: an end token does not count, any other stop token does."""
+    return num_region - 1 if num_region and tokens[num_region - 1] in eos_ids else num_region
+
+
+def _unfinished(canvas: Canvas, timings: Timings, is_cancelled: bool) -> CanvasResult:
+    rows = len(canvas.tokens)
+    tokens = tuple(max(0, t) for t in canvas.tokens)
+    return CanvasResult(tokens, (0.0,) * rows, (0.0,) * rows, 0, 0, False, is_cancelled, timings)
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

@@ -1,0 +1,122 @@
+"""What the denoise loop is told to do: temperature, sampling, acceptance, stopping. Small frozen values with one method each.
+
+The loop (denoise.py) knows the order of things; these know the rules. Each rule of the reference is here beside ours.
+Source: transformers 5.23.0, models/diffusion_gemma/generation_diffusion_gemma.py.
+Shapes: B canvases, L rows, V vocabulary. Entropy in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TemperatureSchedule:
+    """Linear from t_max at the first step to nearly t_min at the last: t_min + (t_max - t_min) * remaining / max_steps."""
+
+    t_max: float = 0.8
+    t_min: float = 0.4
+
+    def at(self, remaining: int, max_steps: int) -> float:
+        """remaining: steps left, this one included (the reference counts max_steps .. 1)."""
+        return self.t_min + (self.t_max - self.t_min) * (remaining / max_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyBound:
+    """Accept the lowest-entropy rows while the entropy of those before them sums to at most `bound`.
+
+    The row with the lowest entropy is always accepted. Source: EntropyBoundSampler.accept_canvas; arXiv 2505.24857.
+    """
+
+    bound: float = 0.1
+
+    def accept(self, entropy: Tensor, is_free: Tensor) -> Tensor:
+        """entropy [B, L] -> bool [B, L]. Rows that are not free (pinned, unused) neither count nor get accepted."""
+        entropy = entropy.masked_fill(~is_free, torch.inf)
+        ordered, order = torch.sort(entropy, dim=-1)
+        # entropy before the row itself, so that the comparison with the bound never meets inf - inf
+        before = torch.cat([torch.zeros_like(ordered[:, :1]), ordered.cumsum(-1)[:, :-1]], dim=-1)
+        return torch.zeros_like(is_free).scatter(-1, order, before <= self.bound) & is_free
+
+
+@dataclass(frozen=True, slots=True)
+class StableAndConfident:
+    """The reference rule: the argmax canvas equals those of the last `stability` steps and the mean entropy is below `confidence`."""
+
+    stability: int = 1
+    confidence: float = 0.005
+
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor:
+        mean = (entropy * is_free).sum(-1) / is_free.sum(-1).clamp_min(1)
+        confident = mean < self.confidence
+        if len(history) <= self.stability:
+            return torch.zeros_like(confident) if self.stability else confident
+        stable = torch.ones_like(confident)
+        for earlier in history[-1 - self.stability : -1]:
+            stable &= ((earlier == history[-1]) | ~is_free).all(-1)
+        return stable & confident
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEntropySum:
+    """Stop when the entropies of the rows up to and including the first end token sum to less than `limit` nats.
+
+    Rows behind the end token are filler: certain, and a mean over them says nothing about the answer.
+    """
+
+    limit: float = 0.5
+    stability: int = 0
+
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor:
+        region = answer_region(history[-1], ends)
+        total = (entropy * (region & is_free)).sum(-1)
+        if len(history) <= self.stability:
+            return torch.zeros(total.shape, dtype=torch.bool, device=total.device) if self.stability else total < self.limit
+        same = torch.ones_like(region[:, 0])
+        for earlier in history[len(history) - 1 - self.stability : -1]:
+            same &= ((earlier == history[-1]) | ~region).all(-1)
+        return same & (total < self.limit)
+
+
+class StopRule(Protocol):
+    """history: argmax canvases [B, L] of the steps so far, the latest last; entropy [B, L]; -> bool [B]."""
+
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPolicy:
+    """All rules of one denoise. The defaults are the reference's own.
+
+    choose: "sample" draws every row from its distribution, "argmax" takes the most likely token (code wants one answer).
+    order: "entropy" accepts wherever the model is sure; "prefix" also requires that every free row before is accepted,
+        which suits small models whose later rows are sure for the wrong reason.
+    """
+
+    temperature: TemperatureSchedule = field(default_factory=TemperatureSchedule)
+    accept: EntropyBound = field(default_factory=EntropyBound)
+    stop: StopRule = field(default_factory=StableAndConfident)
+    choose: Literal["sample", "argmax"] = "sample"
+    order: Literal["entropy", "prefix"] = "entropy"
+
+
+EMBEDDED_POLICY = SamplingPolicy(
+    temperature=TemperatureSchedule(1.0, 1.0),
+    accept=EntropyBound(0.05),
+    stop=RegionEntropySum(0.5),
+    choose="argmax",
+)
+"""What the embedded model is served with: one answer, so argmax at temperature 1."""
+
+
+def answer_region(tokens: Tensor, ends: frozenset[int]) -> Tensor:
+    """bool [B, L]: rows up to and including the first end token; all rows where there is none."""
+    is_end = torch.zeros_like(tokens, dtype=torch.bool)
+    for end in ends:
+        is_end |= tokens == end
+    return is_end.cumsum(-1) - is_end.long() == 0
