@@ -45,7 +45,15 @@ def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 16_384) -> tuple[s
         anchor = newline + 1 if newline >= 0 else anchor
     prefix = text[anchor : gap.start] + gap.lead
     suffix = gap.tail + text[gap.end : gap.end + suffix_chars]
-    return prefix.replace("\r\n", "\n"), suffix.replace("\r\n", "\n")
+    return _clean(prefix), _clean(suffix)
+
+
+def _clean(text: str) -> str:
+    """Plain newlines, and no lone surrogate, which no tokenizer takes."""
+    text = text.replace("\r\n", "\n")
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def prompt_for(
@@ -55,8 +63,8 @@ def prompt_for(
     prefix, suffix = windows(snapshot, gap)
     # the same rule as in training: the header is shown once the prefix window can no longer reach it
     is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
-    header = file_header(snapshot.text[:HEADER_CHARS], gap.start).replace("\r\n", "\n") if is_far else ""
-    return build_prompt(tokenizer, prefix, suffix, header + neighbours, policy.limits)
+    header = file_header(snapshot.text[:HEADER_CHARS], gap.start) if is_far else ""
+    return build_prompt(tokenizer, prefix, suffix, _clean(header + neighbours), policy.limits)
 
 
 def canvases_for(

@@ -135,8 +135,9 @@ def _num_typed(kept: _Kept, request: InfillRequest) -> int | None:
         if num_typed >= len(written):
             return None
         if window.endswith(written[:num_typed]) and window.endswith(kept.before, 0, here):
-            is_whole = low + here == len(kept.before)
-            return num_typed if is_whole or not kept.is_at_start else None
+            # a text that began there must begin there still, or this is another place that looks alike
+            if not kept.is_at_start or low + here == len(kept.before):
+                return num_typed
         if at == 0:
             return None
         at += len(anchor) - 1

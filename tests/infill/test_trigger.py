@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from infill_cases import asked
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.span import Gap
 from lacuna_ls.infill.syntax import SyntaxTree
 from lacuna_ls.infill.trigger import Decline, TriggerRules, decide
-
-_spec = importlib.util.spec_from_file_location("infill_conftest", Path(__file__).with_name("conftest.py"))
-assert _spec is not None
-assert _spec.loader is not None
-helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(helpers)
-asked = helpers.asked
 
 
 def decided(marked: str, language: str = "python", rules: TriggerRules | None = None, **options) -> Gap | Decline:

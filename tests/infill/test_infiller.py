@@ -1,0 +1,205 @@
+"""The life of one infill over a canned engine: values for everything expected, and little work per keystroke."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from infill_cases import BYTE_POLICY, TOKENIZER, applied, asked, infiller
+from lacuna_ls.engine.problem import CanvasResult
+from lacuna_ls.infill.infiller import LocalInfiller
+from lacuna_ls.infill.request import Infiller, Neighbour
+from lacuna_ls.infill.trigger import TriggerRules
+
+B = "‸"
+
+
+def test_it_is_an_infiller():
+    subject: Infiller = infiller("x")
+    assert subject.status().state == "ready"
+    subject.close()
+    assert subject.status().state == "closed"
+
+
+def test_prefetch_reads_the_prompt_that_fill_then_needs():
+    subject = infiller("f(1)")
+    request = asked(f"import os\n\nx = {B}\ny = 2\n")
+    subject.prefetch(request)
+    result = subject.fill(request)
+    assert result.timings.num_prefilled == 0
+    assert result.timings.num_cached == len(subject.engine.problems[0].prompt)
+
+
+def test_typing_only_appends_to_the_prompt():
+    subject = infiller("f(1)")
+    head = "".join(f"def f{i}(a):\n    return a + {i}\n\n\n" for i in range(40))
+    request = asked(f"{head}x = {B}\ny = 2\n")
+    subject.prefetch(request)
+    num_prefilled = []
+    for i in range(1, 9):
+        typed = "call(abc)"[:i]
+        text = request.text[: request.start] + typed + request.text[request.start :]
+        now = replace(request, text=text, start=request.start + i, end=request.end + i)
+        before = subject.engine.cached
+        subject.prefetch(now)
+        after = subject.engine.cached
+        num_prefilled.append(len(after) - next(k for k, (a, b) in enumerate(zip(before, after)) if a != b))
+    # the typed letter and the marker behind it: one byte token each
+    assert num_prefilled == [2] * 8
+
+
+def test_a_declined_request_costs_no_engine_work():
+    subject = infiller("f(1)", rules=TriggerRules(is_excluded=lambda path: path.endswith(".env")))
+    request = asked(f"A={B}\n", "text", path="/p/.env")
+    subject.prefetch(request)
+    assert subject.fill(request).declined == "excluded"
+    assert subject.engine.prefills == []
+    assert subject.refusals["excluded"] == 1
+
+
+def test_cancelled_is_a_value():
+    subject = infiller("f(1)")
+    result = subject.fill(asked(f"x = {B}\n"), cancelled=lambda: True)
+    assert result.is_cancelled
+    assert result.proposals == ()
+    assert len(subject.recent) == 0
+
+
+def test_the_deadline_is_passed_on_less_what_is_spent():
+    subject = infiller("f(1)")
+    subject.fill(asked(f"x = {B}\n", deadline_ms=80.0))
+    given = subject.engine.problems[0].deadline_ms
+    assert given is not None
+    assert 1.0 <= given < 80.0
+
+
+@pytest.mark.parametrize(
+    ("decoding", "is_finished", "steps", "end", "declined"),
+    [
+        pytest.param("denoise", False, 3, 5, "deadline", id="a canvas that is still noise"),
+        pytest.param("denoise", False, 16, 5, "", id="the step limit is not the deadline"),
+        pytest.param("verify", False, 3, 5, "unfinished", id="a causal answer that stopped half way"),
+        pytest.param("verify", True, 3, 5, "", id="a whole answer"),
+    ],
+)
+def test_what_the_deadline_leaves_is_shown_only_where_it_is_whole(decoding, is_finished, steps, end, declined):
+    subject = infiller("f(1)", logprob=-0.1)
+    subject.policy = replace(BYTE_POLICY, decoding=decoding)
+    tokens = (*TOKENIZER.encode("value"), *[TOKENIZER.eos] * (BYTE_POLICY.num_rows_line - 5))
+
+    def fill(problem, cancelled=None):
+        rows = len(tokens)
+        return [CanvasResult(tokens, (0.0,) * rows, (-0.1,) * rows, end, steps, is_finished)]
+
+    subject.engine.fill = fill
+    assert subject.fill(asked(f"x = {B}\n")).declined == declined
+
+
+def test_the_floor_declines_and_counts():
+    subject = infiller("f(1)", logprob=-1.0)
+    result = subject.fill(asked(f"x = {B}\n", min_confidence=0.5))
+    assert result.declined == "low-confidence"
+    assert subject.refusals["low-confidence"] == 1
+    assert subject.fill(asked(f"x = {B}\n")).proposals, "without a floor it is shown"
+
+
+def test_alternatives_are_ranked_and_each_text_comes_once():
+    def answer(problem):
+        if problem.decoding != "denoise":
+            return ["f(1)"]
+        return ["f(1)", "g(2)", "h(3)", "h(3)"]
+
+    subject = infiller(answer, logprob=[-0.1, -0.01, -0.5, -0.5])
+    result = subject.fill(asked(f"x = {B}\n", num_alternatives=4))
+    assert [p.text for p in result.proposals] == ["g(2)", "f(1)", "h(3)"]
+    confidences = [p.confidence for p in result.proposals]
+    assert confidences == sorted(confidences, reverse=True)
+    pinned = [sum(canvas.pinned) for canvas in subject.engine.problems[1].canvases]
+    assert pinned[0] == 0
+    assert all(pinned[1:]), "the other canvases have their end pinned"
+
+
+def test_one_refused_alternative_does_not_take_the_others_with_it():
+    subject = infiller(lambda problem: ["f(1"] if problem.decoding != "denoise" else ["g(2)"])
+    result = subject.fill(asked(f"x = {B}\ny = 1\n", num_alternatives=2))
+    assert [p.text for p in result.proposals] == ["g(2)"]
+    assert subject.refusals["syntax"] == 1
+
+
+def test_the_popups_word_begins_the_proposal():
+    result = infiller(".name").fill(asked(f"x = {B}se{B}\n", typed="self"))
+    assert applied("x = se\n", result.proposals[0]) == "x = self.name\n"
+
+
+def test_neighbours_stand_in_the_prompt():
+    subject = infiller("f(1)")
+    subject.fill(asked(f"x = {B}\n", neighbours=(Neighbour("b.py", "def helper(): ..."),)))
+    assert "helper" in TOKENIZER.decode(subject.engine.problems[0].prompt)
+
+
+def test_crlf_reaches_the_model_as_plain_newlines_and_comes_back_as_crlf():
+    subject = infiller("a = 1\n    return a")
+    request = asked(f"def f():\r\n    {B}\r\n\r\nx = 1\r\n")
+    result = subject.fill(request)
+    assert "\r" not in TOKENIZER.decode(subject.engine.problems[0].prompt)
+    assert "\n" not in applied(request.text, result.proposals[0]).replace("\r\n", "")
+
+
+def test_special_tokens_are_forbidden_and_a_line_stops_at_its_newline():
+    subject = infiller("f(1)")
+    subject.fill(asked(f"x = {B}\n"))
+    subject.fill(asked(f"def f():\n    {B}\n"))
+    line, block = subject.engine.problems
+    assert set(line.banned) == set(range(16)) - {TOKENIZER.eos}
+    assert set(line.stop) == TOKENIZER.newline_ids
+    assert block.stop == ()
+
+
+def test_an_engine_that_is_unloaded_counts_as_ready(monkeypatch):
+    subject = infiller("x")
+    state = subject.engine.status()
+    monkeypatch.setattr(subject.engine, "status", lambda: replace(state, state="unloaded"))
+    assert subject.status().state == "ready"
+
+
+def _best_ms(subject: LocalInfiller, request, num: int = 7) -> float:
+    best = float("inf")
+    for i in range(num):
+        now = replace(request, seed=i)
+        subject.recent.forget()
+        started = time.perf_counter()
+        assert subject.fill(now).proposals
+        best = min(best, (time.perf_counter() - started) * 1e3)
+    return best
+
+
+def test_a_keystroke_costs_the_same_in_a_long_file_and_a_short_one():
+    piece = "def f{0}(a):\n    b = a + {0}\n    return b\n\n\n"
+    short = "".join(piece.format(i) for i in range(40))
+    long = "".join(piece.format(i) for i in range(40_000))
+    subject = infiller("g(a)")
+    costs = []
+    for name, body in (("short", short), ("long", long)):
+        middle = body.index("\n\n\n", len(body) // 2) + 3
+        request = asked(body[:middle] + f"x = {B}\n\n\n" + body[middle:], path=name)
+        costs.append(_best_ms(subject, request))
+    # flat but for slices of the text; the room is for a busy machine
+    assert costs[1] < 3 * costs[0] + 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"x = [{'1, ' * 350_000}{B}]\n", id="a line of one megabyte"),
+        pytest.param(f"{B}", id="an empty document"),
+        pytest.param(f"\ufeffx = {B}\r", id="a byte order mark and a lone carriage return"),
+        pytest.param(f"x = '\ud800{B}'\n", id="a lone surrogate"),
+        pytest.param("\n" * 200_000 + B, id="nothing but newlines"),
+        pytest.param(f"{'(' * 5000}\n{B}", id="five thousand open brackets"),
+    ],
+)
+def test_strange_documents_are_survived(text):
+    for language in ("python", "rust", "text"):
+        result = infiller("1").fill(asked(text, language))
+        assert result.proposals or result.declined

@@ -1,0 +1,192 @@
+"""From the model's text to a proposal: where it ends, what is taken off, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from infill_cases import filled
+from lacuna_ls.infill.overlap import is_loop, overlap_variants, repeats_below
+
+B = "‸"
+
+
+@pytest.mark.parametrize(
+    ("marked", "answer", "expected"),
+    [
+        pytest.param(f"x = {B}\n", "f(1)", "x = f(1)\n", id="an end token ends it"),
+        pytest.param(f"x = {B}\n", "f(1)\ny = 2", "x = f(1)\n", id="a newline ends a line"),
+        pytest.param(f"x = {B}\n", "  f(1)  ", "x = f(1)\n", id="no white space at the edges"),
+        pytest.param(f"def f():\n{B}\n", "return 1", "def f():\n    return 1\n", id="indentation from the lead"),
+        pytest.param(
+            f"def f():\n    {B}\n",
+            "a = 1\n    return a\n\n\ndef g():\n    pass",
+            "def f():\n    a = 1\n    return a\n",
+            id="a block ends where the indentation falls back",
+        ),
+        pytest.param(
+            f"def f():\n    {B}\n",
+            "if a:\n        return 1\n    return 2",
+            "def f():\n    if a:\n        return 1\n    return 2\n",
+            id="a block goes on through deeper lines",
+        ),
+        pytest.param(f"def f():{B}\n", "return 1", "def f():\n    return 1\n", id="a body behind its header"),
+    ],
+)
+def test_natural_end(marked, answer, expected):
+    assert filled(marked, answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "answer", "expected"),
+    [
+        pytest.param("python", f"x = f({B})\n", "a, b)", "x = f(a, b)\n", id="an auto-closed bracket is not doubled"),
+        pytest.param("python", f"x = f({B})\n", "a, b", "x = f(a, b)\n", id="the model minds it"),
+        pytest.param("python", f"x = f(g({B})\n", "a)", "x = f(g(a))\n", id="a bracket that is needed stays"),
+        pytest.param("python", f"x = f(g({B}))\n", "a))", "x = f(g(a))\n", id="two auto-closed brackets"),
+        pytest.param("python", f"x = '{B}'\n", "abc'", "x = 'abc'\n", id="an auto-closed quote"),
+        pytest.param("python", f"x = ['{B}']\n", "a', 'b']", "x = ['a', 'b']\n", id="quote and bracket"),
+        pytest.param("python", f"f({B}, key=1)\n", "a, key=1)", "f(a, key=1)\n", id="the rest of the line again"),
+        pytest.param("python", f"f({B}, key = 1)\n", "a, key=1)", "f(a, key = 1)\n", id="again in another spacing"),
+        pytest.param("javascript", f"f({B});\n", "a);", "f(a);\n", id="bracket and semicolon"),
+        pytest.param("javascript", f"if (a {B}) {{\n}}\n", "=== b) {", "if (a === b) {\n}\n", id="the rest of a header"),
+    ],
+)
+def test_overlap_with_the_rest_of_the_line_is_removed(language, marked, answer, expected):
+    assert filled(marked, answer, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("marked", "answer", "expected"),
+    [
+        pytest.param(
+            f"def f(a):\n    {B}\n    return a\n", "return a", "(repeats-suffix)", id="the line below, exactly"
+        ),
+        pytest.param(f"a = 1\n{B}\nb  =  2\n", "b = 2", "(repeats-suffix)", id="the line below, in other spacing"),
+        pytest.param(f"a = 1\nb = {B}\n\nb = 2\n", "2", "(repeats-suffix)", id="over a blank line"),
+        pytest.param(f"a = {B}\nreturn b\n", "return b", "(repeats-suffix)", id="the line below behind another head"),
+        pytest.param(
+            f"class A:\n    def f(self):\n        {B}\n\n    def g(self):\n        return 2\n",
+            "x = 1\n        return x\n\n    def g(self):\n        return 2",
+            "class A:\n    def f(self):\n        x = 1\n        return x\n\n    def g(self):\n        return 2\n",
+            id="several lines below",
+        ),
+        pytest.param(f"a = 1\n{B}\n", "a = 1", "(repeats-prefix)", id="the line above"),
+        pytest.param(
+            f"for a in b:\n    if a:\n        {B}\n    c(a)\n",
+            "d(a)\n        e(a)\n    c(a)",
+            "for a in b:\n    if a:\n        d(a)\n        e(a)\n    c(a)\n",
+            id="a block that runs into the line below",
+        ),
+    ],
+)
+def test_the_lines_around_are_never_repeated(marked, answer, expected):
+    assert filled(marked, answer) == expected
+
+
+def test_a_closing_brace_under_a_closing_brace_is_no_repetition():
+    marked = f"function f() {{\n  if (a) {{\n    b();\n  {B}\n}}\n"
+    assert filled(marked, "}", "javascript") == marked.replace(B, "}")
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "answer", "reason"),
+    [
+        pytest.param("python", f"x = {B}\ny = 1\n", "f(1", "syntax", id="an open bracket"),
+        pytest.param("python", f"x = {B}\ny = 1\n", "f(1))", "syntax", id="a stray bracket"),
+        pytest.param("python", f"x = {B}\ny = 1\n", "'abc", "syntax", id="an open quote"),
+        pytest.param("python", f"x = {B}\ny = 1\n", "1 2", "syntax", id="no operator"),
+        pytest.param("python", f"def f():\n    if a:\n        {B}\n    b()\n", "else:", "syntax", id="else under if"),
+        pytest.param("python", f"if a:\n    b()\n{B}\n", "  c()", "", id="leading spaces are no indentation"),
+        pytest.param("python", f"{B}\nx = 1\n", "for a in b:", "syntax", id="a header without a body"),
+        pytest.param("python", f"x = {B}\n", "", "empty", id="nothing"),
+        pytest.param("python", f"x = {B}\n", "   ", "empty", id="white space"),
+        pytest.param("python", f"x = {B}\n", "\nfoo()", "empty", id="a newline at once"),
+        pytest.param("python", f"x = {B}\n", "a\x00b", "garbled", id="a control character"),
+        pytest.param("python", f"x = {B}\n", "a.b" * 150, "unfinished", id="no end within the canvas"),
+        pytest.param("python", f"x = {B}\n", "foo " * 8, "repetition", id="a loop"),
+        pytest.param("python", f"f({B}, a)\n", "b\nc", "unfinished", id="on past the line, with code to the right"),
+        pytest.param("python", f"def f():\n    {B}\n", "x = 1\n      y = 2", "indentation", id="deeper without reason"),
+        pytest.param("go", f"package p\n\nfunc f() {{\n\t{B}\n}}\n", "if x {", "syntax", id="an open brace"),
+        pytest.param("rust", f"fn f() {{\n    {B}\n}}\n", "let x = (1;", "syntax", id="Rust"),
+        pytest.param("java", f"class A {{\n    {B}\n}}\n", "int x = ;", "syntax", id="Java"),
+        pytest.param("c", f"int f(void) {{\n    {B}\n}}\n", "return (1;", "syntax", id="C"),
+        pytest.param("cpp", f"int f() {{\n    {B}\n}}\n", "return f(;", "syntax", id="C++"),
+        pytest.param("tsx", f"const a = {B};\n", "<div>{x}", "syntax", id="an element that is not closed"),
+        pytest.param("text", f"see {B}\nmore\n", "(this", "syntax", id="plain text minds brackets"),
+    ],
+)
+def test_refusals(language, marked, answer, reason):
+    shown = filled(marked, answer, language)
+    assert shown == f"({reason})" if reason else not shown.startswith("(")
+
+
+def test_a_document_that_is_broken_elsewhere_still_gets_proposals():
+    assert filled(f"def broken(:\n\n\nx = {B}\n", "f(1)").endswith("x = f(1)\n")
+    assert filled(f"def broken(:\n\n\nx = {B}\n", "f(1").startswith("(")
+
+
+def test_an_unfinished_statement_around_the_line_is_no_reason_to_refuse():
+    assert filled(f"f(\n    a,\n    {B}\n", "b,") == "f(\n    a,\n    b,\n"
+
+
+@pytest.mark.parametrize(
+    ("marked", "answer", "expected"),
+    [
+        pytest.param(
+            f"class A:\n\tdef f(self):\n\t\t{B}\n",
+            "if a:\n            b()\n        c()",
+            "class A:\n\tdef f(self):\n\t\tif a:\n\t\t\tb()\n\t\tc()\n",
+            id="spaces become tabs",
+        ),
+        pytest.param(
+            f"if x:\n    y()\ndef f():\n    {B}\n",
+            "if a:\n\t\tb()\n\tc()",
+            "if x:\n    y()\ndef f():\n    if a:\n        b()\n    c()\n",
+            id="tabs become spaces",
+        ),
+        pytest.param(
+            f"def f():\r\n    {B}\r\n",
+            "a = 1\n    return a",
+            "def f():\r\n    a = 1\r\n    return a\r\n",
+            id="newlines become CRLF",
+        ),
+        pytest.param(f"# 𝒳é\nx = '𝒳{B}'\n", "é𝒳'", "# 𝒳é\nx = '𝒳é𝒳'\n", id="astral text"),
+    ],
+)
+def test_the_result_is_in_the_documents_own_style(marked, answer, expected):
+    assert filled(marked, answer) == expected
+
+
+def test_a_span_is_replaced_as_a_whole():
+    assert filled(f"x = [{B}1, 2{B}]\ny = 3\n", "a,\n     b") == "x = [a,\n     b]\ny = 3\n"
+    assert filled(f"x = {B}1{B}\n", "1") == "(unchanged)"
+
+
+def test_overlap_variants_come_best_first():
+    assert overlap_variants("a)", ")") == ["a", "a)"]
+    assert overlap_variants("abc", "") == ["abc"]
+    assert overlap_variants("abc", "xyz") == ["abc"]
+    # a doubtful overlap of one letter is offered, but not preferred
+    assert overlap_variants("ab", "bc") == ["ab", "a"]
+
+
+def test_repeats_below_wants_something_substantive():
+    assert repeats_below(["a = 1", "}"], ["}"]) is None
+    assert repeats_below(["a = 1", "b = 2"], ["b = 2", "c"]) == 1
+    assert repeats_below(["a = 1", "", "}", "b = 2"], ["}", "b = 2"]) == 2
+    assert repeats_below(["a = 1"], []) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_lost"),
+    [
+        pytest.param("self.self.self.self.self.", True, id="a word over and over"),
+        pytest.param("a = 1\na = 1\na = 1", True, id="a line three times"),
+        pytest.param("a = 1\nb = 2\n" * 3, True, id="two lines three times"),
+        pytest.param("# " + "-" * 60, False, id="a ruler"),
+        pytest.param("0, 0, 0, 0, 0, 0, 0, 0", False, id="a row of zeros"),
+        pytest.param("}\n}\n}\n}", False, id="closing braces"),
+        pytest.param("x = a[i] + a[j] + a[k]", False, id="alike is not the same"),
+    ],
+)
+def test_is_loop(text, is_lost):
+    assert is_loop(text) is is_lost

@@ -1,0 +1,42 @@
+"""Write a document with its cursor in it, and fill it with a canned answer: for tests of infill/."""
+
+from __future__ import annotations
+
+from fake_engine import FakeEngine, byte_tokenizer
+from lacuna_ls.infill.infiller import LocalInfiller
+from lacuna_ls.infill.pose import Policy
+from lacuna_ls.infill.request import InfillRequest
+
+CURSOR = "‸"
+
+
+TOKENIZER = byte_tokenizer()
+BYTE_POLICY = Policy(num_rows_line=400, num_rows_block=900)
+"""One token per byte needs more rows than real tokens do."""
+
+
+def asked(marked: str, language: str = "python", **options) -> InfillRequest:
+    """A request from a text with one cursor mark in it, or two around a span."""
+    start = marked.index(CURSOR)
+    text = marked.replace(CURSOR, "", 1)
+    end = text.index(CURSOR) if CURSOR in text else start
+    return InfillRequest(text.replace(CURSOR, ""), start, end, language, **options)
+
+
+def infiller(answer, **options) -> LocalInfiller:
+    """A LocalInfiller whose engine answers with the given text."""
+    logprob = options.pop("logprob", -0.01)
+    return LocalInfiller(FakeEngine(TOKENIZER, answer, logprob), TOKENIZER, policy=BYTE_POLICY, **options)
+
+
+def filled(marked: str, answer, language: str = "python", **options) -> str:
+    """The text with the first proposal in place, or "(reason)" where it was declined."""
+    request = asked(marked, language, **options)
+    result = infiller(answer).fill(request)
+    if not result.proposals:
+        return f"({result.declined})"
+    return applied(request.text, result.proposals[0])
+
+
+def applied(text: str, proposal) -> str:
+    return text[: proposal.start] + proposal.text + text[proposal.end :]
