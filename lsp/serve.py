@@ -57,9 +57,9 @@ def serve(
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
     wire = guard_stdout()
     configure_logging(level, log_file)
+    from .loading import load_infiller as load_for_users
     from .server import create_server
 
-    from .loading import load_infiller as load_for_users
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server = create_server(load_infiller or load_for_users)
     try:

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
-from lsp_client import FAKE_SERVER, Client, initialize_params, with_encoding  # noqa: E402
+from lsp_client import FAKE_SERVER, Client, initialize_params, with_encoding
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
-from lsprotocol import types
-
 from lacuna_ls.lsp.documents import WINDOW_CHARS, Document, clean
 from lacuna_ls.lsp.positions import column_at, content_length, is_inside_character, num_units, split_lines
+from lsprotocol import types
 
 ENCODINGS = ("utf-8", "utf-16", "utf-32")
 # every way to end a line, what only Python calls one, tabs, and 1 to 4 bytes a character
@@ -110,7 +109,16 @@ def test_an_edit_may_cut_a_surrogate_pair():
         ("utf-32", 2, 2, False),
         ("utf-16", 99, 3, False),
     ],
-    ids=["before", "inside the pair", "after", "second byte", "last byte", "after the bytes", "code points", "past the end"],
+    ids=[
+        "before",
+        "in the pair",
+        "after",
+        "second byte",
+        "last byte",
+        "after the bytes",
+        "code points",
+        "past the end",
+    ],
 )
 def test_columns_inside_characters(encoding, character, column, inside):
     line = "a\U0001f600b\r\n"

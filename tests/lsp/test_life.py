@@ -106,7 +106,7 @@ def test_frames_that_make_no_sense(start, data, code):
     "message",
     [
         {"method": "textDocument/didChange", "params": {"nonsense": 1}},
-        {"method": "textDocument/didChange", "params": {"textDocument": {"uri": URI, "version": 1}, "contentChanges": 3}},
+        {"method": "textDocument/didChange", "params": {"textDocument": {"uri": URI}, "contentChanges": 3}},
         {"method": "lacuna/didShow", "params": None},
         {"method": "lacuna/didPartiallyAccept", "params": {"acceptedLength": "x"}},
         {"method": "$/unknown", "params": {}},
@@ -159,9 +159,9 @@ def test_loading_shows_progress_and_requests_wait_for_it(start):
     server = start(fake={"load_ms": 600}, is_ready=False)
     server.open(URI, "x = \n")
     assert server.inline(URI, 0, 4)[0]["insertText"] == "filled"
-    kinds = [params["value"]["kind"] for method, params, _ in server.notifications if method == "$/progress"]
-    assert kinds[0] == "begin"
-    server.wait_for(lambda: [p for m, p, _ in server.notifications if m == "$/progress" and p["value"]["kind"] == "end"])
+    progress = [params["value"] for method, params, _ in server.notifications if method == "$/progress"]
+    assert progress[0]["title"] == "Lacuna"
+    server.wait_for(lambda: any(m == "$/progress" and p["value"]["kind"] == "end" for m, p, _ in server.notifications))
     server.wait_for(lambda: server.statuses()[-1]["kind"] == "normal")
     assert server.statuses()[0]["kind"] == "busy"
     assert ("window/workDoneProgress/create", {"token": "lacuna/load"}) in server.requests
@@ -254,12 +254,13 @@ def test_stdout_is_the_wire_alone(tmp_path):
 def test_a_workspace_cannot_shadow_the_library(tmp_path):
     # `python -m` would put the user's folder first on sys.path, and run this
     (tmp_path / "json.py").write_text("raise SystemExit('the workspace was imported')\n")
-    done = subprocess.run([lacuna(), "options", "--format", "json"], cwd=tmp_path, capture_output=True, text=True)
+    command = [lacuna(), "options", "--format", "json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["enable"] is True
 
 
 def test_a_reader_that_stalls_does_not_block_the_server():
-    # half a megabyte of answers fits in no pipe; a server that waits for its reader stops reading, and both wait forever
+    # half a megabyte of answers fits in no pipe; a server that waits for its reader stops reading, and both hang
     process = subprocess.Popen(FAKE_SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     messages = [{"id": 0, "method": "initialize", "params": initialize_params("nvim")}]
     messages += [{"id": number, "method": "lacuna/status"} for number in range(1, 4000)]

@@ -7,7 +7,6 @@ import threading
 import time
 
 import pytest
-
 from lacuna_ls.engine.errors import ModelNotFoundError
 from lacuna_ls.infill.request import InfillerStatus
 from lacuna_ls.lsp.cancel import CancelToken

@@ -2,8 +2,8 @@
 
 SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH     raises
 DECLINE     proposes nothing                                              MANY      proposes three alternatives
-DEAF<ms>    works that long without polling                               ECHO      proposes the sha1 of prefix and suffix
-Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON) adds load_ms, load_error, load_crash.
+DEAF<ms>    works that long without polling                               ECHO      proposes sha1 of prefix and suffix
+Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash.
 """
 
 from __future__ import annotations
@@ -76,9 +76,7 @@ class FakeInfiller:
         texts = ["first", "second", "third"] if "MANY" in line else ["filled"]
         if "ECHO" in line:
             texts = [echo(request.text, request.start, request.end)]
-        return InfillResult(
-            tuple(Proposal(request.typed + text, request.start, request.end, 0.9) for text in texts)
-        )
+        return InfillResult(tuple(Proposal(request.typed + text, request.start, request.end, 0.9) for text in texts))
 
     def status(self) -> InfillerStatus:
         return InfillerStatus("ready", "fake", "cpu", "ready")

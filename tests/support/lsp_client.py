@@ -1,7 +1,8 @@
-"""A language client for tests: a real subprocess, real stdio, every message kept. Also a text that edits like an editor."""
+"""A language client for tests: a real subprocess, real stdio, every message kept."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -98,7 +99,8 @@ class Client:
                 left = until - time.monotonic()
                 if left <= 0 or (self._is_over and not look()):
                     tail = "".join(self.stderr[-30:])
-                    raise AssertionError(f"waited for {what}; the server {'ended' if self._is_over else 'is silent'}\n{tail}")
+                    state = "ended" if self._is_over else "is silent"
+                    raise AssertionError(f"waited for {what}; the server {state}\n{tail}")
                 self._news.wait(min(left, 0.2))
             return found
 
@@ -139,7 +141,9 @@ class Client:
                 result = [self.configuration(item) for item in message["params"]["items"]]
             if message["method"] == "workspace/applyEdit":
                 result = {"applied": True}
-            self.send({"id": message["id"], "result": result})
+            # the test may have closed the pipe
+            with contextlib.suppress(OSError, ValueError):
+                self.send({"id": message["id"], "result": result})
 
     def configuration(self, item: dict[str, Any]) -> Any:
         """What workspace/configuration answers; settings may be a function of the item."""
@@ -206,8 +210,6 @@ class Client:
             # the reader thread may be in the middle of a line
             for thread in self._threads:
                 thread.join(2)
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
         return int(self.process.returncode)
