@@ -146,10 +146,12 @@ def test_ci_runs_make_test(repository: Path):
 
 
 def test_no_leftovers(texts: dict[str, str]):
+    # the word itself is a word of this product: such a comment is a hole to fill. Tests write it on purpose
+    leftover = re.compile(r"(#|//|--)\s*(TODO|FIXME|XXX)\b|^(<{7}|>{7}) ")
     wrong: list[str] = []
     for name, text in texts.items():
         for number, line in enumerate(text.splitlines(), 1):
-            if re.search(r"\b(TODO|FIXME|XXX)\b|^(<{7}|>{7}) ", line):
+            if leftover.search(line) and not name.startswith("tests/"):
                 wrong.append(f"{name}:{number}: {line.strip()[:100]}")
     assert not wrong, "\n".join(wrong)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -29,9 +30,10 @@ class Built:
 
 
 def run(*command: str | Path, cwd: Path | None = None, timeout: int = 240) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, check=False, capture_output=True, text=True, timeout=timeout
-    )
+    words = [str(word) for word in command]
+    # a developer who switched bytecode off would read setuptools' word about it
+    env = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(words, cwd=cwd, env=env, check=False, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr
 
