@@ -124,12 +124,23 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, path: Path | None 
     return norms.rms_norm_reference(x, weight, eps) if is_truth else _triton("norms").rms_norm(x, weight, eps)
 
 
-def norm_rotate(
-    x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None, eps: float, *, path: Path | None = None
-) -> Tensor:
-    """Per-head norm, then the rotation. x: [T, heads, D]; rope: cos and sin [T, D] or None."""
-    is_truth = choose(x, path) == "reference"
-    return (norms.norm_rotate_reference if is_truth else _triton("norms").norm_rotate)(x, weight, rope, eps)
+def qkv_norm_rotate(
+    qkv: Tensor,
+    num_q: int,
+    num_kv: int,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    rope: tuple[Tensor, Tensor],
+    eps: float,
+    *,
+    path: Path | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A joint projection [T, heads, D] to normed and rotated q, k and v in one launch; rope: cos and sin [T, D]."""
+    if qkv.shape[1] not in (num_q + num_kv, num_q + 2 * num_kv) or qkv.shape[2] % 2:
+        raise ValueError(f"qkv {tuple(qkv.shape)} has neither {num_q}+{num_kv} nor {num_q}+2*{num_kv} even heads")
+    is_truth = choose(qkv, path) == "reference"
+    compute = norms.qkv_norm_rotate_reference if is_truth else _triton("norms").qkv_norm_rotate
+    return compute(qkv, num_q, num_kv, q_weight, k_weight, rope, eps)
 
 
 def attention_glue(

@@ -33,18 +33,31 @@ def rms_norm_reference(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return _norm(x, weight, eps).to(x.dtype)
 
 
-def norm_rotate_reference(x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None, eps: float) -> Tensor:
-    """The per-head norm of queries, keys and values, then the rotation when rope is given.
+def qkv_norm_rotate_reference(
+    qkv: Tensor,
+    num_q: int,
+    num_kv: int,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    rope: tuple[Tensor, Tensor],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The per-head norms and the rotation of a joint projection, ready for attention.
 
-    x: [T, heads, D], may be a strided view of a joint projection (last dim contiguous); weight: [D] or None;
-    rope: cos and sin [T, D], halves repeated -> [T, heads, D] contiguous, in x's dtype.
+    qkv: [T, heads, D] of a joint projection, query heads first, then key and value heads; or without value heads
+    (heads == num_q + num_kv), where the value is the scaleless norm of the raw key. q_weight, k_weight: [D]; rope: cos
+    and sin [T, D], halves repeated. Returns q [T, num_q, D], k and v [T, num_kv, D], contiguous, in qkv's dtype.
     """
-    out = _norm(x, weight, eps)
-    if rope is not None:
-        cos, sin = (part[:, None, :].to(out.dtype) for part in rope)
-        first, second = out.chunk(2, dim=-1)
-        out = out * cos + torch.cat((-second, first), dim=-1) * sin
-    return out.to(x.dtype).contiguous()
+    q, k = _norm(qkv[:, :num_q], q_weight, eps), _norm(qkv[:, num_q : num_q + num_kv], k_weight, eps)
+    v = _norm(qkv[:, -num_kv:], None, eps)
+    q, k, v = (part.to(qkv.dtype).contiguous() for part in (_rotate(q, rope), _rotate(k, rope), v))
+    return q, k, v
+
+
+def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (part[:, None, :].to(x.dtype) for part in rope)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def attention_glue_reference(
