@@ -56,9 +56,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def prompt_for(
-    tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = ""
-) -> Prompt:
+def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = "") -> Prompt:
     """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first."""
     prefix, suffix = windows(snapshot, gap)
     # the same rule as in training: the header is shown once the prefix window can no longer reach it

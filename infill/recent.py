@@ -116,14 +116,12 @@ def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
         closed = request.text[request.end : end]
         if closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
             return None
-        return replace(
-            kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent"
-        )
+        return replace(kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent")
     return None
 
 
 def _num_typed(kept: _Kept, request: InfillRequest) -> int | None:
-    """How much of the proposal stands before the cursor; the popup's word counts as typed. None: something else does."""
+    """How much of the proposal stands before the cursor, the popup's word included. None: something else does."""
     written = kept.proposal.text
     low = max(0, request.start - len(kept.before) - len(written))
     window = request.text[low : request.start] + request.typed
@@ -134,10 +132,10 @@ def _num_typed(kept: _Kept, request: InfillRequest) -> int | None:
         num_typed = len(window) - here
         if num_typed >= len(written):
             return None
-        if window.endswith(written[:num_typed]) and window.endswith(kept.before, 0, here):
-            # a text that began there must begin there still, or this is another place that looks alike
-            if not kept.is_at_start or low + here == len(kept.before):
-                return num_typed
+        # a text that began there must begin there still, or this is another place that looks alike
+        is_there = not kept.is_at_start or low + here == len(kept.before)
+        if is_there and window.endswith(written[:num_typed]) and window.endswith(kept.before, 0, here):
+            return num_typed
         if at == 0:
             return None
         at += len(anchor) - 1

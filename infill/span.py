@@ -54,9 +54,7 @@ class Surroundings:
 
 def surroundings(snapshot: Snapshot, start: int, end: int) -> Surroundings:
     """What stands on the line left of start and right of end."""
-    return Surroundings(
-        snapshot.text[snapshot.line_start(start) : start], snapshot.text[end : snapshot.line_end(end)]
-    )
+    return Surroundings(snapshot.text[snapshot.line_start(start) : start], snapshot.text[end : snapshot.line_end(end)])
 
 
 def is_closing(tail: str, language: Language) -> bool:

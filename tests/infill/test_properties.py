@@ -69,8 +69,9 @@ func main() {
 
 SCRAPS = st.sampled_from(
     [
-        "(", ")", "[", "]", "{", "}", "'", '"', "`", "\n", "\n    ", "\n\t", "\n        ", "  ", "\t", "\r\n", ",", ":", ";",
-        "return x", "x = 1", "f(a, b)", "if a:", "if (a) {", "else:", "#", "//", "é", "𝒳", "\ufffd", "self.", "a" * 30, "pass",
+        "(", ")", "[", "]", "{", "}", "'", '"', "`", "\n", "\n    ", "\n\t", "\n        ", "  ", "\t", "\r\n", ",", ":",
+        ";", "return x", "x = 1", "f(a, b)", "if a:", "if (a) {", "else:", "#", "//", "é", "𝒳", "\ufffd", "self.",
+        "a" * 30, "pass",
     ]
 )  # fmt: skip
 ANSWERS = st.lists(SCRAPS, max_size=8).map("".join)
@@ -90,7 +91,8 @@ def _harm(language, text: str, request: InfillRequest, proposal) -> None:
     # 3. the line below is not said twice
     end = proposal.start + len(proposal.text)
     own = after[after.rfind("\n", 0, end) + 1 : (after + "\n").index("\n", end)]
-    below = next((line for line in after[len(after[:end]) + len(after[end:].split("\n", 1)[0]) :].split("\n") if line.strip()), "")
+    others = after[end:].split("\n", 1)[1:]
+    below = next((line for line in "".join(others).split("\n") if line.strip()), "")
     had = text[text.rfind("\n", 0, request.start) + 1 : (text + "\n").index("\n", request.end)]
     if is_substantive(own) and normalized(own) != normalized(had):
         assert normalized(own) != normalized(below)
@@ -138,7 +140,9 @@ def test_no_answer_does_harm(language, sources):
         truth = source[cut[0] : cut[1]]
         # scraps, the truth, and the truth with scraps around it or with the next lines behind it
         answer = data.draw(
-            st.one_of(ANSWERS, st.just(truth), ANSWERS.map(lambda scrap: truth + scrap), st.just(source[cut[0] : cut[1] + 80]))
+            st.one_of(
+                ANSWERS, st.just(truth), ANSWERS.map(lambda scrap: truth + scrap), st.just(source[cut[0] : cut[1] + 80])
+            )
         )
         _try(language, source, cut, answer)
 
@@ -190,14 +194,29 @@ def test_python_that_parsed_still_parses():
     rng = random.Random(3)
     source = PYTHON_SOURCES[0]
     lines = source.split("\n")
-    scraps = ["return 1", "else:", "if a:", "    x = 1", "x = (", "x = 1", "for a in b:", "pass", "def f():", "'", "x y", "try:"]
+    scraps = [
+        "return 1",
+        "else:",
+        "if a:",
+        "    x = 1",
+        "x = (",
+        "x = 1",
+        "for a in b:",
+        "pass",
+        "def f():",
+        "'",
+        "x y",
+        "try:",
+    ]
     num_shown = 0
     for _ in range(250):
         index = rng.randrange(len(lines))
         text = "\n".join([*lines[:index], "", *lines[index:]])
         at = sum(len(line) + 1 for line in lines[:index])
         answer = "\n".join(rng.choice(scraps) for _ in range(rng.randint(1, 3)))
-        result = infiller(answer).fill(InfillRequest(text, at, at, "python", kind=rng.choice(["auto", "block", "line"])))
+        result = infiller(answer).fill(
+            InfillRequest(text, at, at, "python", kind=rng.choice(["auto", "block", "line"]))
+        )
         for proposal in result.proposals:
             num_shown += 1
             with warnings.catch_warnings():

@@ -55,7 +55,9 @@ def test_offset_at_refuses_places_that_are_not_there(line, column):
         pytest.param("a {\n  b {\n    c\n  }\n}\n", "  ", id="two spaces, though four appear"),
         pytest.param("a\n\tb\n\t\tc\n", "\t", id="tabs"),
         pytest.param("a\n\tb\n\tc\n  d\n", "\t", id="mostly tabs"),
-        pytest.param("x = f(a,\n      b)\nif x:\n    y\nif z:\n    w\n", "    ", id="continuation lines do not count more"),
+        pytest.param(
+            "x = f(a,\n      b)\nif x:\n    y\nif z:\n    w\n", "    ", id="continuation lines do not count more"
+        ),
     ],
 )
 def test_detect_indent(text, unit):

@@ -83,7 +83,9 @@ def test_damage_exceeds_in_either_respect():
     assert not Damage(1, 1).exceeds(Damage(1, 1))
 
 
-PIECES = st.sampled_from(["def f(a):\n", "    return a\n", "x = 1\n", "(", ")", "'", "#", "é", "𝒳", "\r\n", "if x:\n    y\n"])
+PIECES = st.sampled_from(
+    ["def f(a):\n", "    return a\n", "x = 1\n", "(", ")", "'", "#", "é", "𝒳", "\r\n", "if x:\n    y\n"]
+)
 
 
 @settings(max_examples=150, deadline=None)

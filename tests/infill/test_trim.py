@@ -47,7 +47,9 @@ def test_natural_end(marked, answer, expected):
         pytest.param("python", f"f({B}, key=1)\n", "a, key=1)", "f(a, key=1)\n", id="the rest of the line again"),
         pytest.param("python", f"f({B}, key = 1)\n", "a, key=1)", "f(a, key = 1)\n", id="again in another spacing"),
         pytest.param("javascript", f"f({B});\n", "a);", "f(a);\n", id="bracket and semicolon"),
-        pytest.param("javascript", f"if (a {B}) {{\n}}\n", "=== b) {", "if (a === b) {\n}\n", id="the rest of a header"),
+        pytest.param(
+            "javascript", f"if (a {B}) {{\n}}\n", "=== b) {", "if (a === b) {\n}\n", id="the rest of a header"
+        ),
     ],
 )
 def test_overlap_with_the_rest_of_the_line_is_removed(language, marked, answer, expected):

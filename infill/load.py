@@ -1,0 +1,77 @@
+"""From a model's place on disk to a LocalInfiller. The only module here that names an implementation of Engine.
+
+The engine is imported inside the function: importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ..engine.errors import VocabularyError
+from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
+from .calibration import Calibration
+from .infiller import LocalInfiller
+from .pose import Policy
+from .privacy import PathRules
+from .tokenizer import Tokenizer
+from .trigger import TriggerRules
+
+
+def load_infiller(
+    model: str | None = None,
+    device: str = "auto",
+    *,
+    is_excluded: Callable[[str], bool] | None = None,
+    policy: Policy | None = None,
+) -> LocalInfiller:
+    """Load a model with its tokenizer and its calibration.
+
+    model: a model folder or a packed .safetensors file; None or "" for the embedded one. device: "cpu" or "cuda";
+    "auto" is the CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list.
+    Raises: LacunaError of the right kind, with a message for the user.
+    """
+    source = Path(model).expanduser() if model else EMBEDDED
+    tokenizer = load_tokenizer(source)
+    calibration = load_calibration(source)
+    from ..engine.local import LocalEngine
+
+    engine = LocalEngine.load(source if model else None, device="cpu" if device == "auto" else device)
+    vocab_size = engine.model.config.vocab_size
+    if tokenizer.vocab_size > vocab_size:
+        engine.close()
+        raise VocabularyError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
+            "copy the tokenizer.json that the model was trained with"
+        )
+    rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
+    return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)
+
+
+def load_tokenizer(source: Path) -> Tokenizer:
+    """The tokenizer of a model folder or packed file. Raises: ModelNotFoundError, VocabularyError."""
+    text = read_tokenizer(source)
+    try:
+        return Tokenizer.from_json(text)
+    except Exception as error:
+        # the tokenizers library raises plain Exception for a broken file
+        raise VocabularyError(
+            f"the tokenizer of {source} cannot be used ({error}); it must be the one this kind of model is trained with"
+        ) from error
+
+
+def load_calibration(source: Path) -> Calibration:
+    """The calibration of a model; the identity where it has none. Raises: VocabularyError for a broken table."""
+    if source.is_dir():
+        path = source / "calibration.json"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    else:
+        text = read_metadata(source).get(CALIBRATION_KEY, "")
+    if not text:
+        return Calibration()
+    try:
+        return Calibration.from_json(json.loads(text))
+    except ValueError as error:
+        message = f"the calibration table of {source} is broken ({error}); export the model again"
+        raise VocabularyError(message) from error
