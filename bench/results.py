@@ -1,0 +1,279 @@
+"""The values of a run, their JSON form, their sums, and the comparison of two runs. Knows no server and no terminal.
+
+A results file holds every record, so that anything shown can be computed again, and two runs can be compared hole by
+hole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from .errors import ResultsError
+from .metrics import NOTHING, CurvePoint, Judgement, calibration_error, coverage_curve, interval, mean, percentile
+
+SCHEMA = 1
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One gap, asked once of one subject.
+
+    gap: which gap of its hole. num_lines: length of the file. before, after: the lines around, for people.
+    declined: why there is no proposal, "" where there is one; error: what went wrong, "" where nothing did.
+    request_ms: request to answer. keystroke_ms: last key to answer. A baseline has request_ms only.
+    is_any_exact: one of the alternatives of the answer is exact. The counters are None where nobody told them.
+    """
+
+    hole: str
+    kind: str
+    language: str
+    path: str
+    gap: int
+    num_lines: int
+    before: str
+    after: str
+    reference: str
+    proposal: str = ""
+    declined: str = ""
+    error: str = ""
+    request_ms: float = 0.0
+    keystroke_ms: float | None = None
+    confidence: float | None = None
+    num_alternatives: int = 0
+    is_any_exact: bool = False
+    source: str = ""
+    steps: int | None = None
+    num_cached: int | None = None
+    num_prefilled: int | None = None
+    judgement: Judgement = NOTHING
+
+
+@dataclass(slots=True)
+class SubjectResult:
+    """All records of one subject. command: empty for a baseline. about: start-up times, memory, server version."""
+
+    name: str
+    command: list[str] = field(default_factory=list[str])
+    about: Json = field(default_factory=dict[str, Any])
+    records: list[Record] = field(default_factory=list[Record])
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Results:
+    """One run. about: date, machine, versions, seed, kinds, conditions. extras: replay, scale and execution, if run."""
+
+    about: Json
+    snapshot: Json
+    subjects: list[SubjectResult] = field(default_factory=list[SubjectResult])
+    extras: Json = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Sums over records. Rates are in [0, 1] of all gaps; rates of harm (`*_rate` from has_*) are of the proposals.
+
+    p50_ms .. p99_ms: request to answer, of answers that hold a proposal; all_p95_ms: of every answer.
+    """
+
+    num_gaps: int
+    num_proposals: int
+    num_errors: int
+    exact: float
+    exact_interval: tuple[float, float]
+    any_exact: float
+    line_exact: float
+    prefix: float
+    similarity: float
+    valid: float
+    syntax_errors: int
+    unbalanced: int
+    repeated_suffix: int
+    wrong_indent: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    all_p95_ms: float
+    keystroke_p50_ms: float
+    keystroke_p95_ms: float
+    declines: dict[str, int]
+    num_forwards_mean: float
+
+    @property
+    def coverage(self) -> float:
+        """Share of gaps that got a proposal."""
+        return self.num_proposals / self.num_gaps if self.num_gaps else math.nan
+
+    @property
+    def precision(self) -> float:
+        """Share of proposals that are exact."""
+        return self.exact * self.num_gaps / self.num_proposals if self.num_proposals else math.nan
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """Sum records up. Similarity and validity are over proposals; a decline adds nothing to them."""
+    shown = [record for record in records if record.proposal]
+    verdicts = [record.judgement for record in shown]
+    count = len(records)
+    num_exact = sum(verdict.is_exact for verdict in verdicts)
+    shown_ms = [record.request_ms for record in shown]
+    typed_ms = [record.keystroke_ms for record in shown if record.keystroke_ms is not None]
+    return Summary(
+        num_gaps=count,
+        num_proposals=len(shown),
+        num_errors=sum(bool(record.error) for record in records),
+        exact=num_exact / count if count else math.nan,
+        exact_interval=interval(num_exact, count),
+        any_exact=mean(record.is_any_exact for record in records),
+        line_exact=sum(verdict.is_line_exact for verdict in verdicts) / count if count else math.nan,
+        prefix=sum(verdict.is_prefix for verdict in verdicts) / count if count else math.nan,
+        similarity=mean(verdict.similarity for verdict in verdicts),
+        valid=mean(verdict.is_valid for verdict in verdicts),
+        syntax_errors=sum(verdict.has_syntax_error for verdict in verdicts),
+        unbalanced=sum(verdict.has_unbalanced for verdict in verdicts),
+        repeated_suffix=sum(verdict.has_repeated_suffix for verdict in verdicts),
+        wrong_indent=sum(verdict.has_wrong_indent for verdict in verdicts),
+        p50_ms=percentile(shown_ms, 50),
+        p95_ms=percentile(shown_ms, 95),
+        p99_ms=percentile(shown_ms, 99),
+        all_p95_ms=percentile([record.request_ms for record in records], 95),
+        keystroke_p50_ms=percentile(typed_ms, 50),
+        keystroke_p95_ms=percentile(typed_ms, 95),
+        declines=dict(Counter(record.declined for record in records if record.declined).most_common()),
+        num_forwards_mean=mean(record.steps for record in records if record.steps is not None),
+    )
+
+
+def by(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
+    """Records grouped by key, in the order in which the keys first occur."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def confidence_pairs(records: Iterable[Record]) -> list[tuple[float, bool]]:
+    """Confidence and exactness of the proposals that came with a confidence."""
+    return [
+        (record.confidence, record.judgement.is_exact)
+        for record in records
+        if record.proposal and record.confidence is not None
+    ]
+
+
+def curve_of(records: Sequence[Record]) -> tuple[list[CurvePoint], float]:
+    """The coverage/precision curve and the expected calibration error; empty and NaN without confidences."""
+    pairs = confidence_pairs(records)
+    return coverage_curve(pairs, len(records)), calibration_error(pairs)
+
+
+# the file
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(each) for key, each in cast(Json, value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in cast(list[Any], value)]
+    return value
+
+
+def to_json(results: Results) -> Json:
+    """Results as plain data, with the sums of each subject beside its records, for readers without this module."""
+    plain = asdict(results)
+    for data, subject in zip(plain["subjects"], results.subjects, strict=True):
+        data["summary"] = asdict(summarise(subject.records))
+        kinds = by(subject.records, lambda record: record.kind)
+        data["by_kind"] = {kind: asdict(summarise(records)) for kind, records in kinds.items()}
+        points, error = curve_of(subject.records)
+        data["confidence"] = {"curve": [asdict(point) for point in points], "calibration_error": error}
+    return cast(Json, _finite({"schema": SCHEMA, **plain}))
+
+
+def from_json(data: Any) -> Results:
+    """The inverse of to_json. Raises: ResultsError where data is something else."""
+    try:
+        if data["schema"] != SCHEMA:
+            raise ResultsError(f"It has schema {data['schema']}; this version reads {SCHEMA}. Run the benchmark again.")
+        subjects = [
+            SubjectResult(
+                name=each["name"],
+                command=list(each["command"]),
+                about=each["about"],
+                records=[Record(**{**raw, "judgement": Judgement(**raw["judgement"])}) for raw in each["records"]],
+                note=each["note"],
+            )
+            for each in data["subjects"]
+        ]
+        return Results(data["about"], data["snapshot"], subjects, data["extras"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"It holds no results of `lacuna bench` ({error!r}).") from error
+
+
+def save(results: Results, path: Path) -> None:
+    """Write a results file. Raises: ResultsError where the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(to_json(results), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error.strerror}. Choose another file.") from error
+
+
+def load(path: Path) -> Results:
+    """Read a results file. Raises: ResultsError, naming the file."""
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read as results: {error}.") from error
+    except ResultsError as error:
+        raise ResultsError(f"{path} cannot be read as results. {error}") from error
+
+
+# comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two runs on the gaps that both had. num_better: exact only in the second; p_value: exact sign test, two-sided."""
+
+    num_shared: int
+    num_better: int
+    num_worse: int
+    p_value: float
+    first: Summary
+    second: Summary
+
+
+def compare(first: Sequence[Record], second: Sequence[Record]) -> Paired:
+    """Compare two subjects' records gap by gap."""
+    other = {(record.hole, record.gap): record for record in second}
+    shared = [(a, b) for a in first if (b := other.get((a.hole, a.gap))) is not None]
+    num_better = sum(b.judgement.is_exact and not a.judgement.is_exact for a, b in shared)
+    num_worse = sum(a.judgement.is_exact and not b.judgement.is_exact for a, b in shared)
+    return Paired(
+        len(shared),
+        num_better,
+        num_worse,
+        sign_test(num_better, num_worse),
+        summarise([a for a, _ in shared]),
+        summarise([b for _, b in shared]),
+    )
+
+
+def sign_test(num_better: int, num_worse: int) -> float:
+    """Two-sided exact sign test (McNemar's, exactly): the chance of a split this uneven among the changed."""
+    count, few = num_better + num_worse, min(num_better, num_worse)
+    if not count:
+        return 1.0
+    tail = sum(math.comb(count, hits) for hits in range(few + 1))
+    return min(1.0, 2 * tail / float(1 << count))

@@ -1,0 +1,185 @@
+"""Results as tables for a terminal, by rich. Knows results, and no way to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .results import Json, Paired, Results, SubjectResult, Summary, by, curve_of, summarise
+from .run import is_finite
+
+
+def percent(value: float) -> str:
+    """A rate for people."""
+    return f"{100 * value:.1f} %" if is_finite(value) else "–"
+
+
+def milliseconds(value: float | None) -> str:
+    """A time for people."""
+    if value is None or not is_finite(value):
+        return "–"
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _columns(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+
+
+def _quality(summary: Summary) -> list[str]:
+    similarity = f"{summary.similarity:.3f}" if is_finite(summary.similarity) else "–"
+    return [
+        percent(summary.coverage),
+        percent(summary.exact),
+        percent(summary.line_exact),
+        percent(summary.prefix),
+        similarity,
+        percent(summary.valid),
+    ]
+
+
+def _harm(summary: Summary) -> list[str]:
+    counts = (summary.syntax_errors, summary.unbalanced, summary.repeated_suffix, summary.wrong_indent)
+    return [str(count) for count in counts]
+
+
+def _times(summary: Summary) -> list[str]:
+    return [milliseconds(value) for value in (summary.p50_ms, summary.p95_ms, summary.p99_ms)]
+
+
+def subjects_table(subjects: Sequence[SubjectResult]) -> Table:
+    """One row per subject, over all kinds of holes."""
+    table = Table(title="All holes", title_justify="left", caption_justify="left")
+    table.caption = (
+        "shown: gaps with a proposal; exact, line, prefix: of all gaps; sim, valid: of proposals; "
+        "errors, brackets, repeats, indent: proposals that do that harm; times in ms, request to answer"
+    )
+    table.add_column("subject", no_wrap=True)
+    _columns(table, "gaps", "shown", "exact", "line", "prefix", "sim", "valid")
+    _columns(table, "errors", "brackets", "repeats", "indent", "p50", "p95", "p99")
+    for subject in subjects:
+        summary = summarise(subject.records)
+        cells = [str(summary.num_gaps), *_quality(summary), *_harm(summary), *_times(summary)]
+        table.add_row(subject.name, *cells, style="" if subject.command else "dim")
+    return table
+
+
+def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
+    """One row per subject and kind of hole."""
+    table = Table(title="By kind of hole", title_justify="left")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("subject", no_wrap=True)
+    _columns(table, "gaps", "shown", "exact", "line", "prefix", "sim", "valid", "p50", "p95", "p99")
+    kinds = list(dict.fromkeys(record.kind for subject in subjects for record in subject.records))
+    for kind in kinds:
+        for number, subject in enumerate(subjects):
+            records = [record for record in subject.records if record.kind == kind]
+            if not records:
+                continue
+            summary = summarise(records)
+            last = number == len(subjects) - 1
+            table.add_row(
+                kind if number == 0 else "",
+                subject.name,
+                str(summary.num_gaps),
+                *_quality(summary),
+                *_times(summary),
+                style="" if subject.command else "dim",
+                end_section=last,
+            )
+    return table
+
+
+def server_lines(subject: SubjectResult) -> Text:
+    """What is to be said of one server besides its rows: start, memory, declines, confidence, errors."""
+    about: Json = subject.about
+    summary = summarise(subject.records)
+    server: Json = about.get("server") or {}
+    title = " ".join(str(server[key]) for key in ("name", "version") if server.get(key))
+    parts = [f"initialize {milliseconds(about.get('initialize_ms'))} ms"]
+    parts.append(f"first proposal after {milliseconds(about.get('first_proposal_ms'))} ms")
+    if about.get("peak_memory_mib"):
+        parts.append(f"peak memory {about['peak_memory_mib']:.0f} MiB")
+    if is_finite(summary.keystroke_p50_ms):
+        parts.append(
+            f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
+            f"p95 {milliseconds(summary.keystroke_p95_ms)} ms"
+        )
+    parts.append(f"every answer p95 {milliseconds(summary.all_p95_ms)} ms")
+    if is_finite(summary.num_forwards_mean):
+        parts.append(f"{summary.num_forwards_mean:.1f} denoise steps a fill")
+    low, high = summary.exact_interval
+    parts.append(f"exact {percent(summary.exact)} (95 %: {percent(low)} to {percent(high)})")
+    lines = [f"{subject.name}: {title or 'a server without a name'}; " + "; ".join(parts) + "."]
+    if summary.declines:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary.declines.items())
+        lines.append(f"  declined: {reasons}")
+    points, error = curve_of(subject.records)
+    if points:
+        at_least = [[point for point in points if point.coverage >= share][:1] for share in (0.1, 0.25, 0.5)]
+        rows = [
+            f"{percent(point.precision)} exact at {percent(point.coverage)} shown (>= {point.min_confidence:.2f})"
+            for found in at_least
+            for point in found
+        ]
+        lines.append(f"  by confidence: {'; '.join(rows)}; calibration error {error:.3f}")
+    if summary.num_errors:
+        first = next(record.error for record in subject.records if record.error)
+        lines.append(f"  {summary.num_errors} errors, the first: {first}")
+    return Text("\n".join(lines))
+
+
+def tables(results: Results) -> RenderableType:
+    """Everything about one run, for a terminal."""
+    snapshot = results.snapshot
+    head = Text(
+        f"{snapshot['name']} {snapshot['version']} ({snapshot['kind']}, {snapshot['num_files']} files, "
+        f"{snapshot['num_lines']} lines, sha256 {snapshot['sha256'][:16]}), seed {results.about.get('seed')}",
+        style="bold",
+    )
+    machine: Json = results.about["machine"]
+    where = Text(f"{machine['processor']}, {machine['num_cores']} cores, {machine['system']}", style="dim")
+    parts: list[RenderableType] = [head, where, subjects_table(results.subjects)]
+    if len(by([record for subject in results.subjects for record in subject.records], lambda r: r.kind)) > 1:
+        parts.append(kinds_table(results.subjects))
+    parts += [server_lines(subject) for subject in results.subjects if subject.command]
+    return Group(*parts)
+
+
+def compare_table(pairs: Sequence[tuple[str, str, Paired]], first_name: str, second_name: str) -> Table:
+    """Rows of two runs side by side, on the gaps that both had."""
+    table = Table(title=f"{first_name} → {second_name}", title_justify="left", caption_justify="left")
+    table.caption = "on the gaps that both runs had; better, worse: gaps exact in only one of them; p: exact sign test"
+    table.add_column("subject", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    _columns(table, "gaps", "exact", "line", "sim", "valid", "p50 ms", "p95 ms", "better", "worse", "p")
+    for name, kind, pair in pairs:
+        first, second = pair.first, pair.second
+
+        def rates(one: float, other: float) -> str:
+            return f"{percent(one)} → {percent(other)}"
+
+        table.add_row(
+            name,
+            kind,
+            str(pair.num_shared),
+            rates(first.exact, second.exact),
+            rates(first.line_exact, second.line_exact),
+            f"{first.similarity:.3f} → {second.similarity:.3f}",
+            rates(first.valid, second.valid),
+            f"{milliseconds(first.p50_ms)} → {milliseconds(second.p50_ms)}",
+            f"{milliseconds(first.p95_ms)} → {milliseconds(second.p95_ms)}",
+            str(pair.num_better),
+            str(pair.num_worse),
+            f"{pair.p_value:.3f}",
+        )
+    return table
+
+
+def wide_console() -> Console:
+    """The terminal; where there is none, wide enough that no column is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
