@@ -1,0 +1,96 @@
+"""The vocabulary pass on Triton against the truth: every choice exactly, every number to fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lacuna_ls.kernels import dispatch as ops
+from lacuna_ls.kernels import vocab_triton
+from lacuna_ls.kernels.vocab import VocabStats, gumbel_noise
+from kernel_checks import assert_close
+
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+def assert_same(got: VocabStats, truth: VocabStats) -> None:
+    for name in ("argmax", "sample", "top_ids"):
+        assert torch.equal(getattr(got, name), getattr(truth, name)), name
+    for name in ("logit", "sample_logit", "lse", "entropy", "lse_1", "entropy_1", "top_logits"):
+        assert_close(getattr(got, name), getattr(truth, name), FP32)
+
+
+def operands(R: int, H: int, V: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(R * V)
+    hidden, table = torch.randn(R, H, generator=generator), torch.randn(V, H, generator=generator)
+    return hidden.to(dtype).to(device), table.to(dtype).to(device)
+
+
+@pytest.mark.parametrize(
+    ("R", "H", "V", "dtype", "num_top"),
+    [
+        pytest.param(1, 64, 131, FP32, 8, id="one row, a prime vocabulary with three tokens in the last tile"),
+        pytest.param(19, 97, 1009, FP32, 5, id="primes, num_top no power of two"),
+        pytest.param(33, 128, 517, BF16, 8, id="one row past a tile of rows"),
+        pytest.param(3, 64, 4096, BF16, 16, id="whole tiles only, the longest list"),
+        pytest.param(70, 32, 257, BF16, 1, id="two tiles of rows, one token in the last tile, no list"),
+        pytest.param(2, 64, 5, FP32, 5, id="as many tokens as the list is long"),
+    ],
+)
+def test_statistics_are_the_truth(R: int, H: int, V: int, dtype: torch.dtype, num_top: int, device: str):
+    hidden, table = operands(R, H, V, dtype, device)
+    temperature = torch.linspace(0.3, 1.7, R).to(device)
+    options = {"temperature": temperature, "seed": -(2**40) - 3, "step": 11, "num_top": num_top}
+    truth = ops.vocab_stats(hidden.double(), table.double(), path="reference", **options)
+    assert_same(ops.vocab_stats(hidden, table, path="triton", **options), truth)
+
+
+def test_banned_tokens_never_appear(device: str):
+    hidden, table = operands(9, 64, 700, BF16, device)
+    is_banned = torch.rand(700, generator=torch.Generator().manual_seed(1)) < 0.5
+    # a whole tile banned, and the best tokens of every row
+    is_banned[128:256] = True
+    is_banned[(hidden.float() @ table.float().T).argmax(1).cpu()] = True
+    is_banned = is_banned.to(device)
+    options = {"temperature": 0.7, "seed": 5, "num_top": 8, "is_banned": is_banned}
+    got = ops.vocab_stats(hidden, table, path="triton", **options)
+    assert_same(got, ops.vocab_stats(hidden.double(), table.double(), path="reference", **options))
+    assert not bool(is_banned[got.top_ids].any() | is_banned[got.sample].any() | is_banned[got.argmax].any())
+
+
+def test_ties_go_to_the_lowest_id(device: str):
+    """Small integers are exact in every order of summation, so equal logits are equal to the last bit, also across tiles."""
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randint(-2, 3, (6, 32), generator=generator).to(BF16).to(device)
+    table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(12, 1).to(device)
+    options = {"num_top": 8, "softcap": 0.0, "seed": 3}
+    got = ops.vocab_stats(hidden, table, path="triton", **options)
+    truth = ops.vocab_stats(hidden.double(), table.double(), path="reference", **options)
+    assert_same(got, truth)
+    assert bool((got.top_logits[:, 0] == got.top_logits[:, 1]).all()), "the test must contain ties"
+
+
+def test_a_sample_depends_on_seed_step_row_and_token_only(device: str):
+    hidden, table = operands(5, 64, 300, FP32, device)
+    options = {"seed": 1, "step": 2, "temperature": 2.0, "num_top": 1}
+    whole = ops.vocab_stats(hidden, table, path="triton", **options)
+    row_ids = torch.arange(3, 5, device=device)
+    part = ops.vocab_stats(hidden[3:], table, path="triton", row_ids=row_ids, **options)
+    assert torch.equal(part.sample, whole.sample[3:])
+    tile = {"BM": 16, "BV": 32, "BH": 32, "warps": 4, "stages": 2}
+    temperature = torch.full((5,), 2.0, device=device)
+    noise = torch.tensor([1, 2], device=device)
+    other = vocab_triton.vocab_stats(
+        hidden, table, softcap=30.0, temperature=temperature, noise=noise, num_top=1,
+        row_ids=torch.arange(5, device=device), is_banned=None, tile=tile,
+    )  # fmt: skip
+    assert torch.equal(other.sample, whole.sample)
+    moved = ops.vocab_stats(hidden, table, path="triton", **{**options, "step": 3})
+    assert not torch.equal(moved.sample, whole.sample)
+
+
+def test_noise_is_gumbel():
+    """Mean 0.5772 and variance pi^2/6 of the standard Gumbel distribution, within five standard errors."""
+    noise = gumbel_noise(123, 4, torch.arange(40), 5000).double()
+    assert bool(torch.isfinite(noise).all())
+    assert abs(float(noise.mean()) - 0.577216) < 5 * 1.2825 / noise.numel() ** 0.5
+    assert abs(float(noise.var()) - 1.644934) < 0.03
