@@ -4,8 +4,9 @@
     python editors/generate_settings.py --check    exit 1 and name the files that are not up to date
 
 VS Code: `contributes.configuration` of package.json gets the table as its second section (the first, the extension's
-own settings, is written by hand), and the restricted settings of untrusted workspaces follow from the scopes. Neovim:
-lua/lacuna/server_options.lua, from which `:help` and completion of the settings come.
+own settings, is written by hand), the restricted settings of untrusted workspaces follow from the scopes, and the
+descriptions go into package.nls.json, where they can be translated. Neovim: lua/lacuna/server_options.lua, from which
+`:help` comes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,26 @@ from lacuna_ls.lsp.options import ROWS, vscode_configuration
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = HERE / "vscode/package.json"
+STRINGS = HERE / "vscode/package.nls.json"
 TABLE = HERE / "neovim/lua/lacuna/server_options.lua"
 SERVER_TITLE = "Lacuna: server"
+
+
+def string_key(setting: str) -> str:
+    """Where a setting's description stands in package.nls.json."""
+    return "settings." + setting.removeprefix("lacuna.")
+
+
+def strings() -> str:
+    """package.nls.json with the descriptions of the server's settings replaced."""
+    tree: dict[str, str] = json.loads(STRINGS.read_text(encoding="utf-8"))
+    own: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    sections = [one for one in own["contributes"]["configuration"] if one["title"] != SERVER_TITLE]
+    by_hand = {string_key(name) for one in sections for name in one["properties"]}
+    kept = {key: text for key, text in tree.items() if not key.startswith("settings.") or key in by_hand}
+    server = vscode_configuration()["properties"]
+    described = {string_key(name): entry["markdownDescription"] for name, entry in server.items()}
+    return json.dumps({**kept, **described}, indent=2, ensure_ascii=False) + "\n"
 
 
 def manifest() -> str:
@@ -28,6 +47,8 @@ def manifest() -> str:
     tree: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
     sections = [one for one in tree["contributes"]["configuration"] if one["title"] != SERVER_TITLE]
     server = {**vscode_configuration(), "title": SERVER_TITLE}
+    for name, entry in server["properties"].items():
+        entry["markdownDescription"] = f"%{string_key(name)}%"
     tree["contributes"]["configuration"] = [*sections, server]
     # what a workspace must not decide is machine-scoped, or can start or reach something: not read before it is trusted
     own = [name for one in sections for name in one["properties"] if name.startswith("lacuna.server.")]
@@ -70,9 +91,9 @@ def table() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write both files, or with --check compare them."""
+    """Write the files, or with --check compare them."""
     stale = []
-    for path, text in ((MANIFEST, manifest()), (TABLE, table())):
+    for path, text in ((MANIFEST, manifest()), (STRINGS, strings()), (TABLE, table())):
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)
             if "--check" not in argv:

@@ -1,0 +1,113 @@
+// What every window loads: commands, the status bar, and the wait for a file of ours. Knows no language client.
+
+import * as vscode from 'vscode';
+import { installServer } from './install';
+import { isOurs } from './languages';
+import * as protocol from './protocol';
+import type * as sessionModule from './session';
+import { StatusItems, showMenu, toggleLanguage } from './status';
+
+let session: sessionModule.Session | undefined;
+
+export function activate(context: vscode.ExtensionContext): void {
+  const log = vscode.window.createOutputChannel('Lacuna', { log: true });
+  const status = new StatusItems();
+  context.subscriptions.push(log, status);
+
+  const open = (): sessionModule.Session => {
+    if (!session) {
+      status.reveal();
+      // loaded here and not above: a window without a file of ours never reads it
+      // eslint-disable-next-line @typescript-eslint/no-require-imports
+      const { createSession } = require('./session') as typeof sessionModule;
+      session = createSession(context, log, status);
+      context.subscriptions.push(session);
+      void session.restart();
+    }
+    return session;
+  };
+
+  const notice = (document: vscode.TextDocument): void => {
+    if (isOurs(document)) {
+      open();
+    }
+  };
+  context.subscriptions.push(
+    vscode.workspace.onDidOpenTextDocument(notice),
+    vscode.workspace.onDidChangeConfiguration((event) => {
+      if (event.affectsConfiguration('lacuna.editor.extraLanguages')) {
+        vscode.workspace.textDocuments.forEach(notice);
+      }
+    }),
+  );
+  vscode.workspace.textDocuments.forEach(notice);
+
+  const builtin = (command: string) => () => vscode.commands.executeCommand(command);
+  let wake: NodeJS.Timeout | undefined;
+  const quiet = (until: number): void => {
+    clearTimeout(wake);
+    status.update({ snoozedUntil: until });
+    if (until > 0) {
+      wake = setTimeout(() => quiet(0), until - Date.now());
+      void vscode.commands.executeCommand('editor.action.inlineSuggest.hide');
+    }
+  };
+  context.subscriptions.push({ dispose: () => clearTimeout(wake) });
+
+  const commands: Record<string, () => unknown> = {
+    'lacuna.menu': () => showMenu(status, session?.isRunning ?? false),
+    'lacuna.acceptProposal': builtin('editor.action.inlineSuggest.commit'),
+    'lacuna.acceptWord': builtin('editor.action.inlineSuggest.acceptNextWord'),
+    'lacuna.acceptLine': builtin('editor.action.inlineSuggest.acceptNextLine'),
+    'lacuna.next': builtin('editor.action.inlineSuggest.showNext'),
+    'lacuna.previous': builtin('editor.action.inlineSuggest.showPrevious'),
+    'lacuna.trigger': builtin('editor.action.inlineSuggest.trigger'),
+    'lacuna.fillHole': () => open().edit(protocol.FILL_HOLE_KIND, vscode.l10n.t('Lacuna: no hole here.')),
+    'lacuna.fillAllHoles': () => open().edit(protocol.FILL_ALL_KIND, vscode.l10n.t('Lacuna: no holes in this file.')),
+    'lacuna.rewrite': () => open().edit(protocol.REWRITE_KIND, vscode.l10n.t('Lacuna: select what to rewrite.')),
+    'lacuna.rewriteWithInstruction': async () => {
+      const instruction = await vscode.window.showInputBox({
+        title: vscode.l10n.t('Rewrite the selection'),
+        prompt: vscode.l10n.t('What should change?'),
+        ignoreFocusOut: true,
+      });
+      if (instruction !== undefined && instruction.trim() !== '') {
+        await open().edit(protocol.REWRITE_KIND, vscode.l10n.t('Lacuna: select what to rewrite.'), instruction.trim());
+      }
+    },
+    'lacuna.repair': () => open().edit(protocol.REPAIR_KIND, vscode.l10n.t('Lacuna: no syntax error here.')),
+    'lacuna.nextEdit': () => open().nextEdit(),
+    'lacuna.acceptEdit': () => session?.acceptEdit(),
+    'lacuna.refuseEdit': () => session?.refuseEdit(),
+    'lacuna.pause': () => session?.control(protocol.PAUSE),
+    'lacuna.resume': () => {
+      quiet(0);
+      return session?.control(protocol.RESUME);
+    },
+    'lacuna.snooze': () => {
+      const minutes = vscode.workspace.getConfiguration('lacuna.editor').get<number>('snoozeMinutes', 5);
+      quiet(Date.now() + minutes * 60_000);
+    },
+    'lacuna.toggleLanguage': async () => {
+      const language = vscode.window.activeTextEditor?.document.languageId;
+      if (language) {
+        await toggleLanguage(language);
+      }
+    },
+    'lacuna.unload': () => session?.control(protocol.UNLOAD),
+    'lacuna.restart': () => (session ? session.restart() : open()),
+    'lacuna.showLog': () => log.show(),
+    'lacuna.install': async () => {
+      if (await installServer(context, log)) {
+        await (session ? session.restart() : open());
+      }
+    },
+  };
+  for (const [name, run] of Object.entries(commands)) {
+    context.subscriptions.push(vscode.commands.registerCommand(name, run));
+  }
+}
+
+export async function deactivate(): Promise<void> {
+  await session?.end();
+}

@@ -1,0 +1,29 @@
+// Which documents are ours. Knows no server.
+
+import * as vscode from 'vscode';
+
+/** Languages with a grammar in the server. Others are treated as plain text, and only when the user adds them. */
+export const LANGUAGES = [
+  'python',
+  'javascript',
+  'javascriptreact',
+  'typescript',
+  'typescriptreact',
+  'go',
+  'rust',
+  'java',
+  'c',
+  'cpp',
+] as const;
+
+const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'] as const;
+
+export function selector(): { scheme: string; language: string }[] {
+  const extra = vscode.workspace.getConfiguration('lacuna.editor').get<string[]>('extraLanguages', []);
+  const languages = new Set<string>([...LANGUAGES, ...extra.filter((one) => typeof one === 'string')]);
+  return SCHEMES.flatMap((scheme) => [...languages].map((language) => ({ scheme, language })));
+}
+
+export function isOurs(document: vscode.TextDocument): boolean {
+  return vscode.languages.match(selector(), document) > 0;
+}

@@ -1,0 +1,153 @@
+// An edit shown as a diff before it is made; accepted or refused in one keystroke. Knows no server.
+
+import * as vscode from 'vscode';
+
+const SCHEME = 'lacuna-preview';
+
+interface Pending {
+  edit: vscode.WorkspaceEdit;
+  versions: Map<string, number>;
+  onAccepted: (() => void) | undefined;
+  /** Where the user was. */
+  origin: { uri: vscode.Uri; selection: vscode.Selection; column: vscode.ViewColumn | undefined } | undefined;
+}
+
+/** The text of a document as the edits would leave it. */
+function edited(document: vscode.TextDocument, edits: vscode.TextEdit[]): string {
+  const text = document.getText();
+  return [...edits]
+    .sort((a, b) => document.offsetAt(b.range.start) - document.offsetAt(a.range.start))
+    .reduce(
+      (result, edit) => result.slice(0, document.offsetAt(edit.range.start)) + edit.newText + result.slice(document.offsetAt(edit.range.end)),
+      text,
+    );
+}
+
+export class Previews implements vscode.Disposable, vscode.TextDocumentContentProvider {
+  private readonly texts = new Map<string, string>();
+  private readonly changed = new vscode.EventEmitter<vscode.Uri>();
+  private readonly disposables: { dispose(): unknown }[] = [];
+  private pending: Pending | undefined;
+  private serial = 0;
+
+  readonly onDidChange = this.changed.event;
+
+  constructor() {
+    this.disposables.push(
+      this.changed,
+      vscode.workspace.registerTextDocumentContentProvider(SCHEME, this),
+      // closing the tab is refusing
+      vscode.window.tabGroups.onDidChangeTabs((event) => {
+        if (this.pending && event.closed.some((tab) => this.isOurs(tab)) && this.tabs().length === 0) {
+          this.forget();
+        }
+      }),
+    );
+  }
+
+  provideTextDocumentContent(uri: vscode.Uri): string {
+    return this.texts.get(uri.toString()) ?? '';
+  }
+
+  /** Show the edit. A message when there is nothing to show. */
+  async show(edit: vscode.WorkspaceEdit, title: string, onAccepted?: () => void): Promise<string | undefined> {
+    await this.refuse();
+    const versions = new Map<string, number>();
+    const sides: [vscode.Uri, vscode.Uri, vscode.Uri][] = [];
+    let first: vscode.Range | undefined;
+    for (const [uri, edits] of edit.entries()) {
+      const document = await vscode.workspace.openTextDocument(uri);
+      const text = edited(document, edits);
+      if (text === document.getText()) {
+        continue;
+      }
+      const right = uri.with({ scheme: SCHEME, query: JSON.stringify({ serial: ++this.serial }), authority: '' });
+      this.texts.set(right.toString(), text);
+      versions.set(uri.toString(), document.version);
+      sides.push([uri, uri, right]);
+      first ??= edits[0]?.range;
+    }
+    const only = sides[0];
+    if (!only) {
+      return vscode.l10n.t('Nothing would change.');
+    }
+    const editor = vscode.window.activeTextEditor;
+    const origin = editor && { uri: editor.document.uri, selection: editor.selection, column: editor.viewColumn };
+    this.pending = { edit, versions, onAccepted, origin };
+    if (sides.length === 1) {
+      const options: vscode.TextDocumentShowOptions = { preview: true, ...(first ? { selection: first } : {}) };
+      await vscode.commands.executeCommand('vscode.diff', only[1], only[2], title, options);
+    } else {
+      await vscode.commands.executeCommand('vscode.changes', title, sides);
+    }
+    await vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', true);
+    return undefined;
+  }
+
+  async accept(): Promise<void> {
+    const pending = this.pending;
+    if (!pending) {
+      return;
+    }
+    this.forget();
+    await this.close();
+    for (const [uri, version] of pending.versions) {
+      const document = await vscode.workspace.openTextDocument(vscode.Uri.parse(uri));
+      if (document.version !== version) {
+        void vscode.window.showWarningMessage(vscode.l10n.t('The text has changed since; nothing was done. Ask again.'));
+        return;
+      }
+    }
+    if (await vscode.workspace.applyEdit(pending.edit, { isRefactoring: true })) {
+      pending.onAccepted?.();
+    }
+    await this.goBack(pending);
+  }
+
+  async refuse(): Promise<void> {
+    const pending = this.pending;
+    if (pending) {
+      this.forget();
+      await this.close();
+      await this.goBack(pending);
+    }
+  }
+
+  private async goBack(pending: Pending): Promise<void> {
+    const { origin } = pending;
+    if (origin) {
+      await vscode.window.showTextDocument(origin.uri, {
+        selection: new vscode.Range(origin.selection.start, origin.selection.start),
+        ...(origin.column === undefined ? {} : { viewColumn: origin.column }),
+      });
+    }
+  }
+
+  private forget(): void {
+    this.pending = undefined;
+    this.texts.clear();
+    void vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', false);
+  }
+
+  private isOurs(tab: vscode.Tab): boolean {
+    const input: unknown = tab.input;
+    if (input instanceof vscode.TabInputTextDiff) {
+      return input.modified.scheme === SCHEME;
+    }
+    return input instanceof vscode.TabInputText && input.uri.scheme === SCHEME;
+  }
+
+  private tabs(): vscode.Tab[] {
+    return vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter((tab) => this.isOurs(tab));
+  }
+
+  private async close(): Promise<void> {
+    await vscode.window.tabGroups.close(this.tabs());
+  }
+
+  dispose(): void {
+    for (const one of this.disposables) {
+      one.dispose();
+    }
+  }
+}

@@ -1,0 +1,339 @@
+// The language client and everything that needs it: status, edits, next edit. Loaded when a file of ours is open.
+
+import * as vscode from 'vscode';
+import {
+  CloseAction,
+  type CodeAction,
+  ErrorAction,
+  type LanguageClientOptions,
+  type Middleware,
+  RevealOutputChannelOn,
+  State,
+} from 'vscode-languageclient';
+import { LanguageClient } from 'vscode-languageclient/node';
+import { type Found, findServer } from './find';
+import { selector } from './languages';
+import { Lifecycle, MAX_RESTARTS } from './lifecycle';
+import * as protocol from './protocol';
+import { Previews } from './preview';
+import { type StatusItems } from './status';
+
+/** Settings of the extension: the server knows none of them. */
+const OWN_SECTIONS = ['server', 'editor', 'trace'];
+const MAX_STDERR_LINES = 20;
+
+function forServer(settings: unknown): unknown {
+  if (typeof settings !== 'object' || settings === null) {
+    return settings;
+  }
+  return Object.fromEntries(Object.entries(settings).filter(([name]) => !OWN_SECTIONS.includes(name)));
+}
+
+export class Session implements vscode.Disposable {
+  private client: LanguageClient | undefined;
+  private readonly lifecycle: Lifecycle;
+  private readonly previews = new Previews();
+  private readonly trace: vscode.LogOutputChannel;
+  private readonly disposables: { dispose(): unknown }[] = [this.previews];
+  private told = new Set<string>();
+  private hasAskedToInstall = false;
+
+  constructor(
+    private readonly context: vscode.ExtensionContext,
+    private readonly log: vscode.LogOutputChannel,
+    private readonly status: StatusItems,
+  ) {
+    this.trace = vscode.window.createOutputChannel('Lacuna Trace', { log: true });
+    this.lifecycle = new Lifecycle({
+      start: () => this.start(),
+      stop: () => this.stop(),
+      onCrash: (count, waitMs) => this.onCrash(count, waitMs),
+    });
+    this.disposables.push(
+      this.trace,
+      vscode.workspace.onDidChangeConfiguration((event) => {
+        if (event.affectsConfiguration('lacuna.server') || event.affectsConfiguration('lacuna.editor.extraLanguages')) {
+          void this.restart();
+        } else if (event.affectsConfiguration('lacuna')) {
+          void this.sendSettings();
+        }
+      }),
+      vscode.workspace.onDidGrantWorkspaceTrust(() => {
+        if (!this.client) {
+          void this.restart();
+        }
+      }),
+    );
+  }
+
+  get isRunning(): boolean {
+    return this.client?.state === State.Running;
+  }
+
+  /** Start, or stop and start again. */
+  async restart(): Promise<void> {
+    try {
+      await this.lifecycle.restart();
+    } catch (error) {
+      // the client has logged what happened, and onCrash decides what follows
+      this.log.error(error instanceof Error ? error : String(error));
+    }
+  }
+
+  private async start(): Promise<void> {
+    const found = await findServer(this.context);
+    if ('places' in found) {
+      this.onMissing(found.places);
+      return;
+    }
+    this.log.info(`server: ${found.command} (${found.where})`);
+    this.status.update({ kind: 'busy', message: vscode.l10n.t('starting'), isMissing: false });
+    const client = this.createClient(found);
+    this.client = client;
+    try {
+      await client.start();
+    } catch (error) {
+      this.log.error(error instanceof Error ? error : String(error));
+      if (this.client === client) {
+        this.client = undefined;
+        this.lifecycle.crashed();
+      }
+      return;
+    }
+    client.onNotification(protocol.STATUS, (status: protocol.Status) => this.status.update(status));
+    await this.setRunning(true);
+    if (this.status.current.kind === 'busy') {
+      this.status.update({ kind: 'normal', message: vscode.l10n.t('ready') });
+    }
+  }
+
+  private createClient(found: Found): LanguageClient {
+    const level = vscode.workspace.getConfiguration('lacuna.server').get<string>('logLevel', 'info');
+    const options: LanguageClientOptions = {
+      documentSelector: selector(),
+      outputChannel: this.log,
+      traceOutputChannel: this.trace,
+      revealOutputChannelOn: RevealOutputChannelOn.Never,
+      initializationOptions: () => forServer(structuredClone({ ...vscode.workspace.getConfiguration('lacuna') })) as object,
+      initializationFailedHandler: () => false,
+      errorHandler: {
+        error: () => ({ action: ErrorAction.Continue, handled: true }),
+        closed: () => {
+          if (!this.lifecycle.isExpectedToEnd && this.client === client) {
+            this.client = undefined;
+            void this.setRunning(false);
+            this.lifecycle.crashed();
+          }
+          return { action: CloseAction.DoNotRestart, handled: true };
+        },
+      },
+      middleware: this.middleware(),
+    };
+    const executable = { command: found.command, args: ['serve', '--log-level', level], options: { env: { ...process.env } } };
+    const client = new LanguageClient('lacuna', 'Lacuna', { run: executable, debug: executable }, options);
+    return client;
+  }
+
+  private middleware(): Middleware {
+    return {
+      workspace: {
+        configuration: async (params, token, next) => {
+          const answers: unknown = await next(params, token);
+          return Array.isArray(answers) ? answers.map(forServer) : (answers as never);
+        },
+      },
+      provideInlineCompletionItems: async (document, position, context, token, next) => {
+        if (this.status.isSnoozed() && context.triggerKind === vscode.InlineCompletionTriggerKind.Automatic) {
+          return [];
+        }
+        const result = await next(document, position, context, token);
+        const first = (Array.isArray(result) ? result : result?.items)?.[0];
+        const id: unknown = first?.command?.arguments?.[0];
+        // there is no stable event for what is on the screen; what was answered in time is the nearest to it
+        if (typeof id === 'string' && !token.isCancellationRequested && !this.told.has(id)) {
+          this.told.add(id);
+          void this.client?.sendNotification(protocol.DID_SHOW, { id });
+        }
+        return result;
+      },
+    };
+  }
+
+  private async stop(): Promise<void> {
+    const client = this.client;
+    this.client = undefined;
+    this.told.clear();
+    await this.setRunning(false);
+    if (client) {
+      try {
+        await client.stop(3000);
+      } catch (error) {
+        this.log.warn(error instanceof Error ? error.message : String(error));
+      }
+      await client.dispose();
+    }
+  }
+
+  private async setRunning(isRunning: boolean): Promise<void> {
+    await vscode.commands.executeCommand('setContext', 'lacuna.running', isRunning);
+  }
+
+  private onCrash(count: number, waitMs: number | undefined): void {
+    if (waitMs !== undefined) {
+      this.log.warn(`the server ended; starting it again in ${waitMs} ms (${count} of ${MAX_RESTARTS})`);
+      this.status.update({ kind: 'warning', message: vscode.l10n.t('the server ended; starting it again') });
+      return;
+    }
+    const message = vscode.l10n.t('The Lacuna server ended {0} times within three minutes.', count);
+    this.status.update({ kind: 'error', message });
+    const show = vscode.l10n.t('Open Log');
+    const again = vscode.l10n.t('Try Again');
+    void vscode.window.showErrorMessage(message, show, again).then((choice) => {
+      if (choice === show) {
+        this.log.show();
+      } else if (choice === again) {
+        void this.restart();
+      }
+    });
+  }
+
+  private onMissing(places: string[]): void {
+    this.log.warn(`no server found; looked at:\n  ${places.slice(0, MAX_STDERR_LINES).join('\n  ')}`);
+    this.status.update({ kind: 'error', message: vscode.l10n.t('server not found'), isMissing: true });
+    if (this.hasAskedToInstall) {
+      return;
+    }
+    this.hasAskedToInstall = true;
+    const install = vscode.l10n.t('Install…');
+    const choose = vscode.l10n.t('Set Path');
+    const first = places[0] ?? '';
+    const isSetting = first.startsWith('lacuna.server.path');
+    const message = isSetting
+      ? vscode.l10n.t('Lacuna: {0} is not an executable', first)
+      : vscode.l10n.t('Lacuna: the server was not found.');
+    void vscode.window.showWarningMessage(message, ...(isSetting ? [] : [install]), choose).then((choice) => {
+      if (choice === install) {
+        void vscode.commands.executeCommand('lacuna.install');
+      } else if (choice === choose) {
+        void vscode.commands.executeCommand('workbench.action.openSettings', 'lacuna.server.path');
+      }
+    });
+  }
+
+  private async sendSettings(): Promise<void> {
+    // the server asks for what it needs: by folder, which one object could not say
+    await this.client?.sendNotification('workspace/didChangeConfiguration', { settings: null });
+  }
+
+  private async request<R>(method: string, params?: unknown): Promise<R | undefined> {
+    if (!this.client || !this.isRunning) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+      return undefined;
+    }
+    try {
+      return (await this.client.sendRequest<R | null>(method, params)) ?? undefined;
+    } catch (error) {
+      void vscode.window.showWarningMessage(`Lacuna: ${error instanceof Error ? error.message : String(error)}`);
+      return undefined;
+    }
+  }
+
+  /** lacuna/pause, resume and unload: each answers with the status after it. */
+  async control(method: string): Promise<void> {
+    const status = await this.request<protocol.Status>(method);
+    if (status) {
+      this.status.update(status);
+    }
+  }
+
+  acceptEdit(): Promise<void> {
+    return this.previews.accept();
+  }
+
+  refuseEdit(): Promise<void> {
+    return this.previews.refuse();
+  }
+
+  /** Ask for the code actions of one kind, preview the first as a diff. */
+  async edit(kind: string, nothing: string, instruction?: string): Promise<void> {
+    const editor = vscode.window.activeTextEditor;
+    const client = this.client;
+    if (!editor || !client || !this.isRunning) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+      return;
+    }
+    const work = async (): Promise<void> => {
+      const actions = await this.request<CodeAction[]>('textDocument/codeAction', {
+        textDocument: client.code2ProtocolConverter.asTextDocumentIdentifier(editor.document),
+        range: client.code2ProtocolConverter.asRange(editor.selection),
+        context: { diagnostics: [], only: [kind], triggerKind: 1 },
+      });
+      const wants = (action: CodeAction): boolean =>
+        ((action.data as { action?: string } | undefined)?.action === 'rewriteWithInstruction') === (instruction !== undefined);
+      const action = actions?.find(wants) ?? actions?.[0];
+      if (!action) {
+        void vscode.window.showInformationMessage(nothing);
+        return;
+      }
+      const result = await this.request<protocol.PreviewEditResult>(protocol.PREVIEW_EDIT, {
+        action,
+        ...(instruction === undefined ? {} : { instruction }),
+      } satisfies protocol.PreviewEditParams);
+      const edit = result && (await client.protocol2CodeConverter.asWorkspaceEdit(result.edit));
+      if (!edit) {
+        void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna found nothing better than what stands there.'));
+        return;
+      }
+      const message = await this.previews.show(edit, `Lacuna: ${action.title}`);
+      if (message) {
+        void vscode.window.showInformationMessage(message);
+      }
+    };
+    await vscode.window.withProgress({ location: vscode.ProgressLocation.Window, title: 'Lacuna' }, work);
+  }
+
+  /** What else has to change after the last edit. */
+  async nextEdit(): Promise<void> {
+    const editor = vscode.window.activeTextEditor;
+    const client = this.client;
+    if (!editor || !client) {
+      return;
+    }
+    const converter = client.code2ProtocolConverter;
+    const result = await this.request<protocol.NextEditResult>(protocol.NEXT_EDIT, {
+      textDocument: { uri: converter.asUri(editor.document.uri), version: editor.document.version },
+      position: converter.asPosition(editor.selection.active),
+    });
+    if (!result) {
+      return;
+    }
+    const edit = new vscode.WorkspaceEdit();
+    for (const item of result.edits) {
+      const uri = client.protocol2CodeConverter.asUri(item.textDocument.uri);
+      edit.replace(uri, client.protocol2CodeConverter.asRange(item.range), item.text);
+    }
+    if (edit.size === 0) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no further edit to propose.'));
+      return;
+    }
+    await this.previews.show(edit, vscode.l10n.t('Lacuna: next edit'), () => {
+      for (const command of result.edits.flatMap((item) => item.command ?? [])) {
+        void this.request('workspace/executeCommand', { command: command.command, arguments: command.arguments ?? [] });
+      }
+    });
+  }
+
+  async end(): Promise<void> {
+    await this.lifecycle.end();
+  }
+
+  dispose(): void {
+    for (const one of this.disposables) {
+      one.dispose();
+    }
+  }
+}
+
+export function createSession(context: vscode.ExtensionContext, log: vscode.LogOutputChannel, status: StatusItems): Session {
+  return new Session(context, log, status);
+}
