@@ -20,19 +20,25 @@ MAX_PARSED_CHARS = 12_000
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
 
-def adds_errors(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str) -> bool:
-    """Whether putting text in place of [start, end) breaks what was whole. tree: the window around the span."""
-    after = tree.replaced(start, end, text).damage()
+def adds_errors(
+    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
+) -> bool:
+    """Whether putting text in place of [start, end) breaks what was whole. tree: the window around the span.
+
+    is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
+    """
     line = snapshot.line_start(start), _after_line(snapshot, end)
+    margins = tree.margins(*line)
+    after = tree.replaced(start, end, text).damage(margins)
     if after.num_errors or after.num_unbalanced:
-        if after.exceeds(tree.damage()):
+        if after.exceeds(tree.damage(margins)):
             return True
         # the line being written is broken by nature; without it the text shows what the proposal has to live up to
         if line[0] >= tree.base and line[1] <= tree.base + len(tree.text):
-            without = tree.replaced(line[0], line[1], "").damage()
+            without = tree.replaced(line[0], line[1], "").damage(margins)
             if after.exceeds(without):
                 return True
-    return tree.language.name == "python" and _breaks_python(tree, snapshot, start, end, text)
+    return tree.language.name == "python" and _breaks_python(tree, snapshot, start, end, text, is_body_due)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -40,13 +46,18 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
     return len(snapshot.text) if newline < 0 else newline + 1
 
 
-def _breaks_python(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str) -> bool:
+def _breaks_python(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool) -> bool:
     low, high = _piece(tree, snapshot, start, end)
     if high - low > MAX_PARSED_CHARS:
         return False
     before, after = snapshot.text[low:start], snapshot.text[end:high]
     if is_python(before + text + after):
         return False
+    line_end = snapshot.line_end(end)
+    if is_body_due and (text + snapshot.text[end:line_end]).rstrip().endswith(":"):
+        body = f"\n{snapshot.indent_at(start)}{text[: len(text) - len(text.lstrip())]} pass"
+        if is_python(before + text + snapshot.text[end:line_end] + body + snapshot.text[line_end:high]):
+            return False
     line_start = snapshot.line_start(start)
     head = snapshot.text[low:line_start]
     rest = snapshot.text[_after_line(snapshot, end) : high]

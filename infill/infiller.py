@@ -114,7 +114,7 @@ class LocalInfiller:
             return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
         trim_started = time.perf_counter()
         candidates, reason = self._trim(results, scene, gap, problem)
-        if len(candidates) < request.num_alternatives and problem.decoding != "denoise":
+        if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
             candidates += self._alternatives(request, scene, gap, problem, started, cancelled)
         ranked = _ranked(candidates)[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]

@@ -14,7 +14,7 @@ from .snapshot import Snapshot
 from .span import Gap
 from .tokenizer import NUM_RESERVED, Tokenizer
 
-ANCHOR_GRID = 65_536
+ANCHOR_GRID = 16_384
 """A prefix longer than two of these is cut at a line start that only moves once per this many characters."""
 
 HEADER_CHARS = 4_000
@@ -35,7 +35,7 @@ class Policy:
     limits: Limits = field(default_factory=Limits)
 
 
-def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 16_384) -> tuple[str, str]:
+def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 8_192) -> tuple[str, str]:
     """The text before and after a gap, its lead and tail included, with `\\n` line ends."""
     text = snapshot.text
     anchor = max(0, gap.start // ANCHOR_GRID - 1) * ANCHOR_GRID

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from .request import IndentStyle
 
-STYLE_WINDOW = 12_000
-"""Characters on each side of an offset that indentation and line ending are read from."""
+STYLE_WINDOW = 3_000
+"""Characters on each side of an offset that indentation is read from, and neighbouring lines are looked for in."""
 
 _INDENT = re.compile(r"[ \t]*")
 _LEADING = re.compile(r"^([ \t]*)(?=[^\s])", re.MULTILINE)

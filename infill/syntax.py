@@ -17,8 +17,11 @@ import tree_sitter
 from .brackets import scan_brackets
 from .languages import Language
 
-WINDOW_CHARS = 20_000
+WINDOW_CHARS = 12_000
 """How far the window reaches on each side of the gap, before it is snapped."""
+
+BRACKET_CHARS = 4_000
+"""How far brackets are counted on each side of a change: the scanner is slower than an incremental parse."""
 
 _WINDOW_GRID = 4096
 _COLUMN_0 = re.compile(r"^[^\s)\]}#*]", re.MULTILINE)
@@ -90,9 +93,20 @@ class SyntaxTree:
             raise ValueError(f"span [{start}, {end}) is outside the window of {len(self.text)} at {self.base}")
         return SyntaxTree.parse(self.language, self.text[:low] + new + self.text[high:], self.base, self)
 
-    def damage(self) -> Damage:
-        """How broken the window is."""
-        return Damage(sum(1 for _ in self._errors()), scan_brackets(self.language, self.text).num_unbalanced)
+    def margins(self, start: int, end: int) -> tuple[int, int]:
+        """What `damage` need not scan for brackets around a change of [start, end): from the front, and from the back.
+
+        The same margins hold for the window after the change, so that like is compared with like.
+        """
+        low, high = max(0, start - self.base - BRACKET_CHARS), min(len(self.text), end - self.base + BRACKET_CHARS)
+        front = _COLUMN_0.search(self.text, low, start - self.base) if low else None
+        back = _COLUMN_0.search(self.text, high)
+        return (front.start() if front else 0), (len(self.text) - back.start() if back else 0)
+
+    def damage(self, margins: tuple[int, int] = (0, 0)) -> Damage:
+        """How broken the window is. margins: see there."""
+        text = self.text[margins[0] : len(self.text) - margins[1]] if any(margins) else self.text
+        return Damage(sum(1 for _ in self._errors()), scan_brackets(self.language, text).num_unbalanced)
 
     def error_spans(self) -> list[tuple[int, int]]:
         """The spans of ERROR and MISSING nodes, in document offsets."""

@@ -133,7 +133,9 @@ def _block_gap(
 
 def _mends(tree: SyntaxTree, offset: int, closing: str) -> bool:
     """Whether a closing bracket at offset would leave the text less broken: nobody has closed the block yet."""
-    return tree.replaced(offset, offset, closing).damage().num_unbalanced < tree.damage().num_unbalanced
+    margins = tree.margins(offset, offset)
+    closed = tree.replaced(offset, offset, closing).damage(margins)
+    return closed.num_unbalanced < tree.damage(margins).num_unbalanced
 
 
 def _is_block_mark(tree: SyntaxTree, offset: int, head: str) -> bool:

@@ -61,9 +61,18 @@ def trim(
         return Refusal("unchanged")
     if gap.is_multiline and not _is_indented_well(fitted, gap, tree):
         return Refusal("indentation")
-    if adds_errors(tree, snapshot, gap.start, gap.end, text):
+    if adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, snapshot)):
         return Refusal("syntax")
     return Trimmed(text, middle)
+
+
+def _is_body_due(gap: Gap, snapshot: Snapshot) -> bool:
+    """Whether a header may stand without its body: the user began this line, or nothing follows it directly."""
+    if gap.is_multiline:
+        return False
+    newline = snapshot.text.find("\n", gap.end)
+    is_followed = newline >= 0 and bool(snapshot.line_at(newline + 1).strip())
+    return not is_followed or bool(surroundings(snapshot, gap.start, gap.end).head.strip())
 
 
 def _natural_end(
@@ -176,7 +185,8 @@ def _is_same(line: str, other: str) -> bool:
 
 
 def _damage_with(middle: str, gap: Gap, tree: SyntaxTree) -> tuple[int, int]:
-    damage = tree.replaced(gap.start, gap.end, gap.lead + middle + gap.tail).damage()
+    changed = tree.replaced(gap.start, gap.end, gap.lead + middle + gap.tail)
+    damage = changed.damage(tree.margins(gap.start, gap.end))
     return damage.num_unbalanced, damage.num_errors
 
 
