@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelNotFoundError
-from .int8 import convert, dequantise
+from .int8 import Int8Linear, convert, dequantise
 from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
 
@@ -39,7 +39,11 @@ def load_config(source: Path) -> ModelConfig:
         raise ConfigError(
             f"{source} is not a packed Lacuna model of format {FORMAT_VERSION}; point to the folder that holds config.json instead"
         )
-    return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]), source=str(source))
+    try:
+        raw = json.loads(metadata[CONFIG_KEY])
+    except ValueError as error:
+        raise ConfigError(f"{source}: the config in its header is not valid JSON ({error}); copy it again") from None
+    return ModelConfig.from_dict(raw, source=str(source))
 
 
 def load_checkpoint(source: Path, device: str = "cpu", weights: str = "auto") -> DiffusionGemma:
@@ -90,12 +94,16 @@ def read_tensors(source: Path) -> Iterator[tuple[str, Path, Tensor]]:
                     if f"{key}|scale" in keys:
                         tensor = dequantise(tensor, handle.get_tensor(f"{key}|scale"))
                     yield name, file, tensor
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); copy it again") from None
 
 
 def save_folder(model: DiffusionGemma, folder: Path, tokenizer_json: str | None = None) -> None:
-    """Write config.json and model.safetensors as `save_pretrained` names them, so that transformers loads the folder."""
+    """Write config.json and model.safetensors as `save_pretrained` names them, so that transformers loads the folder.
+
+    Raises: ValueError for a model that was converted to int8.
+    """
+    _must_be_float(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2), encoding="utf-8")
     tensors = {_their_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
@@ -108,7 +116,9 @@ def save_packed(model: DiffusionGemma, path: Path, metadata: dict[str, str]) -> 
     """Write the single-file form: int8 matrices with fp32 row scales, everything else fp32.
 
     metadata: tokenizer, calibration and card under the keys of modelfile.py; format and config are added here.
+    Raises: ValueError for a model that was converted to int8.
     """
+    _must_be_float(model)
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().float().cpu()
@@ -124,6 +134,12 @@ def save_packed(model: DiffusionGemma, path: Path, metadata: dict[str, str]) -> 
     save_file(tensors, path, metadata=header)
 
 
+def _must_be_float(model: DiffusionGemma) -> None:
+    # its tensors have other names and layouts, and no reader
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise ValueError("this model runs in int8; load it with weights='fp32' to save it")
+
+
 def _files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
@@ -131,9 +147,9 @@ def _files(source: Path) -> list[Path]:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
+            files = [source / name for name in names]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             raise CheckpointError(f"{index} is not a valid index; copy it again") from None
-        files = [source / name for name in names]
         for file in files:
             if not file.exists():
                 raise CheckpointError(f"{file} is missing, though {index.name} names it; copy the whole model again")

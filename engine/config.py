@@ -1,5 +1,6 @@
-"""config.json of a DiffusionGemma checkpoint, read into one frozen value; anything this engine cannot do is refused here.
+"""config.json of a DiffusionGemma checkpoint, read into one frozen value; what this engine cannot do is refused here.
 
+Longer than most files here, because every key is checked with a message of its own.
 Source: transformers 5.11-5.23, models/diffusion_gemma/configuration_diffusion_gemma.py. The classes' default values are
 not the released model's, so nothing is defaulted silently except what `save_pretrained` itself leaves out.
 """
@@ -63,16 +64,21 @@ class ModelConfig:
         """path: config.json. Raises: ModelNotFoundError, ConfigError."""
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelNotFoundError(f"{path} does not exist; point --model at a folder that save_pretrained wrote") from None
+        except (FileNotFoundError, NotADirectoryError):
+            message = f"{path} does not exist; point --model at a folder that save_pretrained wrote"
+            raise ModelNotFoundError(message) from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
+        except OSError as error:
+            raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
         return cls.from_dict(raw, source=str(path))
 
     @classmethod
-    def from_dict(cls, raw: Json, source: str = "config.json") -> ModelConfig:
+    def from_dict(cls, raw: object, source: str = "config.json") -> ModelConfig:
         """raw: the parsed config.json of DiffusionGemmaForBlockDiffusion. Raises: ConfigError, naming key and value."""
-        read = _Reader(raw, source)
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{source} holds {type(raw).__name__}, not a JSON object; copy the model folder again")
+        read = _Reader(cast(Json, raw), source)
         read.must_be("model_type", "diffusion_gemma")
         text = read.section("text_config")
         text.must_be("model_type", "diffusion_gemma_text")
@@ -81,14 +87,14 @@ class ModelConfig:
         text.must_be("tie_word_embeddings", True, default=True)
         text.must_be("use_bidirectional_attention", None, default=None, also=("vision",))
         read.must_be("tie_word_embeddings", True, default=True)
-        eos = text.raw.get("eos_token_id", 1)
         num_heads, vocab_size = text.positive("num_attention_heads"), text.positive("vocab_size")
         num_experts, top_k = text.positive("num_experts"), text.positive("top_k_experts")
         if top_k > num_experts:
             raise text.error("top_k_experts", top_k, f"at most num_experts ({num_experts})")
-        first_noise_id = int(raw.get("lacuna_first_noise_id", 0))
-        if not 0 <= first_noise_id < vocab_size:
-            raise read.error("lacuna_first_noise_id", first_noise_id, f"in [0, {vocab_size})")
+        eos = text.raw.get("eos_token_id", 1)
+        eos_ids = cast(list[object], eos) if isinstance(eos, list) else [1 if eos is None else eos]
+        if not eos_ids:
+            raise text.error("eos_token_id", eos, "at least one token id")
         return cls(
             vocab_size=vocab_size,
             hidden_size=text.positive("hidden_size"),
@@ -98,18 +104,19 @@ class ModelConfig:
             num_experts=num_experts,
             top_k=top_k,
             expert_size=text.positive("moe_intermediate_size"),
-            rms_norm_eps=float(text.raw.get("rms_norm_eps", 1e-6)),
-            softcap=float(text.raw.get("final_logit_softcapping") or 30.0),
+            rms_norm_eps=text.number("rms_norm_eps", 1e-6),
+            # save_pretrained leaves this one out when it has its default
+            softcap=text.number("final_logit_softcapping", 30.0),
             max_positions=text.positive("max_position_embeddings"),
-            pad_id=int(text.raw.get("pad_token_id") or 0),
-            bos_id=int(text.raw.get("bos_token_id") or 2),
-            eos_ids=tuple(eos) if isinstance(eos, list) else (int(1 if eos is None else eos),),
-            canvas_length=int(raw.get("canvas_length") or 256),
-            first_noise_id=first_noise_id,
+            pad_id=text.token("pad_token_id", 0, vocab_size),
+            bos_id=text.token("bos_token_id", 2, vocab_size),
+            eos_ids=tuple(text.token("eos_token_id", 1, vocab_size, value) for value in eos_ids),
+            canvas_length=read.positive("canvas_length", default=256),
+            first_noise_id=read.token("lacuna_first_noise_id", 0, vocab_size),
         )
 
     def to_dict(self) -> Json:
-        """The config.json that from_dict and transformers both read (transformers also wants a vision_config: a minimal one)."""
+        """The config.json that from_dict and transformers both read."""
         first_full = next((s for s in self.layers if s.kind == "full_attention"), self.layers[-1])
         first_sliding = next((s for s in self.layers if s.kind == "sliding_attention"), None)
         overrides = {
@@ -139,7 +146,7 @@ class ModelConfig:
                 "full_attention": {
                     "rope_type": "proportional",
                     "rope_theta": first_full.rope_theta,
-                    "partial_rotary_factor": 2 * first_full.num_rotated / first_full.head_dim,
+                    "partial_rotary_factor": _share(first_full.num_rotated, first_full.head_dim),
                 },
             },
             "num_experts": self.num_experts,
@@ -155,7 +162,7 @@ class ModelConfig:
             "bos_token_id": self.bos_id,
             "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else self.eos_ids[0],
         }
-        # transformers insists on a vision tower and on image token ids below the vocabulary; text work never touches them
+        # transformers insists on a vision tower and on image ids below the vocabulary; text work never touches them
         vision = {
             "model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16,
@@ -171,6 +178,12 @@ class ModelConfig:
             "boi_token_id": last, "eoi_token_id": last, "image_token_id": last,
             "lacuna_first_noise_id": self.first_noise_id,
         }  # fmt: skip
+
+
+def _share(num_rotated: int, head_dim: int) -> float:
+    """The partial_rotary_factor that gives num_rotated again when it is multiplied out and rounded down."""
+    share = 2 * num_rotated / head_dim
+    return share if int(share * head_dim // 2) == num_rotated else (2 * num_rotated + 0.5) / head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,56 +207,121 @@ class _Reader:
         if value != wanted and value not in also:
             raise self.error(key, value, f"{wanted!r}")
 
-    def positive(self, key: str) -> int:
-        value = self.raw.get(key)
+    def positive(self, key: str, default: int | None = None) -> int:
+        """default: what a missing key or null stands for; None: the key must be there."""
+        value = default if self.raw.get(key) is None else self.raw[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(key, value, "a positive whole number")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number above 0. default: what a missing key stands for; None: the key must be there."""
+        value = self.raw.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0 or value == float("inf"):
+            raise self.error(key, value, "a number above 0")
+        return float(value)
+
+    def token(self, key: str, default: int, vocab_size: int, value: object = None) -> int:
+        """A token id. value: one of several under the key, instead of the key's own; null stands for the default."""
+        value = self.raw.get(key) if value is None else value
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
+            raise self.error(key, value, f"a token id in [0, {vocab_size})")
         return value
 
 
 def _layers(text: _Reader, num_heads: int) -> tuple[LayerSpec, ...]:
     num_layers = text.positive("num_hidden_layers")
-    kinds = text.raw.get("layer_types") or [
-        "full_attention" if (i + 1) % 6 == 0 or i == num_layers - 1 else "sliding_attention" for i in range(num_layers)
-    ]
-    if len(kinds) != num_layers:
-        raise text.error("layer_types", kinds, f"{num_layers} entries, one per hidden layer")
-    rope = text.raw.get("rope_parameters") or {
-        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-        "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
-    }
-    head_dim, kv_heads = text.positive("head_dim"), text.positive("num_key_value_heads")
-    full = {
-        "head_dim": text.raw.get("global_head_dim") or 512,
-        "num_key_value_heads": text.raw.get("num_global_key_value_heads") or kv_heads,
-    }
-    # transformers >= 5.2x writes one override per full-attention layer instead of the two global_* keys
-    overrides = cast(dict[str, Json], text.raw.get("per_layer_config") or {})
+    kinds = text.raw.get("layer_types")
+    if kinds is None:
+        kinds = ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(num_layers)]
+        kinds[-1] = "full_attention"
+    if not isinstance(kinds, list) or len(cast(list[object], kinds)) != num_layers:
+        raise text.error("layer_types", kinds, f"a list of {num_layers} entries, one per hidden layer")
+    ropes = _ropes(text)
+    overrides = _overrides(text, num_layers)
+    plain = {"head_dim": text.positive("head_dim"), "num_key_value_heads": text.positive("num_key_value_heads")}
+    # transformers >= 5.2x writes one override per full-attention layer instead of the two global_* keys, and leaves out
+    # of it what equals the plain value: so the global keys, and their defaults, speak only where there is no override
+    full = plain
+    if overrides is None:
+        full = {
+            "head_dim": text.positive("global_head_dim", default=512),
+            "num_key_value_heads": text.positive("num_global_key_value_heads", default=plain["num_key_value_heads"]),
+        }
     specs: list[LayerSpec] = []
-    for i, kind in enumerate(kinds):
+    head_dims: dict[object, int] = {}
+    for i, kind in enumerate(cast(list[object], kinds)):
         if kind not in ("sliding_attention", "full_attention"):
             raise text.error(f"layer_types[{i}]", kind, "'sliding_attention' or 'full_attention'")
         is_full = kind == "full_attention"
-        base = full if is_full else {"head_dim": head_dim, "num_key_value_heads": kv_heads}
-        spec = {**base, **overrides.get(str(i), {})}
-        if num_heads % spec["num_key_value_heads"]:
-            raise text.error("num_key_value_heads", spec["num_key_value_heads"], f"a divisor of {num_heads} query heads")
-        params = cast(Json, rope.get(kind) or {})
-        rope_type, wanted = params.get("rope_type", "default"), "proportional" if is_full else "default"
-        if rope_type not in ("default", "proportional"):
-            raise text.error(f"rope_parameters.{kind}.rope_type", rope_type, f"{wanted!r}")
-        factor = float(params.get("partial_rotary_factor", 1.0))
-        if rope_type == "default" and factor != 1.0:
-            raise text.error(f"rope_parameters.{kind}.partial_rotary_factor", factor, "1.0 with rope_type 'default'")
+        if i == num_layers - 1 and not is_full:
+            raise text.error(f"layer_types[{i}]", kind, "'full_attention' in the last layer, as transformers does")
+        spec = {**(full if is_full else plain), **(overrides or {}).get(i, {})}
+        head_dim, num_kv_heads = spec["head_dim"], spec["num_key_value_heads"]
+        if num_heads % num_kv_heads:
+            raise text.error("num_key_value_heads", num_kv_heads, f"a divisor of {num_heads} query heads")
+        # one rotary table serves all layers of a kind
+        if head_dim % 2 or head_dims.setdefault(kind, head_dim) != head_dim:
+            raise text.error("head_dim", head_dim, f"one even number for all layers of {kind}")
+        rope = ropes[str(kind)]
         specs.append(
             LayerSpec(
-                kind=kind,
-                head_dim=spec["head_dim"],
-                num_kv_heads=spec["num_key_value_heads"],
+                kind="full_attention" if is_full else "sliding_attention",
+                head_dim=head_dim,
+                num_kv_heads=num_kv_heads,
                 window=None if is_full else text.positive("sliding_window"),
-                rope_theta=float(params.get("rope_theta", 1e6 if is_full else 1e4)),
-                num_rotated=int(factor * spec["head_dim"] // 2),
+                rope_theta=rope.theta,
+                num_rotated=int(rope.share * head_dim // 2),
                 has_value_proj=not is_full,
             )
         )
     return tuple(specs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rope:
+    theta: float
+    share: float
+    """Of the pairs, how many rotate: 0 to 1."""
+
+
+def _ropes(text: _Reader) -> dict[str, _Rope]:
+    """By kind of layer."""
+    if text.raw.get("rope_parameters") is None:
+        return {"sliding_attention": _Rope(1e4, 1.0), "full_attention": _Rope(1e6, 0.25)}
+    section = text.section("rope_parameters")
+    ropes: dict[str, _Rope] = {}
+    kinds = cast(list[object], text.raw.get("layer_types") or ["sliding_attention", "full_attention"])
+    for kind in ("sliding_attention", "full_attention"):
+        if kind not in kinds:
+            continue
+        params = section.section(kind)
+        rope_type = params.raw.get("rope_type")
+        if rope_type not in ("default", "proportional"):
+            raise params.error("rope_type", rope_type, "'default' or 'proportional'")
+        params.must_be("factor", 1.0, default=1.0)
+        share = params.raw.get("partial_rotary_factor", 1.0)
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+            raise params.error("partial_rotary_factor", share, "a number from 0 to 1")
+        if rope_type == "default" and share != 1.0:
+            raise params.error("partial_rotary_factor", share, "1.0 with rope_type 'default'")
+        ropes[kind] = _Rope(params.number("rope_theta"), float(share))
+    return ropes
+
+
+def _overrides(text: _Reader, num_layers: int) -> dict[int, dict[str, int]] | None:
+    """head_dim and num_key_value_heads of single layers, by layer; None where the config has no such section."""
+    if text.raw.get("per_layer_config") is None:
+        return None
+    section = text.section("per_layer_config")
+    overrides: dict[int, dict[str, int]] = {}
+    for key in section.raw:
+        if not key.isdecimal() or int(key) >= num_layers:
+            raise section.error(key, section.raw[key], f"layer numbers below {num_layers} as keys")
+        layer = section.section(key)
+        for name, value in layer.raw.items():
+            if name not in ("head_dim", "num_key_value_heads"):
+                raise layer.error(name, value, "only head_dim and num_key_value_heads to differ between layers")
+        overrides[int(key)] = {name: layer.positive(name) for name in layer.raw}
+    return overrides

@@ -105,7 +105,7 @@ def denoise(
             accepted &= (accepted | ~is_free).int().cumprod(-1).bool()
         following = torch.where(accepted, drawn, noise())
         current = torch.where(is_pinned, given, following)
-        history = [*history[-4:], torch.where(out.finished[:, None], out.tokens, best)]
+        history.append(torch.where(out.finished[:, None], out.tokens, best))
         running = ~out.finished
         out.num_forwards += 1
         out.tokens = history[-1]

@@ -68,12 +68,15 @@ class LocalEngine:
 
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         started = time.perf_counter()
-        self._check_tokens(prompt)
+        self._check_tokens(prompt, lowest=0)
         kept = self._cache.common_prefix(prompt)
         # the state of the last prompt token is needed; the cache alone cannot give it back
         is_same = kept == len(prompt) == self._cache.length and self._last_hidden is not None
         kept = kept if is_same else min(kept, len(prompt) - 1)
         self._cache.truncate(kept)
+        if not is_same:
+            # should encoding fail, nothing stays behind that belongs to another prompt
+            self._last_hidden = None
         for first in range(kept, len(prompt), PREFILL_CHUNK):
             self._append(prompt[first : first + PREFILL_CHUNK])
             if cancelled is not None and cancelled():
@@ -116,12 +119,14 @@ class LocalEngine:
         for b, canvas in enumerate(problem.canvases):
             rows = len(canvas.tokens)
             tokens = tuple(out.tokens[b, :rows].tolist())
+            # rows beyond a shorter canvas's own are filler of the sweep
+            num_region = min(int(region_ends[b]), rows)
             results.append(
                 CanvasResult(
                     tokens=tokens,
                     entropy=tuple(out.entropy[b, :rows].tolist()),
                     logprob=tuple(out.logprob[b, :rows].tolist()),
-                    end=_end(tokens, int(region_ends[b]), self.model.config.eos_ids),
+                    end=_end(tokens, num_region, self.model.config.eos_ids),
                     steps=int(out.steps[b]),
                     is_finished=bool(out.finished[b]),
                     is_cancelled=out.is_cancelled,
@@ -158,10 +163,10 @@ class LocalEngine:
             if is_drafting:
                 if len(draft) <= 1 or draft[0] != token:
                     began = time.perf_counter()
-                    draft = self._draft(task, canvas, answer, token)
+                    draft, num_drafted = self._draft(task, canvas, answer, token)
                     denoise_ms += _ms_since(began)
-                    num_forwards += self._draft_steps
-                    steps += self._draft_steps
+                    num_forwards += num_drafted
+                    steps += num_drafted
                 guess = _until_end(draft[1:], task.ends)
             else:
                 guess = []
@@ -205,8 +210,11 @@ class LocalEngine:
             timings=replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards),
         )
 
-    def _draft(self, task: _Task, canvas: Canvas, answer: list[int], token: int) -> list[int]:
-        """Tokens for rows len(answer).. of the canvas; the first is `token`, which the encoder has chosen already."""
+    def _draft(self, task: _Task, canvas: Canvas, answer: list[int], token: int) -> tuple[list[int], int]:
+        """Tokens for rows len(answer).. of the canvas, and the steps they took.
+
+        The first is `token`, which the encoder has chosen already.
+        """
         done = len(answer)
         tokens = (token, *canvas.tokens[done + 1 :])
         pinned = (True, *canvas.pinned[done + 1 :])
@@ -215,7 +223,7 @@ class LocalEngine:
             _Bound(self.model, self._cache), [Canvas(tokens, pinned)], self._policy, self._draft_steps, generator,
             task.ends, task.banned, task.deadline,
         )  # fmt: skip
-        return [int(t) for t in out.tokens[0].tolist()]
+        return [int(t) for t in out.tokens[0].tolist()], out.num_forwards
 
     def _choose(self, hidden: Tensor, canvas: Canvas, row: int, task: _Task) -> tuple[int, float, float]:
         """(token, entropy, log-probability) of a row, given the state of the token before it. hidden: [H]."""
@@ -254,13 +262,18 @@ class LocalEngine:
     def _banned(self, problem: CanvasProblem) -> Tensor | None:
         if not problem.banned:
             return None
+        self._check_tokens(problem.banned, lowest=0)
         mask = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
         mask[list(problem.banned)] = True
+        if bool(mask.all()):
+            raise ValueError(f"all {len(mask)} tokens are banned: a free row could become nothing")
         return mask.to(self.model.device)
 
-    def _check_tokens(self, tokens: Sequence[int]) -> None:
+    def _check_tokens(self, tokens: Sequence[int], lowest: int = NOISE) -> None:
         V = self.model.config.vocab_size
-        if max(tokens) >= V or min(tokens) < NOISE:
+        if not tokens:
+            raise ValueError("a prompt needs at least one token")
+        if max(tokens) >= V or min(tokens) < lowest:
             raise ValueError(f"token ids must be in [0, {V}), got {min(tokens)}..{max(tokens)}")
 
 

@@ -79,7 +79,8 @@ class RegionEntropySum:
             return torch.zeros(total.shape, dtype=torch.bool, device=total.device) if self.stability else total < self.limit
         same = torch.ones_like(region[:, 0])
         for earlier in history[len(history) - 1 - self.stability : -1]:
-            same &= ((earlier == history[-1]) | ~region).all(-1)
+            # rows that a shorter canvas does not use change at random
+            same &= ((earlier == history[-1]) | ~(region & is_free)).all(-1)
         return same & (total < self.limit)
 
 
