@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--format", choices=("markdown", "vscode", "json"), default="markdown")
     options.set_defaults(command=_options)
 
+    metrics = commands.add_parser("metrics", help="what was counted on this machine")
+    metrics.add_argument("--json", action="store_true")
+    metrics.add_argument("--purge", action="store_true", help="delete it, after showing it")
+    metrics.set_defaults(command=_metrics)
+
     # listed for --help only; main() hands them their own command lines
     commands.add_parser("bench", help="fill holes cut into a repository snapshot, and report", add_help=False)
     commands.add_parser("verify", help="compare the engine with transformers on a checkpoint", add_help=False)
@@ -125,6 +130,25 @@ def _options(options: argparse.Namespace) -> int:
     else:
         tree = vscode_configuration() if options.format == "vscode" else default_tree()
         sys.stdout.write(json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    import json
+
+    import attrs
+
+    from .metrics import Metrics, default_file
+
+    counted = attrs.asdict(Metrics(default_file()).result(purge=options.purge))
+    if options.json:
+        sys.stdout.write(json.dumps(counted, indent=2) + "\n")
+        return 0
+    for name, value in counted.items():
+        label = name.removeprefix("num_").replace("_", " ")
+        sys.stdout.write(f"{label:16} {'-' if value is None else value}\n")
+    if options.purge:
+        sys.stdout.write("deleted\n")
     return 0
 
 

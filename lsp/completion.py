@@ -21,8 +21,10 @@ from ..infill.recent import RecentProposals
 from ..infill.request import IndentStyle, Infiller, InfillRequest, InfillResult, Kind, Neighbour, Proposal
 from . import protocol as names
 from .cancel import CancelToken
-from .documents import Document, Snapshot, clean
+from .documents import Document, Snapshot
+from .metrics import KEPT_AFTER_S, Metrics, default_file, num_kept
 from .options import Options
+from .positions import num_units
 from .scheduler import Ending
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Shown:
     uri: str
     text: str
     offset: int
-    answered_at: float
+    is_rest: bool
+    """Whether it is what is left of a proposal that is being typed along."""
     is_shown: bool = False
     accepted_units: int = 0
 
@@ -90,8 +93,9 @@ class InlineCompletions:
         self._recent = RecentProposals()
         self._ahead: dict[str, InfillRequest] = {}
         """Uri -> the post-accept request that was computed ahead last."""
-        self.num_recalled = 0
-        """Requests answered from memory."""
+        self.metrics = Metrics(None)
+        self._reports_shows = False
+        """Whether this client says what it shows; of others, what is answered counts as shown."""
         self._backoff = Backoff()
         self._fill_s = 0.0
         """Smoothed duration of a fill."""
@@ -104,6 +108,7 @@ class InlineCompletions:
     async def answer(self, params: names.InlineCompletionParams) -> list[types.InlineCompletionItem] | None:
         """Items, [] for nothing here, None when a newer request or text made this one pointless."""
         start = time.monotonic()
+        self.metrics.count("num_requests")
         server = self._server
         server.start_engine()
         document = server.documents.get(params.text_document.uri)
@@ -146,8 +151,6 @@ class InlineCompletions:
         asked = self._asked(document, options, params.position, selected, formatting, is_explicit)
         revision = document.revision
         if found := self._recent.recall(asked.request):
-            self.num_recalled += 1
-            found = found[: asked.request.num_alternatives]
             self._look_ahead(asked, found, document)
             self._log(document, params.position, start, f"recent {len(found[0].text)} chars")
             return self._items(found, asked, document)
@@ -162,11 +165,16 @@ class InlineCompletions:
             return []
         if result.is_cancelled:
             return None
-        self._server.status_board.set_latency((time.monotonic() - start) * 1000)
+        elapsed_ms = (time.monotonic() - start) * 1000
+        self._server.status_board.set_latency(elapsed_ms)
+        self.metrics.latency(elapsed_ms)
         self._recent.remember(asked.request, result.proposals)
         self._look_ahead(asked, result.proposals, document)
         self._log(document, params.position, start, _summary(result))
-        return self._items(result.proposals, asked, document)
+        items = self._items(result.proposals, asked, document)
+        if items and not self._reports_shows:
+            self._count_shown(result.proposals[0].text)
+        return items
 
     def _why_quiet(
         self, document: Document, options: Options, position: types.Position, is_explicit: bool
@@ -177,6 +185,8 @@ class InlineCompletions:
             return "paused"
         if document.language in options.disable.languages:
             return "language"
+        if not self._server.privacy.may_propose(document, options):
+            return "excluded"
         if not document.is_valid(position):
             return "position"
         if not is_explicit:
@@ -224,15 +234,18 @@ class InlineCompletions:
     def _neighbours(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
         if not options.context.open_documents:
             return ()
+        privacy = self._server.privacy
+        # the other cells of a notebook are in the text already
         others = [
             other
             for other in self._server.documents
             if other is not document
             and other.language == document.language
-            and other.notebook != (document.notebook or 0)
+            and not (document.notebook and other.notebook == document.notebook)
+            and privacy.may_read(other, options)
         ]
         latest = list(reversed(others))[: options.context.max_documents]
-        return tuple(Neighbour(other.path or other.uri, clean(other.text)) for other in latest)
+        return tuple(Neighbour(other.path or other.uri, privacy.text(other, options)) for other in latest)
 
     def _debounce_s(self, options: Options) -> float:
         wait_s = options.trigger.debounce_ms / 1000
@@ -275,7 +288,8 @@ class InlineCompletions:
     def _items(
         self, proposals: Sequence[Proposal], asked: Asked, document: Document
     ) -> list[types.InlineCompletionItem]:
-        return [item for each in proposals if (item := self._item(each, asked, document)) is not None]
+        best = proposals[: asked.request.num_alternatives]
+        return [item for each in best if (item := self._item(each, asked, document)) is not None]
 
     def _item(self, proposal: Proposal, asked: Asked, document: Document) -> types.InlineCompletionItem | None:
         shift = asked.snapshot.base - asked.num_before
@@ -289,7 +303,8 @@ class InlineCompletions:
             span = document.range_of(start, end)
             if span.start.line != span.end.line:
                 return None
-        shown = Shown(f"{next(self._ids):x}", document.uri, proposal.text, start, time.monotonic())
+        is_rest = proposal.source == "recent"
+        shown = Shown(f"{next(self._ids):x}", document.uri, proposal.text, start, is_rest)
         self._shown[shown.id] = shown
         while len(self._shown) > MAX_REMEMBERED:
             self._shown.popitem(last=False)
@@ -361,12 +376,14 @@ class InlineCompletions:
     def on_close(self, uri: str) -> None:
         """The document is gone."""
         self._ahead.pop(uri, None)
+        self._server.privacy.forget(uri)
         self._server.scheduler.supersede(uri)
 
     def on_options(self) -> None:
         """The configuration changed."""
         self._recent.forget()
         self._ahead.clear()
+        self.metrics.set_file(default_file() if self._server.options.privacy.metrics else None)
         self._backoff.reset()
 
     def on_shutdown(self) -> None:
@@ -376,27 +393,59 @@ class InlineCompletions:
 
     def on_show(self, params: names.DidShowParams) -> None:
         """The proposal became visible."""
-        if (shown := self._find(params.item, params.id)) is not None:
+        self._reports_shows = True
+        shown = self._find(params.item, params.id)
+        if shown is not None and not shown.is_shown:
             shown.is_shown = True
+            # the rest of a proposal that is typed along is the same proposal
+            if not shown.is_rest:
+                self._count_shown(shown.text)
 
     def on_partial_accept(self, params: names.DidPartiallyAcceptParams) -> None:
         """Part of the proposal was accepted."""
         if (shown := self._find(params.item, params.id)) is not None:
-            shown.accepted_units = max(shown.accepted_units, params.accepted_length)
+            num_units_before = shown.accepted_units
+            shown.accepted_units = max(num_units_before, min(params.accepted_length, num_units(shown.text, "utf-16")))
+            if not num_units_before:
+                self.metrics.count("num_partly_accepted")
             self._backoff.reset()
+            new = _units(shown.text, num_units_before, shown.accepted_units)
+            self._accepted(shown, new, len(_units(shown.text, 0, num_units_before)))
 
     def on_dismiss(self, params: names.DidDismissParams) -> None:
         """The proposal went away."""
         shown = self._find(params.item, params.id)
         if shown is not None and params.reason is names.DismissReason.Explicit:
+            self.metrics.count("num_dismissed")
             document = self._server.documents.get(shown.uri)
             options = self._server.options_for(document) if document is not None else self._server.options
             self._backoff.dismissed(options.trigger.backoff_dismissals)
 
     def on_accept(self, proposal_id: str) -> None:
         """The whole proposal was accepted."""
-        if self._shown.pop(proposal_id, None) is not None:
-            self._backoff.reset()
+        if (shown := self._shown.pop(proposal_id, None)) is None:
+            return
+        self._backoff.reset()
+        self.metrics.count("num_accepted")
+        units = num_units(shown.text, "utf-16")
+        self._accepted(shown, _units(shown.text, shown.accepted_units, units), 0)
+
+    def _count_shown(self, text: str) -> None:
+        self.metrics.count("num_shown")
+        self.metrics.count("num_chars_shown", len(text))
+
+    def _accepted(self, shown: Shown, text: str, num_before: int) -> None:
+        """text was accepted, num_before code points into the proposal. Look later how much of it was kept."""
+        if not text:
+            return
+        self.metrics.count("num_chars_accepted", len(text))
+        uri, offset = shown.uri, shown.offset + num_before
+
+        def look() -> None:
+            if (document := self._server.documents.get(uri)) is not None:
+                self.metrics.count("num_chars_kept", num_kept(document.text, text, offset))
+
+        asyncio.get_running_loop().call_later(KEPT_AFTER_S, look)
 
     def _find(self, item: names.ShownItem | None, explicit_id: str | None) -> Shown | None:
         found = names.proposal_id(item, explicit_id)
@@ -411,6 +460,11 @@ class Asked:
     snapshot: Snapshot
     num_before: int
     position: types.Position
+
+
+def _units(text: str, start: int, end: int) -> str:
+    """The part of text from one UTF-16 unit to another; half a character at an end is left out."""
+    return text.encode("utf-16-le")[start * 2 : end * 2].decode("utf-16-le", "ignore")
 
 
 def _summary(result: InfillResult) -> str:

@@ -23,6 +23,7 @@ from .completion import InlineCompletions
 from .documents import Document, Documents
 from .options import Options, for_language, read_options
 from .positions import as_encoding
+from .privacy import Privacy
 from .rpc import LacunaProtocol, RpcServer
 from .scheduler import EngineState, EngineThread, Scheduler
 from .status import StatusBoard
@@ -33,6 +34,7 @@ LoadInfiller = Callable[[Options], Infiller]
 
 PROGRESS_TOKEN = "lacuna/load"
 STOP_TIMEOUT_S = 2.0
+METRICS_INTERVAL_S = 60.0
 
 NOTEBOOK_SYNC = types.NotebookDocumentSyncOptions(
     notebook_selector=[types.NotebookDocumentFilterWithNotebook(notebook="*")], save=False
@@ -72,6 +74,7 @@ class LacunaServer(RpcServer):
         self.status_board = StatusBoard(self._publish_status)
         self.engine = EngineThread(lambda: load_infiller(self.options), self._on_engine_state, self._on_engine_crash)
         self.scheduler = Scheduler(self.engine)
+        self.privacy = Privacy()
         self.completions = InlineCompletions(self)
 
     # life cycle
@@ -98,11 +101,14 @@ class LacunaServer(RpcServer):
         if not self._is_engine_started:
             self._is_engine_started = True
             self._report_options([])
+            self.completions.on_options()
             self.engine.start()
+            self.spawn(self._flush_metrics())
             self.spawn(self._show_progress())
 
     def stop_engine(self) -> bool:
-        """End the engine thread; whether it ended in time."""
+        """Keep the counts and end the engine thread; whether it ended in time."""
+        self.completions.metrics.flush()
         return not self._is_engine_started or self.engine.stop(STOP_TIMEOUT_S)
 
     def spawn(self, work: Any) -> None:
@@ -116,6 +122,11 @@ class LacunaServer(RpcServer):
                 logger.error("A background task failed.", exc_info=error)
 
         task.add_done_callback(done)
+
+    async def _flush_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_INTERVAL_S)
+            await asyncio.to_thread(self.completions.metrics.flush)
 
     async def _show_progress(self) -> None:
         window = self.client_capabilities.window
@@ -171,11 +182,13 @@ class LacunaServer(RpcServer):
 
     async def pull_configuration(self) -> None:
         """Ask the client for the settings, also folder by folder; a client that cannot be asked keeps what it sent."""
+        folders = list(self.workspace.folders)
+        roots = [path for uri in folders if (path := to_fs_path(uri))]
+        self.privacy.set_roots(roots or [root for root in [self.workspace.root_path] if root])
         workspace = self.client_capabilities.workspace
         if workspace is None or not workspace.configuration:
             self._report_options([])
             return
-        folders = list(self.workspace.folders)
         items = [types.ConfigurationItem(section="lacuna")]
         items += [types.ConfigurationItem(scope_uri=uri, section="lacuna") for uri in folders]
         try:
@@ -317,7 +330,11 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
         server.engine.unload()
         return server.status_board.current()
 
+    async def metrics(params: names.MetricsParams) -> names.MetricsResult:
+        return await asyncio.to_thread(server.completions.metrics.result, purge=params.purge)
+
     handlers: dict[str, Callable[[Any], Any]] = {
+        names.METRICS: metrics,
         names.DID_SHOW: did_show,
         names.DID_PARTIALLY_ACCEPT: did_partially_accept,
         names.DID_DISMISS: did_dismiss,

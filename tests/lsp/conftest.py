@@ -29,11 +29,11 @@ def journal(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """start(client="nvim", encoding=None, options=None, settings=None, fake=None) -> an initialized Client."""
+    """start(client=name or parameters, encoding, options, settings, fake, ...) -> an initialized Client."""
     clients: list[Client] = []
 
     def begin(
-        client: str = "nvim",
+        client: str | dict[str, Any] = "nvim",
         *,
         encoding: str | None = None,
         options: Any = None,
@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         environment = {**os.environ, "LACUNA_FAKE": json.dumps(told), **(env or {})}
         made = Client(command or FAKE_SERVER, env=environment, settings=settings)
         clients.append(made)
-        params = initialize_params(client)
+        params = initialize_params(client) if isinstance(client, str) else client
         made.server = made.initialize(with_encoding(params, encoding) if encoding else params, options)  # type: ignore[attr-defined]
         if is_ready:
             made.wait_ready()

@@ -110,7 +110,7 @@ def test_a_workspace_cannot_turn_privacy_off_nor_choose_an_engine():
 
 def test_no_option_names_a_command():
     # what a workspace's settings can reach must not be able to start anything
-    assert not [row.name for row in ROWS if "command" in row.name.lower() or "path" == row.name.lower()]
+    assert not [row.name for row in ROWS if "command" in row.name.lower() or row.name.lower() == "path"]
 
 
 @pytest.mark.parametrize("kind", ["auto", "local", "http://127.0.0.1:8000", "https://host/v1"])
