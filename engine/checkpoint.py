@@ -87,7 +87,7 @@ def read_tensors(source: Path) -> Iterator[tuple[str, Path, Tensor]]:
             with safe_open(file, framework="pt") as handle:
                 keys = set(handle.keys())
                 for key in sorted(keys):
-                    name = _our_name(key)
+                    name = our_name(key)
                     if name is None or key.endswith("|scale"):
                         continue
                     tensor = handle.get_tensor(key)
@@ -106,7 +106,7 @@ def save_folder(model: DiffusionGemma, folder: Path, tokenizer_json: str | None 
     _must_be_float(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2), encoding="utf-8")
-    tensors = {_their_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {their_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_json is not None:
         (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
@@ -160,7 +160,7 @@ def _files(source: Path) -> list[Path]:
     return [single]
 
 
-def _our_name(key: str) -> str | None:
+def our_name(key: str) -> str | None:
     """None for tensors that a text engine skips. Packed files use our names already."""
     if key.startswith(SKIPPED):
         return None
@@ -171,7 +171,7 @@ def _our_name(key: str) -> str | None:
     return key.removeprefix("model.decoder.")
 
 
-def _their_name(name: str) -> str:
+def their_name(name: str) -> str:
     if name.endswith("encoder_layer_scalar"):
         return "model.encoder.language_model." + name.replace("encoder_layer_scalar", "layer_scalar")
     return "model.decoder." + name

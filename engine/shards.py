@@ -1,0 +1,166 @@
+"""The tensors of a checkpoint folder by name, read one at a time from its safetensors files.
+
+Headers are checked before anything is read, so a truncated file is found at once and the error can name the first tensor
+that is cut off. Knows no model: what the names mean is formats.py's business.
+Source: the safetensors format: eight bytes of little-endian header length, JSON with byte offsets, then the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import CheckpointError, ModelNotFoundError
+
+INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000
+CHUNK_ELEMENTS = 1 << 24
+"""Elements looked at together when a tensor is checked: the check of a 1.5 GB table must not cost another gigabyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a tensor lies and what its header says of it. dtype: safetensors' name, such as "BF16"."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+
+
+class Shards:
+    """All files of a checkpoint, with their headers read. Tensors are read on demand, file by file."""
+
+    def __init__(self, source: Path, files: list[Path] | None = None) -> None:
+        """source: the folder, or one file. files: which ones, instead of asking the folder's index.
+
+        Raises: ModelNotFoundError, CheckpointError.
+        """
+        self.source = source
+        self.files = files if files is not None else find_files(source)
+        self.stored: dict[str, Stored] = {}
+        for file in self.files:
+            for name, stored in read_header(file).items():
+                if name in self.stored:
+                    raise CheckpointError(f"tensor {name} is in {self.stored[name].file} and again in {file}; copy the model again")
+                self.stored[name] = stored
+        self._open_file: Path | None = None
+        self._open_handle: Any = None
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(stored.num_bytes for stored in self.stored.values())
+
+    def names(self, file: Path) -> list[str]:
+        return sorted(name for name, stored in self.stored.items() if stored.file == file)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor on the CPU. It may share the file's memory map: whoever keeps it clones it.
+
+        Raises: CheckpointError naming tensor and file.
+        """
+        if name not in self.stored:
+            raise CheckpointError(f"{self.source}: tensor {name} is missing; copy the whole model again")
+        file = self.stored[name].file
+        try:
+            if self._open_file == file:
+                return cast(Tensor, self._open_handle.get_tensor(name))
+            with safe_open(file, framework="pt") as handle:
+                return cast(Tensor, handle.get_tensor(name))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: tensor {name} cannot be read ({error}); copy the file again") from None
+
+    @contextmanager
+    def opened(self, file: Path) -> Iterator[None]:
+        """Keep one file open while its tensors are read."""
+        try:
+            with safe_open(file, framework="pt") as handle:
+                self._open_file, self._open_handle = file, handle
+                yield
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); copy it again") from None
+        finally:
+            self._open_file = self._open_handle = None
+
+    def fingerprint(self) -> str:
+        """sha256 over the files' names and bytes, in order: which weights these are."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+
+def find_files(source: Path) -> list[Path]:
+    """The safetensors files of a folder, as its index names them. Raises: ModelNotFoundError, CheckpointError."""
+    if source.is_file():
+        return [source]
+    index = source / INDEX
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise CheckpointError(f"{index} is not a valid index; copy it again") from None
+        for name in names:
+            if Path(name).name != name:
+                raise CheckpointError(f"{index} names {name!r}, which is not a file of the folder; copy it again")
+            if not (source / name).exists():
+                raise CheckpointError(f"{source / name} is missing, though {INDEX} names it; copy the whole model again")
+        return [source / name for name in names]
+    single = source / "model.safetensors"
+    if not single.exists():
+        raise ModelNotFoundError(f"{source} holds no model.safetensors; point to a folder that save_pretrained wrote")
+    return [single]
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """What a file says it holds, compared with its size. Raises: ModelNotFoundError, CheckpointError."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            raw = stream.read(length) if length < MAX_HEADER_BYTES else b""
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"{file} does not exist; copy the whole model again") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); check its permissions") from None
+    try:
+        if len(raw) != length:
+            raise ValueError("it ends inside its header")
+        header = cast(dict[str, Any], json.loads(raw))
+        stored: dict[str, Stored] = {}
+        ends: list[tuple[int, str]] = []
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = entry["data_offsets"]
+            stored[name] = Stored(file, tuple(entry["shape"]), str(entry["dtype"]), last - first)
+            ends.append((8 + length + last, name))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file, or is truncated ({error}); copy it again") from None
+    cut = [name for end, name in sorted(ends) if end > size]
+    if cut:
+        raise CheckpointError(f"{file} is truncated: tensor {cut[0]} ends behind the end of the file; copy it again")
+    return stored
+
+
+def check_finite(tensor: Tensor, name: str, file: Path) -> None:
+    """Raises: CheckpointError for NaN or infinity, naming tensor and file."""
+    if not tensor.is_floating_point():
+        return
+    flat = tensor.reshape(-1)
+    for first in range(0, flat.numel(), CHUNK_ELEMENTS):
+        chunk = flat[first : first + CHUNK_ELEMENTS]
+        # eight-bit floats know no isfinite
+        if not bool(torch.isfinite(chunk.float() if chunk.element_size() == 1 else chunk).all()):
+            raise CheckpointError(f"{file}: tensor {name} holds NaN or infinity; copy the file again")
