@@ -133,14 +133,14 @@ def ngram(context: Context) -> str:
     Ends with the line (with the block, where one is wanted), or where the text right of the cursor goes on.
     """
     before, after = context.document[: context.cursor], context.document[context.cursor :]
-    models = [_count(before), _count(after), *(_counted(text) for text in context.neighbours)]
+    indices = [_index(before), _index(after), *(_indexed(text) for text in context.neighbours)]
     right: list[str] = _TOKEN.findall(after.split("\n", 1)[0].strip())
     tokens: list[str] = _TOKEN.findall(before[-4000:])[-NGRAM_ORDER:]
     wants_block = before.rstrip().endswith((":", "{")) and not before[before.rfind("\n") + 1 :].strip()
     width = len(before) - before.rfind("\n") - 1
     num_given, depth = len(tokens), 0
     while len(tokens) - num_given < MAX_TOKENS:
-        token = _next(models, tokens)
+        token = _next(indices, tokens)
         if token is None or (token.startswith("\n") and (not wants_block or len(token) - 1 < width)):
             break
         if right and token == right[0] and depth <= 0:
@@ -150,31 +150,51 @@ def ngram(context: Context) -> str:
     return "".join(tokens[num_given:]).rstrip()
 
 
-_Counts = dict[tuple[str, ...], Counter[str]]
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The tokens of a text, and behind which positions each token and each pair of tokens stands."""
+
+    tokens: list[str]
+    places: dict[tuple[str, ...], list[int]]
 
 
-def _next(models: Sequence[_Counts], tokens: Sequence[str]) -> str | None:
-    for order in range(min(NGRAM_ORDER - 1, len(tokens)), 0, -1):
+def _index(text: str) -> _Index:
+    tokens: list[str] = _TOKEN.findall(text)
+    places: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for end in range(1, len(tokens)):
+        places[(tokens[end - 1],)].append(end)
+        if end > 1:
+            places[(tokens[end - 2], tokens[end - 1])].append(end)
+    return _Index(tokens, places)
+
+
+_indexed = lru_cache(maxsize=64)(_index)
+
+
+def _next(indices: Sequence[_Index], tokens: Sequence[str]) -> str | None:
+    """What follows the longest context that occurs: the most frequent; of equals the one that is seen first."""
+    for order in (2, 1):
         key = tuple(tokens[-order:])
-        found: Counter[str] = Counter()
-        for model in models:
-            found.update(model.get(key, ()))
-        if found:
-            # the most frequent; of equals the first seen, as Counter keeps them
-            return found.most_common(1)[0][0]
+        best, followers = 0, Counter[str]()
+        for index in indices:
+            for place in index.places.get(key, ()) if len(key) == order else ():
+                length = _match(index.tokens, place, tokens)
+                if length > best:
+                    best, followers = length, Counter[str]()
+                if length == best:
+                    followers[index.tokens[place]] += 1
+        if followers:
+            return followers.most_common(1)[0][0]
     return None
 
 
-def _count(text: str) -> _Counts:
-    counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    tokens: list[str] = _TOKEN.findall(text)
-    for end in range(1, len(tokens)):
-        for order in range(1, min(NGRAM_ORDER, end + 1)):
-            counts[tuple(tokens[end - order : end])][tokens[end]] += 1
-    return counts
-
-
-_counted = lru_cache(maxsize=64)(_count)
+def _match(seen: Sequence[str], place: int, tokens: Sequence[str]) -> int:
+    """How many tokens before place are the last of tokens, at most NGRAM_ORDER - 1."""
+    most = min(NGRAM_ORDER - 1, place, len(tokens))
+    length = 0
+    while length < most and seen[place - 1 - length] == tokens[-1 - length]:
+        length += 1
+    return length
 
 
 BASELINES: dict[str, Baseline] = {"empty": empty, "copy": copy_similar_line, "n-gram": ngram}

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from .baselines import BASELINES
 from .errors import BenchError
 from .holes import DEFAULT_KINDS, KINDS, cut_holes
+from .report import write_report
 from .results import Results, by, compare, load, save
 from .run import ServerSpec, about_run, about_snapshot, run_baseline, run_server
 from .snapshot import read_snapshot
@@ -98,23 +99,42 @@ def parser() -> argparse.ArgumentParser:
         "--options", default="", metavar="JSON", help="initialization options, or settings, as JSON object"
     )
     out.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    out.add_argument("--html", type=Path, metavar="FILE", help="write the report, one file with everything in it")
+    out.add_argument(
+        "--from", dest="report_from", nargs="+", type=Path, metavar="JSON", help="only write the report of former runs"
+    )
     out.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two results files instead")
     return out
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly."""
-    options = parser().parse_args(argv)
+    return parse_or_report(parser(), argv, _dispatch)
+
+
+def parse_or_report(
+    given: argparse.ArgumentParser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]
+) -> int:
+    """Parse argv and run command on it; what goes wrong in the world is one message on stderr, and 1."""
     try:
-        if options.compare:
-            return _compare(*options.compare)
-        if options.snapshot is None:
-            sys.stderr.write("lacuna bench: name a SNAPSHOT (a folder, sdist, zip or wheel), or --compare A B.\n")
-            return 2
-        return _bench(options)
+        return command(given.parse_args(argv))
     except BenchError as error:
-        sys.stderr.write(f"lacuna bench: {error}\n")
+        sys.stderr.write(f"{given.prog}: {error}\n")
         return 1
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.compare:
+        return _compare(*options.compare)
+    if options.report_from:
+        if options.html is None:
+            raise BenchError("--from writes a report: name its file with --html.")
+        write_report([load(path) for path in options.report_from], options.html)
+        return 0
+    if options.snapshot is None:
+        sys.stderr.write("lacuna bench: name a SNAPSHOT (a folder, sdist, zip or wheel), or --compare A B.\n")
+        return 2
+    return _bench(options)
 
 
 def _words(text: str, known: Sequence[str], everything: str, what: str) -> list[str]:
@@ -188,6 +208,8 @@ def _bench(options: argparse.Namespace) -> int:
                 results.subjects.append(run_baseline(name, snapshot, holes, told))
     if options.json:
         save(results, options.json)
+    if options.html:
+        write_report([results], options.html)
     wide_console().print(tables(results))
     return 0
 

@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .holes import KINDS
 from .results import Json, Paired, Results, SubjectResult, Summary, by, curve_of, summarise
 from .run import is_finite
 
@@ -73,7 +74,10 @@ def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
     table.add_column("kind", no_wrap=True)
     table.add_column("subject", no_wrap=True)
     _columns(table, "gaps", "shown", "exact", "line", "prefix", "sim", "valid", "p50", "p95", "p99")
-    kinds = list(dict.fromkeys(record.kind for subject in subjects for record in subject.records))
+    present = {record.kind for subject in subjects for record in subject.records}
+    kinds = [kind for kind in KINDS if kind in present]
+    # who never proposes anything has nothing to say kind by kind
+    subjects = [subject for subject in subjects if any(record.proposal for record in subject.records)]
     for kind in kinds:
         for number, subject in enumerate(subjects):
             records = [record for record in subject.records if record.kind == kind]

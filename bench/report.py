@@ -1,0 +1,266 @@
+"""One HTML file that holds a whole report: tables, plots and examples of one or several runs; opens without a network.
+
+Knows results and plots, and no way to get them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from . import plots
+from .errors import ResultsError
+from .results import Json, Record, Results, SubjectResult, by, curve_of, summarise
+from .tables import milliseconds, percent
+
+TEMPLATE = Path(__file__).with_name("report.html")
+GOAL_MS = 100.0
+"""What Lacuna promises for a single line; drawn as a line."""
+NUM_EXAMPLES = 4
+
+
+def write_report(runs: Sequence[Results], path: Path) -> None:
+    """Write the report of runs. Raises: ResultsError where the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(runs), encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error.strerror}. Choose another file.") from error
+
+
+def render(runs: Sequence[Results]) -> str:
+    """The report as HTML."""
+    names = ", ".join(_title(run.snapshot) for run in runs)
+    parts = ["<h1>Lacuna benchmark</h1>", f"<p>{escape(names)}</p>"]
+    if len(runs) > 1:
+        parts.append(_overview(runs))
+    for run in runs:
+        parts += _run(run)
+    parts.append(
+        "<footer>Made by <code>lacuna bench</code>: real language servers over stdio, asked as VS Code asks. "
+        "exact: the document is the original again; line: the first line is right; prefix: right as far as it goes; "
+        "similarity and valid are of proposals; errors, brackets, repeats, indent count proposals that do that harm. "
+        "Baselines run in the benchmark's own process, without LSP.</footer>"
+    )
+    page = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", escape(f"Lacuna benchmark: {names}"))
+    return page.replace("{{body}}", "\n".join(parts))
+
+
+def _title(snapshot: Json) -> str:
+    return f"{snapshot['name']} {snapshot['version']}".strip()
+
+
+def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], num_names: int = 1) -> str:
+    """A table; the first num_names columns hold names. rows: a class and the cells."""
+
+    def cell(tag: str, number: int, text: str) -> str:
+        name = ' class="name"' if number < num_names else ""
+        return f"<{tag}{name}>{escape(text)}</{tag}>"
+
+    top = "".join(cell("th", number, text) for number, text in enumerate(head))
+    body = "".join(
+        f'<tr class="{kind}">' + "".join(cell("td", number, text) for number, text in enumerate(cells)) + "</tr>"
+        for kind, cells in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+_COLUMNS = (
+    "gaps",
+    "shown",
+    "exact",
+    "95 %",
+    "line",
+    "prefix",
+    "sim",
+    "valid",
+    "errors",
+    "brackets",
+    "repeats",
+    "indent",
+)
+_TIMES = ("p50 ms", "p95 ms", "p99 ms")
+
+
+def _cells(records: Sequence[Record]) -> list[str]:
+    summary = summarise(records)
+    low, high = summary.exact_interval
+    return [
+        str(summary.num_gaps),
+        percent(summary.coverage),
+        percent(summary.exact),
+        f"{100 * low:.1f}–{100 * high:.1f}",
+        percent(summary.line_exact),
+        percent(summary.prefix),
+        f"{summary.similarity:.3f}" if math.isfinite(summary.similarity) else "–",
+        percent(summary.valid),
+        str(summary.syntax_errors),
+        str(summary.unbalanced),
+        str(summary.repeated_suffix),
+        str(summary.wrong_indent),
+        *(milliseconds(value) for value in (summary.p50_ms, summary.p95_ms, summary.p99_ms)),
+    ]
+
+
+def _overview(runs: Sequence[Results]) -> str:
+    """All runs summed, for subjects that every run has."""
+    names = [subject.name for subject in runs[0].subjects]
+    rows: list[tuple[str, Sequence[str]]] = []
+    for name in names:
+        found = [subject for run in runs for subject in run.subjects if subject.name == name]
+        if len(found) == len(runs):
+            records = [record for subject in found for record in subject.records]
+            rows.append(("" if found[0].command else "baseline", [name, *_cells(records)]))
+    return f"<h2>All {len(runs)} snapshots</h2>" + _table(["subject", *_COLUMNS, *_TIMES], rows)
+
+
+def _run(run: Results) -> list[str]:
+    snapshot, about = run.snapshot, run.about
+    machine: Json = about["machine"]
+    conditions: Json = about.get("conditions", {})
+    trigger = "asked by a key" if conditions.get("is_explicit") else "asked while typing"
+    parts = [
+        f"<h2>{escape(_title(snapshot))}</h2>",
+        f'<p class="note">{escape(snapshot["kind"])}, {snapshot["num_files"]} files, {snapshot["num_lines"]} lines, '
+        f"sha256 {escape(snapshot['sha256'][:16])}…; seed {about.get('seed')}, {escape(str(about['date']))}; "
+        f"{escape(machine['processor'])}, {machine['num_cores']} cores, {escape(machine['system'])}; {trigger}, "
+        f"{conditions.get('num_keys')} keys {conditions.get('key_ms'):g} ms apart, request "
+        f"{conditions.get('think_ms'):g} ms after the last.</p>",
+    ]
+    rows = [("" if each.command else "baseline", [each.name, *_cells(each.records)]) for each in run.subjects]
+    parts.append(_table(["subject", *_COLUMNS, *_TIMES], rows))
+    parts += [f'<p class="note">{escape(_told(subject))}</p>' for subject in run.subjects if subject.command]
+    cards = _plots(run)
+    parts.append('<div class="grid2">' + "".join(_card(title, body) for title, body in cards) + "</div>")
+    kinds = by([record for subject in run.subjects for record in subject.records], lambda record: record.kind)
+    rows = [
+        ("" if each.command else "baseline", [kind, each.name, *_cells(mine)])
+        for kind in kinds
+        for each in run.subjects
+        if (mine := [record for record in each.records if record.kind == kind])
+    ]
+    parts += ["<h3>By kind of hole</h3>", _table(["kind", "subject", *_COLUMNS, *_TIMES], rows, 2)]
+    parts += _extras(run.extras)
+    servers = [subject for subject in run.subjects if subject.command]
+    for subject in servers:
+        parts += [
+            "<h3>Before and after</h3>",
+            '<div class="grid2">',
+            *map(_example, _chosen(subject.records)),
+            "</div>",
+        ]
+    return parts
+
+
+def _told(subject: SubjectResult) -> str:
+    about: Json = subject.about
+    summary = summarise(subject.records)
+    parts = [
+        f"{subject.name}: initialize {milliseconds(about.get('initialize_ms'))} ms",
+        f"first proposal after {milliseconds(about.get('first_proposal_ms'))} ms",
+        f"every answer p95 {milliseconds(summary.all_p95_ms)} ms",
+        f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
+        f"p95 {milliseconds(summary.keystroke_p95_ms)} ms",
+    ]
+    if about.get("peak_memory_mib"):
+        parts.append(f"peak memory {about['peak_memory_mib']:.0f} MiB")
+    if summary.declines:
+        parts.append("declined: " + ", ".join(f"{reason} {count}" for reason, count in summary.declines.items()))
+    return "; ".join(parts) + "."
+
+
+def _card(title: str, body: str) -> str:
+    return f'<div class="card"><h3>{escape(title)}</h3>{body}</div>'
+
+
+def _plots(run: Results) -> list[tuple[str, str]]:
+    servers = [subject for subject in run.subjects if subject.command]
+    cards: list[tuple[str, str]] = []
+    shown = {each.name: [record for record in each.records if record.proposal] for each in servers}
+    times = {name: [record.request_ms for record in records] for name, records in shown.items()}
+    if any(times.values()):
+        title = "Latency: request to answer"
+        cards.append((title, plots.distribution(title, times, "milliseconds", GOAL_MS)))
+    proposing = [subject for subject in run.subjects if any(record.proposal for record in subject.records)]
+    for what, key in (("kind of hole", "kind"), ("language", "language")):
+        groups = list(dict.fromkeys(getattr(r, key) for subject in run.subjects for r in subject.records))
+        if key == "language" and len(groups) < 2:
+            continue
+        for measure in ("exact", "line_exact"):
+            if measure == "line_exact" and key == "language":
+                continue
+            series = {
+                subject.name: [
+                    getattr(summarise([r for r in subject.records if getattr(r, key) == group]), measure)
+                    for group in groups
+                ]
+                for subject in proposing
+            }
+            title = f"{'Exact' if measure == 'exact' else 'First line right'}, by {what}"
+            cards.append((title, plots.bars(title, groups, series, "share of gaps")))
+    if any(shown.values()):
+        lengths = {name: [(float(r.num_lines), r.request_ms) for r in records] for name, records in shown.items()}
+        title = "Latency against length of the file"
+        cards.append((title, plots.cloud(title, lengths, "lines", "milliseconds", log_x=True, log_y=True)))
+    steps = {
+        name: [(float(len(r.proposal)), float(r.steps)) for r in records if r.steps is not None]
+        for name, records in shown.items()
+    }
+    if any(steps.values()):
+        title = "Denoise steps against length of the proposal"
+        cards.append((title, plots.cloud(title, steps, "characters", "steps", log_x=True)))
+    confident = {each.name: curve_of(each.records)[0] for each in servers}
+    series = {name: [(p.coverage, p.precision) for p in points] for name, points in confident.items() if points}
+    if series:
+        title = "Showing only what is confident"
+        cards.append(
+            (title, plots.curves(title, series, "share of gaps shown", "exact among them", is_rate=True, y_high=1.0))
+        )
+    return cards
+
+
+def _extras(extras: Json) -> list[str]:
+    parts: list[str] = []
+    for row in extras.get("replay", []):
+        parts += ["<h3>Replayed typing</h3>", _facts(row)]
+    scale: Json = extras.get("scale") or {}
+    cards: list[tuple[str, str]] = []
+    for name, points in scale.items():
+        title = f"Latency against {name.replace('_', ' ')}"
+        series = {
+            label: [(float(point["size"]), float(point[key])) for point in points if point.get(key) is not None]
+            for label, key in (("p50", "p50_ms"), ("p95", "p95_ms"))
+        }
+        cards.append((title, plots.curves(title, series, name.replace("_", " "), "milliseconds", log_x=True)))
+    if cards:
+        parts += ['<div class="grid2">', *(_card(title, body) for title, body in cards), "</div>"]
+    for row in extras.get("execution", []):
+        parts += ["<h3>Execution</h3>", _facts(row)]
+    return parts
+
+
+def _facts(row: Json) -> str:
+    plain = [(key.replace("_", " "), value) for key, value in row.items() if isinstance(value, str | int | float)]
+    cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for _, value in plain]
+    return _table([key for key, _ in plain], [("", cells)])
+
+
+def _chosen(records: Sequence[Record]) -> list[Record]:
+    """Examples to look at: the longest exact ones, and as many evenly drawn from the rest."""
+    exact = sorted((r for r in records if r.judgement.is_exact), key=lambda r: -len(r.reference))[:NUM_EXAMPLES]
+    rest = [record for record in records if record.proposal and not record.judgement.is_exact]
+    return exact + rest[:: max(1, len(rest) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+
+
+def _example(record: Record) -> str:
+    verdict = '<span class="good">exact</span>' if record.judgement.is_exact else '<span class="bad">differs</span>'
+    before, after = escape(record.before), escape(record.after)
+    bodies = [f"{before}<em>▁▁▁▁</em>{after}", f"{before}<b>{escape(record.proposal)}</b>{after}"]
+    if not record.judgement.is_exact:
+        bodies.append(f"{before}<s>{escape(record.reference)}</s>{after}")
+    titles = ("before", "after", "what stood there")
+    blocks = "".join(f"<p class=note>{title}</p><pre>{body}</pre>" for title, body in zip(titles, bodies, strict=False))
+    head = f"{escape(record.path)} · {record.kind} · {milliseconds(record.request_ms)} ms · {verdict}"
+    return f'<div class="card"><h3>{head}</h3>{blocks}</div>'
