@@ -13,11 +13,21 @@ from dataclasses import dataclass, replace
 
 from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
 from .calibration import Calibration, Features
+from .gaps import fill_gaps
 from .languages import Language, language_for
 from .layout import Prompt
 from .pose import Policy, canvases_for, problem_for, prompt_for
 from .recent import RecentProposals
-from .request import Cancelled, InfillerStatus, InfillRequest, InfillResult, InfillTimings, Proposal
+from .request import (
+    Cancelled,
+    GapsRequest,
+    GapsResult,
+    InfillerStatus,
+    InfillRequest,
+    InfillResult,
+    InfillTimings,
+    Proposal,
+)
 from .snapshot import Indent, Snapshot
 from .span import Gap
 from .syntax import SyntaxTree
@@ -55,7 +65,7 @@ class _Candidate:
 
 
 class LocalInfiller:
-    """Implements `Infiller` over an `Engine` and a `Tokenizer`. Calls come from one thread, but recall from any."""
+    """Implements `Infiller` over an `Engine` and a `Tokenizer`. Calls come from one thread, recall from any."""
 
     def __init__(
         self,
@@ -107,7 +117,16 @@ class LocalInfiller:
         gap = self._decide(request, scene)
         if isinstance(gap, Decline):
             return self._nothing(gap.reason, started)
-        problem = self._pose(request, scene, gap, started)
+        result = self.fill_gap(request, scene, gap, cancelled)
+        self.recent.remember(request, result.proposals)
+        return replace(result, timings=replace(result.timings, total_ms=_ms_since(started)))
+
+    def fill_gap(
+        self, request: InfillRequest, scene: Scene, gap: Gap, cancelled: Cancelled | None = None
+    ) -> InfillResult:
+        """Fill a gap that is decided already: pose, denoise, trim, rank, floor."""
+        started = time.perf_counter()
+        problem = self.problem(self._prompt(request, scene, gap), gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
         if any(result.is_cancelled for result in results) or (cancelled is not None and cancelled()):
@@ -122,8 +141,11 @@ class LocalInfiller:
         if not shown:
             return self._nothing("low-confidence" if ranked else reason, started, timings)
         proposals = tuple(Proposal(c.trimmed.text, gap.start, gap.end, c.confidence) for c in shown)
-        self.recent.remember(request, proposals)
         return InfillResult(proposals, timings=replace(timings, total_ms=_ms_since(started)))
+
+    def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
+        """Fill several gaps of one document, one after the other or jointly."""
+        return fill_gaps(self, request, cancelled)
 
     def status(self) -> InfillerStatus:
         engine = self.engine.status()
@@ -158,8 +180,8 @@ class LocalInfiller:
             neighbours = "".join(neighbour.text + "\n" for neighbour in request.neighbours)
         return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
 
-    def _pose(self, request: InfillRequest, scene: Scene, gap: Gap, started: float) -> CanvasProblem:
-        prompt = self._prompt(request, scene, gap)
+    def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:
+        """What the engine is asked for a gap, within what is left of the deadline."""
         deadline_ms = _left_ms(request, started)
         return problem_for(
             self.tokenizer, prompt, gap, self.policy, request.num_alternatives, deadline_ms, request.seed

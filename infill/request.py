@@ -77,6 +77,47 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class GapSpan:
+    """One of several gaps of a document: [start, end) becomes lead + what is filled in + tail.
+
+    is_multiline: whether several lines may be filled in.
+    """
+
+    start: int
+    end: int
+    lead: str = ""
+    tail: str = ""
+    is_multiline: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GapsRequest:
+    """Several gaps to fill in one snapshot of one document. Fields not named here are as in InfillRequest.
+
+    gaps: from top to bottom, apart from each other. jointly: denoise them in one canvas with the text between them pinned;
+    otherwise one after the other, each seeing those above it filled.
+    """
+
+    text: str
+    gaps: tuple[GapSpan, ...]
+    language: str
+    path: str = ""
+    jointly: bool = False
+    neighbours: tuple[Neighbour, ...] = ()
+    indent: IndentStyle = IndentStyle()
+    deadline_ms: float | None = None
+    min_confidence: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at = 0
+        for gap in self.gaps:
+            if not at <= gap.start <= gap.end <= len(self.text):
+                raise ValueError(f"gap [{gap.start}, {gap.end}) overlaps the one above it, or is outside of the text")
+            at = gap.end
+
+
+@dataclass(frozen=True, slots=True)
 class InfillTimings:
     """Milliseconds by stage, and counters, of one infill. For logs, status lines and the benchmark."""
 
@@ -99,6 +140,24 @@ class InfillResult:
     proposals: tuple[Proposal, ...] = ()
     declined: str = ""
     """Why there is nothing: a short stable key such as "inside-word", "comment", "syntax", "low-confidence", "empty"."""
+    is_cancelled: bool = False
+    timings: InfillTimings = field(default_factory=InfillTimings)
+
+
+@dataclass(frozen=True, slots=True)
+class GapFill:
+    """What became of one gap: a proposal in offsets of the request's own text, or None with the reason in declined."""
+
+    gap: GapSpan
+    proposal: Proposal | None
+    declined: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GapsResult:
+    """fills: one per gap, in order; their proposals can be applied together. When cancelled, those done so far."""
+
+    fills: tuple[GapFill, ...] = ()
     is_cancelled: bool = False
     timings: InfillTimings = field(default_factory=InfillTimings)
 

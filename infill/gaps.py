@@ -1,0 +1,226 @@
+"""Several gaps of one document: one after the other from top to bottom, or jointly in one canvas.
+
+Jointly: the text between the gaps is pinned, so that every gap is denoised in sight of all the others, which only a
+diffusion engine can do. The length of each gap has to be known for that; it is taken from filling it alone. Results pass
+the same gates either way, and what does not pass leaves its gap as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..engine.problem import NOISE, Canvas, CanvasResult
+from .calibration import Features
+from .pose import prompt_for
+from .request import (
+    Cancelled,
+    GapFill,
+    GapsRequest,
+    GapSpan,
+    GapsResult,
+    InfillRequest,
+    InfillTimings,
+    Proposal,
+)
+from .span import Extent, Gap, surroundings
+from .trim import Refusal, trim
+
+if TYPE_CHECKING:
+    from .infiller import LocalInfiller, Scene
+
+MAX_JOINT_ROWS = 192
+"""A joint canvas of more rows than this is not worth its time; the gaps are filled one by one instead."""
+
+JOINT_STEPS = 24
+
+_PLACEHOLDERS = frozenset(("pass", "...", "todo!()", "unimplemented!()", "raise NotImplementedError"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """The document so far. text: with the gaps above filled. shift: how much longer it is than the request's text."""
+
+    text: str
+    shift: int
+
+
+def fill_gaps(infiller: LocalInfiller, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
+    """See LocalInfiller.fill_gaps."""
+    started = time.perf_counter()
+    alone = _one_by_one(infiller, request, started, cancelled)
+    if not request.jointly or alone.is_cancelled or sum(fill.proposal is not None for fill in alone.fills) < 2:
+        return alone
+    joint = _jointly(infiller, request, alone, started, cancelled)
+    return joint if joint is not None else alone
+
+
+def _one_by_one(
+    infiller: LocalInfiller, request: GapsRequest, started: float, cancelled: Cancelled | None
+) -> GapsResult:
+    done = _Filled(request.text, 0)
+    fills: list[GapFill] = []
+    timings = InfillTimings()
+    for span in request.gaps:
+        one = _request_for(request, span, done, started)
+        if one is None:
+            fills.append(GapFill(span, None, "deadline"))
+            continue
+        scene = infiller.read(one)
+        gap = _gap(scene, one, span)
+        result = infiller.fill_gap(one, scene, gap, cancelled)
+        timings = _added(timings, result.timings)
+        if result.is_cancelled:
+            return GapsResult(tuple(fills), is_cancelled=True, timings=_ended(timings, started))
+        best = result.proposals[0] if result.proposals else None
+        if best is not None and best.text.strip() in _PLACEHOLDERS:
+            best, result = None, replace(result, declined="unchanged")
+        fills.append(_fill_of(span, best, result.declined))
+        done = _with(done, best)
+    return GapsResult(tuple(fills), timings=_ended(timings, started))
+
+
+def _jointly(
+    infiller: LocalInfiller, request: GapsRequest, alone: GapsResult, started: float, cancelled: Cancelled | None
+) -> GapsResult | None:
+    """The gaps that could be filled alone, denoised together at the lengths they had; None where that is too much."""
+    tokenizer = infiller.tokenizer
+    fills = [fill for fill in alone.fills if fill.proposal is not None]
+    rows: list[int] = []
+    free: list[range] = []
+    at = fills[0].gap.start
+    for fill in fills:
+        assert fill.proposal is not None
+        # the text since the gap above stands between them, with what belongs to both edges
+        before = request.text[at : fill.gap.start] + fill.gap.lead
+        rows += tokenizer.encode(before.replace("\r\n", "\n")) if fill is not fills[0] else []
+        middle = fill.proposal.text.removeprefix(fill.gap.lead).removesuffix(fill.gap.tail)
+        length = len(tokenizer.encode(middle.replace("\r\n", "\n")))
+        free.append(range(len(rows), len(rows) + length))
+        rows += [NOISE] * length + tokenizer.encode(fill.gap.tail.replace("\r\n", "\n"))
+        at = fill.gap.end
+    if len(rows) > MAX_JOINT_ROWS:
+        return None
+    one = _request_for(request, fills[0].gap, _Filled(request.text, 0), started)
+    if one is None:
+        return None
+    scene = infiller.read(one)
+    # the prompt ends where the first gap begins, and its suffix begins where the last one ends
+    whole = replace(_gap(scene, one, fills[0].gap), end=fills[-1].gap.end, tail="")
+    prompt = prompt_for(tokenizer, scene.snapshot, whole, infiller.policy)
+    is_free = {row for span in free for row in span}
+    canvas = Canvas((*rows, tokenizer.eos), tuple(i not in is_free for i in range(len(rows) + 1)))
+    problem = replace(
+        infiller.problem(prompt, whole, one, started), canvases=(canvas,), decoding="denoise", max_steps=JOINT_STEPS
+    )
+    (result,) = infiller.engine.fill(problem, cancelled)
+    if result.is_cancelled:
+        return GapsResult((), is_cancelled=True, timings=_ended(alone.timings, started))
+    return _judged(infiller, request, alone, free, result, started)
+
+
+def _judged(
+    infiller: LocalInfiller,
+    request: GapsRequest,
+    alone: GapsResult,
+    free: list[range],
+    result: CanvasResult,
+    started: float,
+) -> GapsResult:
+    """Each gap of a joint canvas through the gates, top to bottom; where it fails them the gap keeps its own filling."""
+    spans = iter(free)
+    done = _Filled(request.text, 0)
+    fills: list[GapFill] = []
+    for fill in alone.fills:
+        if fill.proposal is None:
+            fills.append(fill)
+            continue
+        span = next(spans)
+        one = _request_for(replace(request, deadline_ms=None), fill.gap, done, started)
+        assert one is not None
+        scene = infiller.read(one)
+        gap = _gap(scene, one, fill.gap)
+        raw = infiller.tokenizer.decode(result.tokens[span.start : span.stop])
+        outcome = trim(raw, True, gap, scene.snapshot, scene.tree, scene.indent)
+        best: Proposal | None = None
+        if isinstance(outcome, Refusal) or outcome.text.strip() in _PLACEHOLDERS:
+            infiller.refusals[outcome.reason if isinstance(outcome, Refusal) else "unchanged"] += 1
+        else:
+            features = Features(sum(result.logprob[span.start : span.stop]), len(span), gap.extent, "denoise")
+            confidence = infiller.calibration.probability(features)
+            if confidence >= request.min_confidence:
+                best = Proposal(outcome.text, gap.start, gap.end, confidence)
+        if best is None:
+            # what was good alone must still be good below what the gaps above have become
+            middle = fill.proposal.text.removeprefix(gap.lead).removesuffix(gap.tail)
+            kept = trim(middle, True, gap, scene.snapshot, scene.tree, scene.indent)
+            if not isinstance(kept, Refusal):
+                best = Proposal(kept.text, gap.start, gap.end, fill.proposal.confidence)
+        fills.append(_fill_of(fill.gap, best, "" if best else "syntax"))
+        done = _with(done, best)
+    return GapsResult(tuple(fills), timings=_ended(alone.timings, started))
+
+
+def _request_for(request: GapsRequest, span: GapSpan, done: _Filled, started: float) -> InfillRequest | None:
+    """The request for one gap in the document so far; None when the time is over."""
+    deadline_ms = request.deadline_ms
+    if deadline_ms is not None:
+        deadline_ms -= (time.perf_counter() - started) * 1e3
+        if deadline_ms <= 0:
+            return None
+    return InfillRequest(
+        text=done.text,
+        start=span.start + done.shift,
+        end=span.end + done.shift,
+        language=request.language,
+        path=request.path,
+        kind="span",
+        neighbours=request.neighbours,
+        indent=request.indent,
+        deadline_ms=deadline_ms,
+        min_confidence=request.min_confidence,
+        is_explicit=True,
+        seed=request.seed,
+    )
+
+
+def _gap(scene: Scene, one: InfillRequest, span: GapSpan) -> Gap:
+    """The gap in canonical form: a block where lines may follow, otherwise what its line leaves room for."""
+    here = surroundings(scene.snapshot, one.start, one.end)
+    extent: Extent = "block"
+    if not span.is_multiline:
+        extent = "node" if here.tail.strip() else "rest"
+    indent = span.lead.rsplit("\n", 1)[1] if "\n" in span.lead else scene.snapshot.indent_at(one.start)
+    return Gap(one.start, one.end, extent, indent=indent, lead=span.lead, tail=span.tail)
+
+
+def _fill_of(span: GapSpan, best: Proposal | None, reason: str) -> GapFill:
+    if best is None:
+        return GapFill(span, None, reason or "empty")
+    return GapFill(span, replace(best, start=span.start, end=span.end))
+
+
+def _with(done: _Filled, best: Proposal | None) -> _Filled:
+    if best is None:
+        return done
+    text = done.text[: best.start] + best.text + done.text[best.end :]
+    return _Filled(text, done.shift + len(text) - len(done.text))
+
+
+def _added(first: InfillTimings, second: InfillTimings) -> InfillTimings:
+    return InfillTimings(
+        layout_ms=first.layout_ms + second.layout_ms,
+        prefill_ms=first.prefill_ms + second.prefill_ms,
+        denoise_ms=first.denoise_ms + second.denoise_ms,
+        verify_ms=first.verify_ms + second.verify_ms,
+        trim_ms=first.trim_ms + second.trim_ms,
+        num_prefilled=first.num_prefilled + second.num_prefilled,
+        num_cached=first.num_cached + second.num_cached,
+        num_forwards=first.num_forwards + second.num_forwards,
+        steps=first.steps + second.steps,
+    )
+
+
+def _ended(timings: InfillTimings, started: float) -> InfillTimings:
+    return replace(timings, total_ms=(time.perf_counter() - started) * 1e3)

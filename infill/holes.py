@@ -1,0 +1,186 @@
+"""Find the holes of a file: the places where its author left something to be written.
+
+`...`, `pass`, TODO comments, `raise NotImplementedError` and its kin in other languages, empty bodies: by the tree-sitter
+query of the language's row. What is a legitimate `pass` or `...` (an exception class, an overload, a protocol) is no
+hole of the file, but still one when the user points at it. Knows no model.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import tree_sitter
+
+from .languages import Language
+from .request import GapSpan, IndentStyle
+from .snapshot import Indent, Snapshot
+from .syntax import SyntaxTree
+
+HoleKind = Literal["statement", "value", "todo", "body"]
+
+MAX_CHARS = 2_000_000
+"""Files larger than this are not searched as a whole."""
+
+_STUB_MARKS = ("overload", "abstractmethod", "Protocol", "abc.")
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """One hole. gap: what is replaced. start, end: what the user sees as the hole. is_sure: it waits to be written.
+
+    kind: a placeholder statement, a placeholder value, a comment that code should follow, or an empty body.
+    """
+
+    gap: GapSpan
+    start: int
+    end: int
+    kind: HoleKind
+    is_sure: bool
+
+
+def find_holes(language: Language, text: str, indent: IndentStyle | None = None) -> list[Hole]:
+    """The holes of a text, from top to bottom, none inside another. Empty without a grammar and for huge texts."""
+    if len(text) > MAX_CHARS:
+        return []
+    return _find(SyntaxTree.parse(language, text), Snapshot(text), indent)
+
+
+def hole_at(language: Language, text: str, offset: int, indent: IndentStyle | None = None) -> Hole | None:
+    """The hole at an offset, or else on its line; unsure ones count. Costs the same in a file of any length."""
+    snapshot = Snapshot(text)
+    holes = _find(SyntaxTree.around(language, text, offset, offset), snapshot, indent)
+    low, high = snapshot.line_start(offset), snapshot.line_end(offset)
+    here = [hole for hole in holes if hole.start <= offset <= hole.end]
+    return next(iter(here or [hole for hole in holes if hole.start <= high and hole.end >= low]), None)
+
+
+@functools.cache
+def _query(language: Language) -> tree_sitter.Query | None:
+    grammar = language.load()
+    return tree_sitter.Query(grammar, language.holes) if grammar is not None and language.holes else None
+
+
+def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> list[Hole]:
+    query = _query(tree.language)
+    if query is None or tree.tree is None:
+        return []
+    found: list[Hole] = []
+    for _, captures in tree_sitter.QueryCursor(query).matches(tree.tree.root_node):
+        for name, nodes in captures.items():
+            for node in nodes:
+                start, end = tree.span_of(node)
+                # a comment's node takes the carriage return with it
+                end = start + len(snapshot.text[start:end].rstrip())
+                indent = snapshot.indent(start, style, tree.language.indent)
+                hole = _hole(name, node, start, end, tree, snapshot, indent)
+                if hole is not None:
+                    found.append(hole)
+    if tree.language.name == "python":
+        found += _documented_only(tree, snapshot)
+    found.sort(key=lambda hole: (hole.gap.start, -hole.gap.end))
+    kept: list[Hole] = []
+    for hole in found:
+        if not kept or hole.gap.start >= kept[-1].gap.end and hole.gap != kept[-1].gap:
+            kept.append(hole)
+    return kept
+
+
+def _hole(
+    name: str, node: tree_sitter.Node, start: int, end: int, tree: SyntaxTree, snapshot: Snapshot, indent: Indent
+) -> Hole | None:
+    newline = snapshot.newline(start, tree.language.newline)
+    outer = snapshot.indent_at(start)
+    if name == "body":
+        gap = GapSpan(start + 1, end - 1, newline + outer + indent.unit, newline + outer)
+        return Hole(gap, start, end, "body", True)
+    if name == "todo":
+        if not _is_alone(snapshot, start) or not _waits(node):
+            return None
+        return Hole(GapSpan(end, end, newline + outer), start, end, "todo", True)
+    if name != "hole":
+        return None
+    if node.parent is not None and node.parent.type == "assignment":
+        return Hole(GapSpan(start, end, is_multiline=False), start, end, "value", True)
+    if not _is_alone(snapshot, start):
+        # `def f(): ...` on one line: what replaces it stands on lines of its own
+        body = newline + outer + indent.unit
+        return Hole(GapSpan(_after_mark(snapshot, start), end, body), start, end, "statement", _is_sure(node))
+    return Hole(GapSpan(start, end), start, end, "statement", _is_sure(node))
+
+
+def _is_alone(snapshot: Snapshot, start: int) -> bool:
+    """Whether only indentation stands before start on its line."""
+    return not snapshot.text[snapshot.line_start(start) : start].strip()
+
+
+def _after_mark(snapshot: Snapshot, start: int) -> int:
+    """start without the spaces between it and what stands before it."""
+    before = snapshot.text[snapshot.line_start(start) : start]
+    return start - (len(before) - len(before.rstrip(" \t")))
+
+
+def _waits(comment: tree_sitter.Node) -> bool:
+    """Whether nothing but comments follows a comment in its block: the code it asks for is not there."""
+    node = comment.next_named_sibling
+    while node is not None and "comment" in node.type:
+        node = node.next_named_sibling
+    return node is None
+
+
+def _is_sure(node: tree_sitter.Node) -> bool:
+    """Whether a placeholder is the whole body of a function that is not a mere declaration."""
+    if node.type not in ("pass_statement", "expression_statement"):
+        return True
+    if node.type == "expression_statement" and b"..." not in (node.text or b""):
+        return True
+    block = node.parent
+    owner = block.parent if block is not None else None
+    if block is None or owner is None or owner.type != "function_definition":
+        return False
+    statements = [child for child in block.named_children if child.type != "comment" and not _is_docstring(child)]
+    if len(statements) != 1:
+        return False
+    return not _is_declaration(owner)
+
+
+def _is_declaration(function: tree_sitter.Node) -> bool:
+    """Whether a function is declared on purpose without a body: an overload, an abstract or a protocol's method."""
+    around = function.parent
+    while around is not None:
+        if around.type in ("decorated_definition", "class_definition"):
+            head = (around.text or b"")[:400].split(b":\n", 1)[0]
+            if any(mark.encode() in head for mark in _STUB_MARKS):
+                return True
+        around = around.parent
+    return False
+
+
+def _is_docstring(node: tree_sitter.Node) -> bool:
+    return node.type == "expression_statement" and [child.type for child in node.named_children] == ["string"]
+
+
+def _documented_only(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
+    """Python functions whose body is nothing but a docstring."""
+    found: list[Hole] = []
+    stack = [tree.tree.root_node] if tree.tree is not None else []
+    while stack:
+        node = stack.pop()
+        stack += node.named_children if node.type in _CONTAINERS else []
+        if node.type != "function_definition":
+            continue
+        body = node.child_by_field_name("body")
+        if body is None or len(body.named_children) != 1 or not _is_docstring(body.named_children[0]):
+            continue
+        start, end = tree.span_of(body.named_children[0])
+        if not _is_alone(snapshot, start):
+            continue
+        lead = snapshot.newline(start, tree.language.newline) + snapshot.indent_at(start)
+        found.append(Hole(GapSpan(end, end, lead), start, end, "body", not _is_declaration(node)))
+    return found
+
+
+_CONTAINERS = frozenset(
+    ("module", "class_definition", "function_definition", "decorated_definition", "block", "if_statement")
+)

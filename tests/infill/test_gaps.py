@@ -1,0 +1,133 @@
+"""Several gaps of one document: one by one and jointly, each judged, none spoiling the others."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from infill_cases import TOKENIZER, infiller
+from lacuna_ls.infill.holes import find_holes
+from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.request import GapSpan, GapsRequest
+
+TEXT = "def f(a):\n    pass\n\n\ndef g(b):\n    # say\n    ...\n\n\nx = ...\n"
+
+
+def request_for(text: str = TEXT, language: str = "python", **options) -> GapsRequest:
+    gaps = tuple(hole.gap for hole in find_holes(language_for(language), text) if hole.is_sure)
+    # a value of the module is a hole too
+    return GapsRequest(text, gaps, language, **options)
+
+
+def written(text: str, result) -> str:
+    for fill in reversed(result.fills):
+        if fill.proposal is not None:
+            text = text[: fill.proposal.start] + fill.proposal.text + text[fill.proposal.end :]
+    return text
+
+
+def by_prefix(problem):
+    """What stands last before the gap decides."""
+    prompt = TOKENIZER.decode(problem.prompt[problem.prompt.index(TOKENIZER.pre) :])
+    if prompt.endswith("x = "):
+        return ["[1]"]
+    return ["return b"] if "def g" in prompt else ["if a:\n        return 1\n    return a"]
+
+
+FILLED = "def f(a):\n    if a:\n        return 1\n    return a\n\n\ndef g(b):\n    # say\n    return b\n\n\nx = [1]\n"
+
+
+def test_one_by_one_each_sees_those_above_it_filled():
+    subject = infiller(by_prefix)
+    result = subject.fill_gaps(request_for())
+    assert written(TEXT, result) == FILLED
+    assert "return a" in TOKENIZER.decode(subject.engine.problems[1].prompt)
+    assert result.timings.steps == 3
+
+
+def test_crlf_and_shifts():
+    text = TEXT.replace("\n", "\r\n")
+    assert written(text, infiller(by_prefix).fill_gaps(request_for(text))) == FILLED.replace("\n", "\r\n")
+
+
+def test_what_is_refused_stays_as_it_is():
+    def answer(problem):
+        text = by_prefix(problem)[0]
+        return ["return (b"] if "b" in text else [text]
+
+    result = infiller(answer).fill_gaps(request_for())
+    assert written(TEXT, result) == FILLED.replace("return b\n", "...\n")
+    assert [fill.declined for fill in result.fills] == ["", "syntax", ""]
+
+
+def test_a_placeholder_is_no_filling():
+    result = infiller("pass").fill_gaps(request_for())
+    assert [fill.proposal for fill in result.fills] == [None, None, None]
+    assert result.fills[1].declined == "unchanged"
+
+
+def joint(problem):
+    """Alone as before; in the joint canvas other text of the same length, beside the pinned rows."""
+    canvas = problem.canvases[0]
+    if not any(canvas.pinned):
+        return by_prefix(problem)
+    rows = list(canvas.tokens)
+    free = [i for i, pin in enumerate(canvas.pinned) if not pin]
+    new = TOKENIZER.encode("if b:\n        return 2\n    return b" + "return c" + "[2]")
+    assert len(new) == len(free)
+    for i, token in zip(free, new):
+        rows[i] = token
+    return [TOKENIZER.decode(rows)]
+
+
+def test_jointly_one_canvas_holds_all_gaps_with_the_text_between_them_pinned():
+    subject = infiller(joint)
+    result = subject.fill_gaps(request_for(jointly=True))
+    canvas = subject.engine.problems[-1].canvases[0]
+    pinned = TOKENIZER.decode([token for token, pin in zip(canvas.tokens, canvas.pinned) if pin])
+    assert pinned == "\n\n\ndef g(b):\n    # say\n    \n\n\nx = "
+    assert subject.engine.problems[-1].decoding == "denoise"
+    expected = FILLED.replace("1", "2").replace("return a", "return b").replace("if a", "if b")
+    assert written(TEXT, result) == expected.replace("# say\n    return b", "# say\n    return c")
+
+
+def test_a_joint_result_that_fails_its_gate_keeps_what_was_good_alone():
+    def answer(problem):
+        (text,) = joint(problem)
+        return [text.replace("return c", "return (")] if any(problem.canvases[0].pinned) else [text]
+
+    result = infiller(answer).fill_gaps(request_for(jointly=True))
+    assert "return b\n\n\nx = [2]" in written(TEXT, result)
+
+
+def test_too_long_for_one_canvas_falls_back_to_one_by_one():
+    text = TEXT.replace("# say", "# " + "s" * 400)
+    subject = infiller(by_prefix)
+    result = subject.fill_gaps(request_for(text, jointly=True))
+    assert all(not any(problem.canvases[0].pinned) for problem in subject.engine.problems)
+    assert all(fill.proposal for fill in result.fills)
+
+
+def test_cancelling_gives_what_was_done_and_deadlines_are_kept():
+    calls = []
+
+    def cancelled() -> bool:
+        calls.append(1)
+        return len(calls) > 2
+
+    result = infiller(by_prefix).fill_gaps(request_for(), cancelled)
+    assert result.is_cancelled
+    assert len(result.fills) == 1
+
+    def slow(problem):
+        time.sleep(0.05)
+        return by_prefix(problem)
+
+    late = infiller(slow).fill_gaps(request_for(deadline_ms=40.0))
+    assert late.fills[0].proposal is not None
+    assert [fill.declined for fill in late.fills[1:]] == ["deadline", "deadline"]
+
+
+def test_gaps_that_overlap_are_our_own_mistake():
+    with pytest.raises(ValueError, match="overlaps"):
+        GapsRequest("abcdef", (GapSpan(0, 3), GapSpan(2, 4)), "python")

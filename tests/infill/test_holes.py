@@ -1,0 +1,163 @@
+"""Holes by the tree: what waits to be written, and what only looks like it."""
+
+from __future__ import annotations
+
+import pytest
+from lacuna_ls.infill.holes import find_holes, hole_at
+from lacuna_ls.infill.languages import language_for
+
+PYTHON = '''\
+from typing import Protocol, overload
+
+
+class Error(Exception):
+    pass
+
+
+class Reader(Protocol):
+    def read(self) -> str: ...
+
+
+@overload
+def f(a: int) -> int: ...
+
+
+def g(a):
+    """Say it."""
+
+
+def h(a):
+    # TODO: write this
+    ...
+
+
+def i(a): pass
+
+
+def j(a):
+    try:
+        k = ...
+    except ValueError:
+        pass
+    raise NotImplementedError("later")
+
+
+def k(a):
+    x = 1
+    # TODO: and return it
+
+
+def l(a):
+    # TODO: faster
+    return a
+'''
+
+
+def shown(language: str, text: str, is_sure: bool | None = True) -> list[tuple[str, str]]:
+    holes = find_holes(language_for(language), text)
+    return [(hole.kind, text[hole.start : hole.end]) for hole in holes if is_sure is None or hole.is_sure is is_sure]
+
+
+def test_the_holes_of_a_python_file():
+    assert shown("python", PYTHON) == [
+        ("body", '"""Say it."""'),
+        ("statement", "..."),
+        ("statement", "pass"),
+        ("value", "..."),
+        ("statement", 'raise NotImplementedError("later")'),
+        ("todo", "# TODO: and return it"),
+    ]
+
+
+def test_what_is_legitimate_is_no_hole_of_the_file_but_one_under_the_cursor():
+    assert shown("python", PYTHON, is_sure=False) == [
+        ("statement", "pass"),
+        ("statement", "..."),
+        ("statement", "..."),
+        ("statement", "pass"),
+    ]
+    offset = PYTHON.index("pass")
+    hole = hole_at(language_for("python"), PYTHON, offset)
+    assert hole is not None
+    assert (hole.start, hole.is_sure) == (offset, False)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        pytest.param(
+            "javascript",
+            'function f() {}\nconst g = () => {};\nfunction h() { throw new Error("not implemented"); }\n',
+            [("body", "{}"), ("body", "{}"), ("statement", 'throw new Error("not implemented");')],
+            id="javascript",
+        ),
+        pytest.param(
+            "typescript",
+            "class A {\n  f(): void {}\n  g(): number {\n    // TODO\n  }\n}\n",
+            [("body", "{}"), ("todo", "// TODO")],
+            id="typescript",
+        ),
+        pytest.param("tsx", "const A = () => { return <div/>; };\n", [], id="tsx without holes"),
+        pytest.param(
+            "go",
+            'package p\n\nfunc f() {\n}\n\nfunc g() int {\n\tpanic("not implemented")\n}\n',
+            [("body", "{\n}"), ("statement", 'panic("not implemented")')],
+            id="go",
+        ),
+        pytest.param(
+            "rust",
+            "fn f() {}\nfn g() -> i32 {\n    todo!()\n}\n",
+            [("body", "{}"), ("statement", "todo!()")],
+            id="rust",
+        ),
+        pytest.param(
+            "java",
+            "class A {\n  void f() {}\n  int g() { throw new UnsupportedOperationException(); }\n}\n",
+            [("body", "{}"), ("statement", "throw new UnsupportedOperationException();")],
+            id="java",
+        ),
+        pytest.param(
+            "c",
+            "void f(void) {}\nint g(void) {\n  // FIXME: count\n}\n",
+            [("body", "{}"), ("todo", "// FIXME: count")],
+            id="c",
+        ),
+        pytest.param("cpp", "int A::f() {}\n", [("body", "{}")], id="cpp"),
+        pytest.param("text", "TODO: everything\n", [], id="no grammar, no holes"),
+    ],
+)
+def test_every_language_finds_its_holes(language, text, expected):
+    assert shown(language, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "written"),
+    [
+        pytest.param("python", "def f():\n    pass\n", "def f():\n    return 1\n", id="a statement"),
+        pytest.param("python", "def f(): ...\n", "def f():\n    return 1\n", id="a stub on its header's line"),
+        pytest.param("python", 'def f():\n    """D."""\n', 'def f():\n    """D."""\n    return 1\n', id="docstring"),
+        pytest.param("python", "def f():\n    # TODO\n", "def f():\n    # TODO\n    return 1\n", id="comment"),
+        pytest.param("javascript", "function f() {}\n", "function f() {\n  return 1\n}\n", id="an empty body"),
+        pytest.param("go", "func f() {\n}\n", "func f() {\n\treturn 1\n}\n", id="an empty body on two lines"),
+        pytest.param("python", "def f():\r\n    # TODO\r\n", "def f():\r\n    # TODO\r\n    return 1\r\n", id="CRLF"),
+    ],
+)
+def test_a_filled_hole_stands_where_it_should(language, text, written):
+    hole = find_holes(language_for(language), text)[0]
+    gap = hole.gap
+    assert text[: gap.start] + gap.lead + "return 1" + gap.tail + text[gap.end :] == written
+
+
+def test_holes_never_overlap_and_huge_files_are_left_alone():
+    holes = find_holes(language_for("javascript"), "function f() { const g = () => {}; }\n" * 3)
+    for above, below in zip(holes, holes[1:]):
+        assert above.gap.end <= below.gap.start
+    assert find_holes(language_for("python"), "pass\n" * 500_000) == []
+
+
+def test_hole_at_works_in_a_file_of_any_length_and_finds_nothing_where_there_is_nothing():
+    text = "def f(a):\n    return a\n\n\n" * 50_000 + "def g(a):\n    pass\n"
+    hole = hole_at(language_for("python"), text, text.index("pass") + 2)
+    assert hole is not None
+    assert text[hole.start : hole.end] == "pass"
+    assert hole_at(language_for("python"), text, 5) is None
