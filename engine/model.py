@@ -24,6 +24,17 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
 
 
+class Linear(nn.Linear):
+    """A linear layer without bias whose weight is always loaded or set by the caller, never drawn here."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__(num_in, num_out, bias=False)
+
+    def reset_parameters(self) -> None:
+        # torch's own draw costs a second of imports on the meta device, and is always thrown away
+        return
+
+
 class RMSNorm(nn.Module):
     """x * rsqrt(mean(x^2) + eps) * weight, computed in fp32 and cast back to x's dtype. weight: [dim], or None."""
 
@@ -44,9 +55,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, width, bias=False)
-        self.up_proj = nn.Linear(hidden_size, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, width)
+        self.up_proj = Linear(hidden_size, width)
+        self.down_proj = Linear(width, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
@@ -59,7 +70,7 @@ class Router(nn.Module):
         super().__init__()
         self.top_k = config.top_k
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, has_weight=False)
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.proj = Linear(config.hidden_size, config.num_experts)
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
@@ -120,10 +131,10 @@ class Attention(nn.Module):
         super().__init__()
         H, D, eps = config.hidden_size, spec.head_dim, config.rms_norm_eps
         self.head_dim = D
-        self.q_proj = nn.Linear(H, config.num_heads * D, bias=False)
-        self.k_proj = nn.Linear(H, spec.num_kv_heads * D, bias=False)
-        self.v_proj = nn.Linear(H, spec.num_kv_heads * D, bias=False) if spec.has_value_proj else None
-        self.o_proj = nn.Linear(config.num_heads * D, H, bias=False)
+        self.q_proj = Linear(H, config.num_heads * D)
+        self.k_proj = Linear(H, spec.num_kv_heads * D)
+        self.v_proj = Linear(H, spec.num_kv_heads * D) if spec.has_value_proj else None
+        self.o_proj = Linear(config.num_heads * D, H)
         self.q_norm = RMSNorm(D, eps)
         self.k_norm = RMSNorm(D, eps)
         self.v_norm = RMSNorm(D, eps, has_weight=False)
@@ -193,7 +204,7 @@ class DiffusionGemma(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)
         self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
