@@ -67,6 +67,15 @@ class KVCache:
         first = 0 if last is None else max(0, self.length - last)
         return self._keys[layer][:, first : self.length], self._values[layer][:, first : self.length]
 
+    @property
+    def origin(self) -> int:
+        """Where position 0 lies in `storage`."""
+        return 0
+
+    def storage(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Everything that is allocated, [Hkv, capacity, D] each; past the valid positions it may hold anything."""
+        return self._keys[layer], self._values[layer]
+
     def release(self) -> None:
         """Give the memory back; the cache is empty afterwards and grows again when used."""
         self._keys, self._values, self._capacity = [], [], 0
