@@ -26,6 +26,9 @@ from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, Engi
 PREFILL_CHUNK = 256
 """Prompt tokens encoded between two polls of the cancel flag."""
 
+MAX_PAUSE = 8
+"""Tokens at most that are decoded without a draft after drafts that were no help."""
+
 
 class LocalEngine:
     """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
@@ -151,6 +154,8 @@ class LocalEngine:
         denoise_ms = verify_ms = 0.0
         num_forwards = steps = 0
         draft: list[int] = []
+        # a draft that was no help costs a forward: after each, wait twice as many tokens before the next one
+        pause = waiting = 0
         self._rewind(prompt)
         is_finished = is_cancelled = False
         while True:
@@ -161,13 +166,16 @@ class LocalEngine:
                 is_finished = True
                 break
             if is_drafting:
-                if len(draft) <= 1 or draft[0] != token:
+                is_usable = len(draft) > 1 and draft[0] == token
+                if not is_usable and waiting == 0:
                     began = time.perf_counter()
                     draft, num_drafted = self._draft(task, canvas, answer, token)
                     denoise_ms += _ms_since(began)
                     num_forwards += num_drafted
                     steps += num_drafted
-                guess = _until_end(draft[1:], task.ends)
+                    is_usable = True
+                waiting = max(0, waiting - 1)
+                guess = _until_end(draft[1:], task.ends) if is_usable else []
             else:
                 guess = []
             began = time.perf_counter()
@@ -188,6 +196,9 @@ class LocalEngine:
             verify_ms += _ms_since(began)
             # what follows a corrected token may still be right, unless the draft was no help at all
             draft = draft[1 + kept :] if kept else []
+            if guess:
+                pause = 0 if kept else min(MAX_PAUSE, max(2, 2 * pause))
+                waiting = pause
             if answer[-1] in task.ends or len(answer) == rows:
                 is_finished = True
                 break
