@@ -222,7 +222,7 @@ class InlineCompletions:
             path=document.path,
             kind=extents.get(options.proposal.extent, "auto"),
             typed=typed,
-            neighbours=self._neighbours(document, options),
+            neighbours=self.neighbours(document, options),
             num_alternatives=options.proposal.alternatives,
             indent=indent,
             min_confidence=options.proposal.min_confidence,
@@ -231,7 +231,8 @@ class InlineCompletions:
         )
         return Asked(request, snapshot, len(before), position)
 
-    def _neighbours(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
+    def neighbours(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
+        """Other open documents of the language, the latest used first, without secrets."""
         if not options.context.open_documents:
             return ()
         privacy = self._server.privacy

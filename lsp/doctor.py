@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 State = Literal["ok", "note", "missing"]
 
@@ -97,7 +97,7 @@ def _gpu() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
+        properties = cast(Any, torch.cuda).get_device_properties(0)
         name, gib = properties.name, properties.total_memory / 2**30
         return Finding("gpu", "ok", f"{name}, {gib:.0f} GiB, CUDA {torch.version.cuda}")
     if shutil.which("nvidia-smi"):

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -164,7 +164,7 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def _locked(file: Path) -> Generator[None]:
     """Hold a lock file beside file; a lock that a dead process left is broken after a moment."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = file.with_suffix(".lock")

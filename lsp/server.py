@@ -19,6 +19,7 @@ from pygls.uris import to_fs_path
 
 from ..infill.request import Infiller
 from . import protocol as names
+from .actions import CodeActions
 from .completion import InlineCompletions
 from .documents import Document, Documents
 from .options import Options, for_language, read_options
@@ -76,6 +77,7 @@ class LacunaServer(RpcServer):
         self.scheduler = Scheduler(self.engine)
         self.privacy = Privacy()
         self.completions = InlineCompletions(self)
+        self.actions = CodeActions(self)
 
     # life cycle
 
@@ -282,6 +284,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def did_close(params: types.DidCloseTextDocumentParams) -> None:
         server.completions.on_close(params.text_document.uri)
+        server.actions.on_close(params.text_document.uri)
         server.documents.close(params.text_document.uri)
 
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_OPEN)
@@ -303,6 +306,16 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
     async def inline_completion(params: names.InlineCompletionParams) -> list[types.InlineCompletionItem] | None:
         return await server.completions.answer(params)
+
+    kinds = [names.FILL_HOLE_KIND, names.FILL_ALL_KIND, names.REWRITE_KIND, names.REPAIR_KIND]
+
+    @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, types.CodeActionOptions(kinds, resolve_provider=True))
+    def code_action(params: types.CodeActionParams) -> list[types.CodeAction]:
+        return server.actions.offer(params)
+
+    @server.feature(types.CODE_ACTION_RESOLVE)
+    async def code_action_resolve(action: types.CodeAction) -> types.CodeAction:
+        return await server.actions.resolve(action)
 
     def did_show(params: names.DidShowParams) -> None:
         server.completions.on_show(params)
@@ -348,6 +361,15 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     for alias, method in names.COPILOT_ALIASES.items():
         if method in handlers:
             server.feature(alias)(handlers[method])
+
+    @server.feature(names.PREVIEW_EDIT)
+    async def preview_edit(params: names.PreviewEditParams) -> names.PreviewEditResult | None:
+        return await server.actions.preview(params)
+
+    @server.command(names.APPLY_EDIT_COMMAND)
+    async def apply_edit(*arguments: Any) -> None:
+        data, instruction, *_ = *arguments, None, None
+        await server.actions.apply(data, instruction)
 
     @server.command(names.ACCEPT_COMMAND)
     def accept(*arguments: Any) -> None:

@@ -16,7 +16,16 @@ import time
 from pathlib import Path
 
 from lacuna_ls.engine.errors import ModelNotFoundError
-from lacuna_ls.infill.request import Cancelled, InfillerStatus, InfillRequest, InfillResult, Proposal
+from lacuna_ls.infill.request import (
+    Cancelled,
+    GapFill,
+    GapsRequest,
+    GapsResult,
+    InfillerStatus,
+    InfillRequest,
+    InfillResult,
+    Proposal,
+)
 from lacuna_ls.lsp.options import Options
 
 
@@ -77,6 +86,33 @@ class FakeInfiller:
         if "ECHO" in line:
             texts = [echo(request.text, request.start, request.end)]
         return InfillResult(tuple(Proposal(request.typed + text, request.start, request.end, 0.9) for text in texts))
+
+    def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
+        self._note(
+            "fill_gaps",
+            {
+                "text": request.text[:1000],
+                "gaps": [[gap.start, gap.end, gap.lead, gap.tail] for gap in request.gaps],
+                "jointly": request.jointly,
+                "seed": request.seed,
+            },
+        )
+        if "SLEEP" in request.text:
+            time.sleep(0.3)
+        if "STUBBORN" in request.text and request.seed < 2:
+            # the first two tries change nothing
+            spans = [request.text[gap.start : gap.end] for gap in request.gaps]
+        else:
+            spans = [f"{gap.lead}filled_{number}{gap.tail}" for number, gap in enumerate(request.gaps)]
+        declined = "DECLINE" in request.text
+        return GapsResult(
+            tuple(
+                GapFill(
+                    gap, None if declined else Proposal(text, gap.start, gap.end, 0.9), "syntax" if declined else ""
+                )
+                for gap, text in zip(request.gaps, spans, strict=True)
+            )
+        )
 
     def status(self) -> InfillerStatus:
         return InfillerStatus("ready", "fake", "cpu", "ready")

@@ -1,0 +1,362 @@
+"""Code actions: fill this hole, fill all holes, rewrite the selection, repair here. Cheap to list, computed on resolve.
+
+An action carries where and what, not the text; resolving it asks the engine, and refuses rather than make an edit that
+adds syntax errors or comes too late. Where holes and errors are is infill's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from lsprotocol import types
+
+from ..infill.request import GapSpan, GapsRequest, GapsResult, IndentStyle, Infiller
+from . import protocol as names
+from .cancel import CancelToken
+from .documents import Document, clean
+from .edits import Replacement, apply, unified_diff, workspace_edit
+from .scheduler import Ending
+
+if TYPE_CHECKING:
+    from ..infill.languages import Language
+    from .server import LacunaServer
+
+logger = logging.getLogger(__name__)
+
+ActionKind = Literal["fillHole", "fillAll", "rewrite", "repair"]
+
+DEADLINE_S = 60.0
+MAX_HOLES = 12
+MAX_LISTED_CHARS = 300_000
+"""In a longer file only what is at the cursor is offered: searching all of it at every stop would be felt."""
+
+MAX_SELECTION_CHARS = 4_000
+NUM_REPAIRS = 4
+"""Different seeds that a repair is tried with."""
+
+_MAYBE_HOLE = re.compile(r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''")
+
+TITLES: dict[ActionKind, tuple[str, str]] = {
+    "fillHole": ("Lacuna: fill this hole", names.FILL_HOLE_KIND),
+    "fillAll": ("Lacuna: fill all holes in this file", names.FILL_ALL_KIND),
+    "rewrite": ("Lacuna: rewrite selection", names.REWRITE_KIND),
+    "repair": ("Lacuna: repair here", names.REPAIR_KIND),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an action will do. start, end: code-point offsets in the revision of the document that it was listed for."""
+
+    kind: ActionKind
+    uri: str
+    revision: int
+    start: int
+    end: int
+
+    @classmethod
+    def read(cls, data: object) -> Plan | None:
+        """The plan in a code action's data, or None when it is not one of ours."""
+        if not isinstance(data, dict):
+            return None
+        fields = cast(dict[str, Any], data)
+        kind, uri = fields.get("kind"), fields.get("uri")
+        numbers = [fields.get(name) for name in ("revision", "start", "end")]
+        if kind not in TITLES or not isinstance(uri, str):
+            return None
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            return None
+        revision, start, end = cast(list[int], numbers)
+        return cls(kind, uri, revision, start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """replacements, or the reason why there are none, for people."""
+
+    replacements: tuple[Replacement, ...] = ()
+    reason: str = ""
+
+
+class CodeActions:
+    """One per server. Event loop only, but for the work that it hands to the engine thread."""
+
+    def __init__(self, server: LacunaServer) -> None:
+        self._server = server
+        self._num_holes: dict[str, tuple[int, int]] = {}
+        """Uri -> (revision, number of holes)."""
+
+    # listing
+
+    def offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
+        """What can be done at the cursor or with the selection."""
+        document = self._server.documents.get(params.text_document.uri)
+        if document is None:
+            return []
+        options = self._server.options_for(document)
+        is_on = options.enable and options.features.code_actions
+        if not is_on or not self._server.privacy.may_propose(document, options):
+            return []
+        start, end = document.offset_at(params.range.start), document.offset_at(params.range.end)
+        plans = [
+            Plan(kind, document.uri, document.revision, low, high)
+            for kind, low, high in self._possible(document, start, end, params.context.only)
+        ]
+        return [self._action(plan) for plan in plans]
+
+    def _possible(
+        self, document: Document, start: int, end: int, only: Sequence[str] | None
+    ) -> list[tuple[ActionKind, int, int]]:
+        def wanted(kind: ActionKind) -> bool:
+            name = TITLES[kind][1]
+            return only is None or any(name == each or name.startswith(f"{each}.") or not each for each in only)
+
+        found: list[tuple[ActionKind, int, int]] = []
+        text = clean(document.text)
+        if start == end:
+            if wanted("fillHole") and _hole_gap(document, text, start) is not None:
+                found.append(("fillHole", start, start))
+            if wanted("repair") and (broken := _broken_lines(document, text, start)) is not None:
+                found.append(("repair", *broken))
+        elif wanted("rewrite") and (chosen := _trimmed(text, start, end)) is not None:
+            found.append(("rewrite", *chosen))
+        if wanted("fillAll") and self._count_holes(document, text) > 1:
+            found.append(("fillAll", start, start))
+        return found
+
+    def _count_holes(self, document: Document, text: str) -> int:
+        known = self._num_holes.get(document.uri)
+        if known is not None and known[0] == document.revision:
+            return known[1]
+        number = 0
+        if len(text) <= MAX_LISTED_CHARS and _MAYBE_HOLE.search(text):
+            number = len(_hole_gaps(document, text))
+        self._num_holes[document.uri] = (document.revision, number)
+        return number
+
+    def _action(self, plan: Plan) -> types.CodeAction:
+        title, kind = TITLES[plan.kind]
+        action = types.CodeAction(title=title, kind=kind, data=asdict(plan))
+        if not self._can_resolve():
+            arguments = [asdict(plan)]
+            action.command = types.Command(title=title, command=names.APPLY_EDIT_COMMAND, arguments=arguments)
+        return action
+
+    def _can_resolve(self) -> bool:
+        text = self._server.client_capabilities.text_document
+        support = text.code_action.resolve_support if text and text.code_action else None
+        return support is not None and "edit" in support.properties
+
+    def on_close(self, uri: str) -> None:
+        """The document is gone."""
+        self._num_holes.pop(uri, None)
+
+    # computing
+
+    async def resolve(self, action: types.CodeAction) -> types.CodeAction:
+        """The action with its edit; without one, and a word to the user, when there is nothing good to do."""
+        plan = Plan.read(action.data)
+        if plan is None:
+            return action
+        document, outcome = await self._compute(plan, "")
+        if document is not None and outcome.replacements:
+            action.edit = self._edit(document, plan, outcome)
+        else:
+            self._say(plan, outcome)
+        return action
+
+    async def apply(self, data: object, instruction: object) -> None:
+        """lacuna.applyEdit: compute, then ask the client to apply."""
+        plan = Plan.read(data)
+        if plan is None:
+            return
+        document, outcome = await self._compute(plan, instruction if isinstance(instruction, str) else "")
+        if document is None or not outcome.replacements:
+            self._say(plan, outcome)
+            return
+        edit = self._edit(document, plan, outcome)
+        label = TITLES[plan.kind][0]
+        await self._server.workspace_apply_edit_async(types.ApplyWorkspaceEditParams(edit, label))
+
+    async def preview(self, params: names.PreviewEditParams) -> names.PreviewEditResult | None:
+        """lacuna/previewEdit: the edit and its diff, or None with a word to the user."""
+        plan = Plan.read(params.action.data)
+        if plan is None:
+            return None
+        document, outcome = await self._compute(plan, params.instruction or "")
+        if document is None or not outcome.replacements:
+            self._say(plan, outcome)
+            return None
+        name = document.uri.rsplit("/", 1)[-1]
+        diff = unified_diff(name, document.text, apply(document.text, outcome.replacements))
+        return names.PreviewEditResult(self._edit(document, plan, outcome), diff)
+
+    def _edit(self, document: Document, plan: Plan, outcome: Outcome) -> types.WorkspaceEdit:
+        label = TITLES[plan.kind][0]
+        return workspace_edit(document, outcome.replacements, label, self._server.client_capabilities)
+
+    def _say(self, plan: Plan, outcome: Outcome) -> None:
+        message = f"{TITLES[plan.kind][0]}: {outcome.reason}"
+        self._server.window_show_message(types.ShowMessageParams(types.MessageType.Info, message))
+
+    async def _compute(self, plan: Plan, instruction: str) -> tuple[Document | None, Outcome]:
+        document = self._server.documents.get(plan.uri)
+        if document is None or document.revision != plan.revision or plan.end > len(document.text):
+            return None, Outcome(reason="the document has changed; ask again")
+        options = self._server.options_for(document)
+        text = clean(document.text)
+        gaps = _gaps_of(plan, document, text)
+        if not gaps:
+            return document, Outcome(reason="there is nothing to do here")
+        task = _Task(
+            GapsRequest(
+                text=text,
+                gaps=gaps,
+                language=document.language,
+                path=document.path,
+                jointly=plan.kind == "fillAll",
+                neighbours=self._server.completions.neighbours(document, options),
+                indent=IndentStyle(),
+                deadline_ms=DEADLINE_S * 1000,
+            ),
+            plan.kind,
+        )
+        work = task.with_instruction(instruction, _language(document)) if instruction.strip() else task
+        key = f"{plan.uri}#action"
+        token = self._server.scheduler.begin(key)
+        self._server.status_board.set_filling(True)
+        try:
+            result = await self._server.scheduler.run(key, token, work.run, deadline_s=DEADLINE_S)
+        finally:
+            self._server.status_board.set_filling(False)
+        if isinstance(result, Ending):
+            reasons = {Ending.LATE: "it took too long", Ending.SUPERSEDED: "another action was asked for"}
+            return document, Outcome(reason=reasons.get(result, "the model is not ready"))
+        if document.revision != plan.revision:
+            return None, Outcome(reason="the document has changed; ask again")
+        return document, result
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the engine thread does for one action. shift: code points of an instruction that stand before the gaps."""
+
+    request: GapsRequest
+    kind: ActionKind
+    shift: int = 0
+
+    def with_instruction(self, instruction: str, language: Language) -> _Task:
+        """The same task with the instruction as a comment above the first gap, where the model reads it."""
+        text, first = self.request.text, self.request.gaps[0]
+        at = text.rfind("\n", 0, first.start) + 1
+        indent = text[at : len(text) - len(text[at:].lstrip(" \t"))]
+        marks = language.line_comments
+        comment = indent + (marks[0] if marks else "#") + " " + " ".join(instruction.split()) + "\n"
+        gaps = tuple(
+            replace(gap, start=gap.start + len(comment), end=gap.end + len(comment)) for gap in self.request.gaps
+        )
+        request = replace(self.request, text=text[:at] + comment + text[at:], gaps=gaps)
+        return _Task(request, self.kind, len(comment))
+
+    def run(self, infiller: Infiller, cancelled: CancelToken) -> Outcome:
+        """Fill the gaps; a repair or a rewrite that changes nothing is tried with other seeds."""
+        reason = "there is nothing good to put here"
+        for seed in range(NUM_REPAIRS if self.kind in ("repair", "rewrite") else 1):
+            result = infiller.fill_gaps(replace(self.request, seed=seed), cancelled)
+            if result.is_cancelled:
+                break
+            found = self._replacements(result)
+            if found and (self.kind != "repair" or self._mends(found)):
+                shift = self.shift
+                return Outcome(tuple(Replacement(each.start - shift, each.end - shift, each.text) for each in found))
+            reason = _reason(result) or reason
+        return Outcome(reason=reason)
+
+    def _replacements(self, result: GapsResult) -> list[Replacement]:
+        text = self.request.text
+        proposals = [fill.proposal for fill in result.fills if fill.proposal is not None]
+        found = [Replacement(each.start, each.end, each.text) for each in proposals]
+        return [each for each in found if text[each.start : each.end] != each.text]
+
+    def _mends(self, replacements: Sequence[Replacement]) -> bool:
+        from ..infill.languages import language_for
+        from ..infill.syntax import SyntaxTree
+
+        (gap,) = self.request.gaps
+        language = language_for(self.request.language, self.request.path)
+        before = SyntaxTree.around(language, self.request.text, gap.start, gap.end)
+        after = before
+        for each in replacements:
+            after = before.replaced(each.start, each.end, each.text)
+        return after.damage().num_errors < before.damage().num_errors
+
+
+def _reason(result: GapsResult) -> str:
+    reasons = [fill.declined for fill in result.fills if fill.declined]
+    texts = {
+        "syntax": "what the model wrote would not parse",
+        "low-confidence": "the model is not sure enough",
+        "unchanged": "the model would leave it as it is",
+        "deadline": "it took too long",
+    }
+    return texts.get(reasons[0], f"the model declined ({reasons[0]})") if reasons else ""
+
+
+def _language(document: Document) -> Language:
+    # tree-sitter is loaded with the first action, not with the server
+    from ..infill.languages import language_for
+
+    return language_for(document.language, document.path)
+
+
+def _gaps_of(plan: Plan, document: Document, text: str) -> tuple[GapSpan, ...]:
+    find: dict[ActionKind, Callable[[], Sequence[GapSpan]]] = {
+        "fillHole": lambda: [gap for gap in [_hole_gap(document, text, plan.start)] if gap is not None],
+        "fillAll": lambda: _hole_gaps(document, text)[:MAX_HOLES],
+        "rewrite": lambda: [GapSpan(plan.start, plan.end)],
+        "repair": lambda: [GapSpan(plan.start, plan.end)],
+    }
+    return tuple(find[plan.kind]())
+
+
+def _hole_gap(document: Document, text: str, offset: int) -> GapSpan | None:
+    from ..infill.holes import hole_at
+
+    hole = hole_at(_language(document), text, offset)
+    return hole.gap if hole is not None else None
+
+
+def _hole_gaps(document: Document, text: str) -> list[GapSpan]:
+    from ..infill.holes import find_holes
+
+    return [hole.gap for hole in find_holes(_language(document), text) if hole.is_sure]
+
+
+def _broken_lines(document: Document, text: str, offset: int) -> tuple[int, int] | None:
+    """The content of the lines of a syntax error on the cursor's line, or None."""
+    from ..infill.syntax import SyntaxTree
+
+    tree = SyntaxTree.around(_language(document), text, offset, offset)
+    low = text.rfind("\n", 0, offset) + 1
+    high = text.find("\n", offset)
+    high = len(text) if high < 0 else high
+    touching = [(start, end) for start, end in tree.error_spans() if start <= high and end >= low]
+    if not touching:
+        return None
+    # an error may run to the end of the file because of one line: mend this line, whatever its span
+    start, end = touching[0]
+    if end - start > MAX_SELECTION_CHARS or text.count("\n", start, end) > 8:
+        start, end = low, high
+    return _trimmed(text, min(start, low), max(min(end, len(text)), high))
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The selection without white space around it; None when nothing, or too much, is left."""
+    chosen = text[start:end]
+    start += len(chosen) - len(chosen.lstrip())
+    end -= len(chosen) - len(chosen.rstrip())
+    return (start, end) if 0 < end - start <= MAX_SELECTION_CHARS else None

@@ -1,0 +1,219 @@
+"""Code actions: cheap to list, computed on resolve, versioned and annotated edits, previews, and refusals in words."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from lsp_client import Client, initialize_params
+
+URI = "file:///workspace/a.py"
+
+HOLES = """def first(x):
+    pass
+
+
+def second(y):
+    raise NotImplementedError
+
+
+def third():
+    return 1
+"""
+
+
+def at(line, character, end_line=None, end_character=None):
+    start = {"line": line, "character": character}
+    end = start if end_line is None else {"line": end_line, "character": end_character}
+    return {"start": start, "end": end}
+
+
+def listed(server, span, only=None):
+    context = {"diagnostics": [], "triggerKind": 1, **({"only": only} if only else {})}
+    params = {"textDocument": {"uri": URI}, "range": span, "context": context}
+    return {
+        action["title"].removeprefix("Lacuna: "): action for action in server.request("textDocument/codeAction", params)
+    }
+
+
+def applied(text, edit):
+    """The text after a WorkspaceEdit in utf-8 or ASCII positions."""
+    (change,) = edit["documentChanges"]
+    lines = text.splitlines(keepends=True) + [""]
+    offset = lambda p: sum(map(len, lines[: p["line"]])) + p["character"]  # noqa: E731
+    for each in sorted(change["edits"], key=lambda each: offset(each["range"]["start"]), reverse=True):
+        text = text[: offset(each["range"]["start"])] + each["newText"] + text[offset(each["range"]["end"]) :]
+    return text
+
+
+@pytest.mark.parametrize("client", ["nvim", "vscode"])
+def test_fill_this_hole(start, journal, client):
+    server = start(client)
+    server.open(URI, HOLES, version=3)
+    action = listed(server, at(1, 6))["fill this hole"]
+    # cheap to list: no edit yet, and the model was not asked
+    assert "edit" not in action
+    assert not [each for each in journal() if each["what"] == "fill_gaps"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert edit["documentChanges"][0]["textDocument"] == {"uri": URI, "version": 3}
+    assert edit["changeAnnotations"]["lacuna"]["label"] == "Lacuna: fill this hole"
+    assert edit["documentChanges"][0]["edits"][0]["annotationId"] == "lacuna"
+    assert applied(HOLES, edit) == HOLES.replace("    pass", "    filled_0")
+
+
+def test_fill_all_holes_asks_once_and_jointly(start, journal):
+    server = start()
+    server.open(URI, HOLES)
+    action = listed(server, at(8, 0))["fill all holes in this file"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert applied(HOLES, edit) == HOLES.replace("pass", "filled_0").replace("raise NotImplementedError", "filled_1")
+    (asked,) = [each for each in journal() if each["what"] == "fill_gaps"]
+    assert asked["jointly"] is True
+    # one edit of one document: undone in one step
+    assert len(edit["documentChanges"]) == 1
+
+
+def test_no_hole_no_action(start):
+    server = start()
+    server.open(URI, HOLES)
+    assert "fill this hole" not in listed(server, at(9, 4))
+    server.change(URI, 2, {"text": "x = 1\n"})
+    assert listed(server, at(0, 0)) == {}
+
+
+def test_rewrite_selection_leaves_white_space_alone(start, journal):
+    server = start()
+    text = "def f():\n    return 1 + 1\n\nx = 2\n"
+    server.open(URI, text)
+    action = listed(server, at(1, 0, 2, 0))["rewrite selection"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert applied(text, edit) == "def f():\n    filled_0\n\nx = 2\n"
+
+
+def test_rewrite_tries_again_when_nothing_changes(start, journal):
+    server = start()
+    server.open(URI, "x = 1  # STUBBORN\n")
+    action = listed(server, at(0, 0, 0, 5))["rewrite selection"]
+    assert "edit" in server.request("codeAction/resolve", action)
+    assert [each["seed"] for each in journal() if each["what"] == "fill_gaps"] == [0, 1, 2]
+
+
+def test_an_instruction_is_read_by_the_model_and_not_left_in_the_text(start, journal):
+    server = start()
+    text = "def f():\n    return 1\n"
+    server.open(URI, text)
+    action = listed(server, at(1, 4, 1, 12))["rewrite selection"]
+    preview = server.request("lacuna/previewEdit", {"action": action, "instruction": "return\n the sum"})
+    assert "    # return the sum\n    return 1" in journal()[-1]["text"]
+    assert applied(text, preview["edit"]) == "def f():\n    filled_0\n"
+    assert preview["diff"].splitlines() == [
+        "--- a/a.py",
+        "+++ b/a.py",
+        "@@ -1,2 +1,2 @@",
+        " def f():",
+        "-    return 1",
+        "+    filled_0",
+    ]
+
+
+def test_repair_here(start, journal):
+    server = start()
+    text = "a = 1\nx = = 2\nb = 3\n"
+    server.open(URI, text)
+    assert "repair here" not in listed(server, at(0, 0))
+    action = listed(server, at(1, 3))["repair here"]
+    assert action["kind"].startswith("quickfix")
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert applied(text, edit) == "a = 1\nfilled_0\nb = 3\n"
+
+
+def test_kinds_asked_for(start):
+    server = start()
+    server.open(URI, HOLES)
+    assert set(listed(server, at(1, 4), ["refactor"])) == {"fill this hole", "fill all holes in this file"}
+    assert set(listed(server, at(1, 4), ["refactor.rewrite.lacuna.fillHole"])) == {"fill this hole"}
+    assert listed(server, at(1, 4), ["quickfix"]) == {}
+    assert listed(server, at(1, 4), ["source.organizeImports"]) == {}
+
+
+def test_a_refusal_is_said_in_words(start):
+    server = start()
+    server.open(URI, "def f():\n    pass  # DECLINE\n")
+    action = listed(server, at(1, 4))["fill this hole"]
+    assert "edit" not in server.request("codeAction/resolve", action)
+    assert server.messages() == ["Lacuna: fill this hole: what the model wrote would not parse"]
+    assert server.request("lacuna/previewEdit", {"action": action}) is None
+
+
+def test_a_document_that_changed_gets_no_edit(start):
+    server = start()
+    server.open(URI, HOLES)
+    action = listed(server, at(1, 4))["fill this hole"]
+    server.change(URI, 2, {"text": "x\n" + HOLES})
+    assert "edit" not in server.request("codeAction/resolve", action)
+    # also while the model is at work
+    server.change(URI, 3, {"text": HOLES + "# SLEEP\n"})
+    action = listed(server, at(1, 4))["fill this hole"]
+    waiting = server.start("codeAction/resolve", action)
+    time.sleep(0.1)
+    server.change(URI, 4, {"text": HOLES})
+    assert "edit" not in server.wait(waiting)
+    assert all("the document has changed" in message for message in server.messages())
+
+
+@pytest.mark.parametrize("data", [None, 5, {}, {"kind": "rm"}, {"kind": "rewrite", "uri": URI, "revision": -1}])
+def test_actions_that_are_not_ours_come_back_as_they_were(start, data):
+    server = start()
+    server.open(URI, HOLES)
+    action = {"title": "x", **({} if data is None else {"data": data})}
+    assert "edit" not in server.request("codeAction/resolve", action)
+    assert server.request("lacuna/previewEdit", {"action": action}) is None
+
+
+def test_a_client_that_cannot_resolve_gets_a_command(start):
+    params = initialize_params("nvim")
+    del params["capabilities"]["textDocument"]["codeAction"]["resolveSupport"]
+    server = start(params)
+    server.open(URI, HOLES)
+    action = listed(server, at(1, 4))["fill this hole"]
+    assert action["command"]["command"] == "lacuna.applyEdit"
+    assert server.request("workspace/executeCommand", action["command"]) is None
+    ((_, asked),) = [each for each in server.requests if each[0] == "workspace/applyEdit"]
+    assert applied(HOLES, asked["edit"]) == HOLES.replace("    pass", "    filled_0")
+    assert asked["label"] == "Lacuna: fill this hole"
+
+
+def test_a_client_without_versioned_edits_gets_plain_ones(start):
+    params = initialize_params("nvim")
+    params["capabilities"]["workspace"]["workspaceEdit"] = {}
+    server = start(params)
+    server.open(URI, HOLES)
+    action = listed(server, at(1, 4))["fill this hole"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert edit == {"changes": {URI: [{"range": at(1, 4, 1, 8), "newText": "filled_0"}]}}
+
+
+def test_switched_off_or_excluded(start):
+    server = start(options={"features": {"codeActions": False}})
+    server.open(URI, HOLES)
+    assert listed(server, at(1, 4)) == {}
+
+
+def test_positions_in_utf16(start):
+    server = start(encoding="utf-16")
+    text = "def f():\n    s = '\U0001f600'; x = ...\n"
+    server.open(URI, text)
+    action = listed(server, at(1, 18))["fill this hole"]
+    (change,) = server.request("codeAction/resolve", action)["edit"]["documentChanges"]
+    # the face is two units wide
+    assert change["edits"][0]["range"] == at(1, 18, 1, 21)
+
+
+def test_listing_is_cheap_in_a_long_file(start):
+    # editors ask at every stop of the cursor
+    server: Client = start()
+    server.open(URI, HOLES * 6000)
+    begun = time.monotonic()
+    for line in range(0, 6000 * 10, 6000):
+        listed(server, at(line + 1, 4))
+    assert (time.monotonic() - begun) / 10 < 0.25
