@@ -255,6 +255,26 @@ class DiffusionGemma(nn.Module):
         return x[0]
 
     @torch.no_grad()
+    def branch(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Causal pass of several continuations [B, L] of one cached prompt; the cache is only read.
+
+        Row i of a continuation sees the cache and its own rows up to i, as if `encode` had appended it alone. Returns
+        normed hidden states [B, L, H].
+        """
+        B, L = tokens.shape
+        start = cache.length
+        positions = torch.arange(start, start + L, device=tokens.device)
+        masks = {s.window: _causal_mask(positions, s.window) for s in self.config.layers}
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.read(layer)
+            keys = torch.cat([keys[None].expand(B, -1, -1, -1), key], dim=2)
+            values = torch.cat([values[None].expand(B, -1, -1, -1), value], dim=2)
+            return _sdpa(query, keys, values, masks[self.config.layers[layer].window])
+
+        return self._run(self.embed(tokens), positions[None], attend, is_encoder=True)
+
+    @torch.no_grad()
     def decode(self, tokens: Tensor, cache: KVCache, soft: Tensor | None = None, num_rows: Tensor | None = None) -> Tensor:
         """One bidirectional pass of the canvases [B, L] over [cache ; own canvas]; the cache is only read.
 

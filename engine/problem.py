@@ -15,7 +15,7 @@ NOISE = -1
 Cancelled = Callable[[], bool]
 """Polled after every forward; returns True once the caller has lost interest."""
 
-Decoding = Literal["denoise", "verify", "autoregressive"]
+Decoding = Literal["denoise", "verify", "autoregressive", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class CanvasProblem:
     stop: token ids that end a middle; the end token always does. A stop token is part of the result.
     deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
     decoding: "denoise" is diffusion alone; "verify" drafts by diffusion and verifies with the causal encoder of the same
-        weights, which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth of that.
+        weights, which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth of that;
+        "score" keeps the tokens as they are given (no NOISE) and only says how likely the encoder finds each of them.
     """
 
     prompt: tuple[int, ...]
@@ -71,6 +72,8 @@ class CanvasProblem:
             raise ValueError("a problem needs at least one canvas")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.decoding == "score" and any(NOISE in canvas.tokens for canvas in self.canvases):
+            raise ValueError("only canvases without NOISE can be scored")
 
 
 @dataclass(frozen=True, slots=True)
