@@ -257,12 +257,15 @@ class LspClient:
                 self._receive(json.loads(body), perf_counter())
         except (ValueError, asyncio.IncompleteReadError, ConnectionError) as error:
             failure = f"The server wrote something that is no LSP message: {error}."
+        if not failure:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), 1.0)
+            failure = f"The server ended (exit code {self._process.returncode})."
+        # its last words come through another pipe
+        await asyncio.sleep(0.01)
         for _, future in self._waiting.values():
             if not future.done():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), 1.0)
-                reason = failure or f"The server ended (exit code {self._process.returncode})."
-                future.set_exception(ServerError(reason + self.last_words()))
+                future.set_exception(ServerError(failure + self.last_words()))
                 # an answer nobody waits for any more is no fault of the program
                 future.exception()
         self._waiting.clear()

@@ -4,7 +4,8 @@ ORACLE names a JSON file of texts. A document that has lost a span of one of the
 stands where it was. Words in the command line change it: `half` answers every second request with [], `list` answers
 an InlineCompletionList, `slow` waits 50 ms, `die` exits at the third request, `mute` never answers a request,
 `garbage` writes what is no LSP, `error` answers errors, `refuse` refuses initialize, `chatty` asks the client back and
-logs as Lacuna does, `hang` ignores shutdown and exit, `overlay` replaces the rest of the line, `never` proposes nothing.
+logs as Lacuna does, `hang` ignores shutdown and exit, `overlay` replaces the rest of the line, `never` proposes
+nothing.
 """
 
 import json

@@ -1,0 +1,193 @@
+"""Judgements of single proposals, and the sums: the figures that everything else rests on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from lacuna_ls.bench.metrics import (
+    NOTHING,
+    calibration_error,
+    coverage_curve,
+    has_wrong_indent,
+    indent_style,
+    interval,
+    judge,
+    mean,
+    percentile,
+    repeats_suffix,
+)
+from lacuna_ls.infill.languages import language_for
+
+PYTHON = language_for("python")
+
+BEFORE = "def area(radius):\n    size = "
+AFTER = "\n    return size\n"
+REFERENCE = "compute(radius, 2)"
+
+
+def judged(new: str, before: str = BEFORE, after: str = AFTER, reference: str = REFERENCE, num_replaced: int = 0):
+    cursor = len(before)
+    return judge(before + after, cursor, reference, new, "python", replaced=(cursor, cursor + num_replaced))
+
+
+def test_the_original_is_exact_and_harmless():
+    verdict = judged(REFERENCE)
+    assert verdict.is_exact
+    assert verdict.is_line_exact
+    assert verdict.is_prefix
+    assert verdict.similarity == 1.0
+    assert verdict.is_valid
+    assert [verdict.has_syntax_error, verdict.has_unbalanced, verdict.has_repeated_suffix] == [False] * 3
+
+
+def test_white_space_at_line_ends_does_not_count():
+    assert judged(REFERENCE + "  ").is_exact
+    assert judged(REFERENCE + "\n").is_exact
+
+
+def test_something_else_is_measured():
+    verdict = judged("compute(radius, 3)")
+    assert not verdict.is_exact
+    assert verdict.is_valid
+    assert verdict.similarity == pytest.approx(17 / 18)
+
+
+@pytest.mark.parametrize(
+    ("new", "has_error", "has_unbalanced"),
+    [
+        pytest.param("size = compute(radius", True, True, id="open-bracket"),
+        pytest.param("size = compute(radius))", True, True, id="closed-twice"),
+        pytest.param("size = 'radius", True, True, id="open-string"),
+        pytest.param("return return", True, False, id="nonsense"),
+        pytest.param("size = radius", False, False, id="sound"),
+    ],
+)
+def test_damage_to_a_sound_document_is_found(new: str, has_error: bool, has_unbalanced: bool):
+    verdict = judged(new, before="def area(radius):\n    ", reference="size = 1")
+    assert verdict.has_syntax_error is has_error
+    assert verdict.has_unbalanced is has_unbalanced
+    assert verdict.is_valid is not has_error
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        pytest.param("compute(radius", id="open-bracket"),
+        pytest.param("return return", id="nonsense"),
+    ],
+)
+def test_what_was_broken_by_the_hole_and_stays_broken_is_not_valid(new: str):
+    # `size = ` is an error before anything is proposed: none is introduced, and none is mended
+    verdict = judged(new)
+    assert not verdict.has_syntax_error
+    assert not verdict.is_valid
+
+
+def test_damage_that_was_there_is_not_the_proposals():
+    before = "broken = (((\n\ndef f():\n    size = "
+    verdict = judged("1", before=before)
+    assert not verdict.has_syntax_error
+    assert verdict.is_valid
+
+
+def test_a_right_beginning_is_a_prefix():
+    reference = "first = 1\n    second = 2"
+    verdict = judged("first = 1", before="def f():\n    ", reference=reference)
+    assert (verdict.is_exact, verdict.is_line_exact, verdict.is_prefix) == (False, True, True)
+    verdict = judged("first", before="def f():\n    ", reference=reference)
+    assert (verdict.is_line_exact, verdict.is_prefix) == (False, False)
+
+
+def test_an_answer_that_replaces_what_follows_is_judged_on_the_document():
+    after = ")\n    return size\n"
+    assert judged("radius, 2)", before=BEFORE + "compute(", after=after, reference="radius, 2", num_replaced=1).is_exact
+    verdict = judged("radius, 2)", before=BEFORE + "compute(", after=after, reference="radius, 2")
+    assert not verdict.is_exact
+    assert verdict.has_unbalanced
+
+
+def test_nothing_is_nothing():
+    assert judged("") == judged("  \n") == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("new", "after", "reference", "expected"),
+    [
+        pytest.param("a, b)]", ")]\nx", "a, b", False, id="two-characters-are-too-few-to-blame"),
+        pytest.param("a, key=1)", ", key=1)\nx", "a", True, id="rest-of-the-line-again"),
+        pytest.param("x = 1\nreturn size", "\nreturn size\n", "x = 1", True, id="next-line-again"),
+        pytest.param("x = 1\nreturn size", "\n\n  return size\n", "x = 1", True, id="next-line-after-a-blank"),
+        pytest.param("x = 1\n}", "\n}\n", "x = 1", False, id="a-bracket-is-no-line"),
+        pytest.param("foo()", "\nfoo()\n", "foo()", False, id="the-original-says-it-twice-too"),
+        pytest.param("x = 1", "\nreturn size\n", "x = 1", False, id="fine"),
+    ],
+)
+def test_repeats_suffix(new: str, after: str, reference: str, expected: bool):
+    assert repeats_suffix(new, after, reference) is expected
+
+
+@pytest.mark.parametrize(
+    ("new", "lead", "expected"),
+    [
+        pytest.param("x = 1", "    ", False, id="fine"),
+        pytest.param("  x = 1", "    ", True, id="more-space-behind-the-indentation"),
+        pytest.param("if x:\n        y", "    ", False, id="one-level-deeper"),
+        pytest.param("if x:\n      y", "    ", True, id="half-a-level"),
+        pytest.param("if x:\n\ty", "    ", True, id="a-tab-among-spaces"),
+        pytest.param("f(\n      y)", "    ", False, id="inside-brackets-anything-goes"),
+        pytest.param("f(a,\n           b)\n  c", "    ", True, id="outside-again"),
+        pytest.param("a\n\n    b", "    ", False, id="blank-lines-are-free"),
+    ],
+)
+def test_wrong_indent(new: str, lead: str, expected: bool):
+    document = "def f():\n    a = 1\n    if a:\n        b = 2\n" + lead
+    assert has_wrong_indent(PYTHON, document, new, document) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        pytest.param("a\n  b\n    c\n", (False, 2), id="two"),
+        pytest.param("a\n\tb\n\t\tc\n", (True, 4), id="tabs"),
+        pytest.param("a\nb\n", (False, 4), id="none-says-the-language"),
+    ],
+)
+def test_indent_style(text: str, style: tuple[bool, int]):
+    assert indent_style(text, PYTHON) == style
+
+
+def test_percentiles_are_values_that_occurred():
+    values = list(map(float, range(1, 101)))
+    assert [percentile(values, p) for p in (0, 50, 95, 99, 100)] == [1.0, 50.0, 95.0, 99.0, 100.0]
+    assert percentile([7.0], 95) == 7.0
+    assert math.isnan(percentile([], 50))
+    assert math.isnan(mean([]))
+
+
+def test_intervals_hold_the_rate_and_are_honest_about_few():
+    low, high = interval(0, 10)
+    assert low == pytest.approx(0.0, abs=1e-12)
+    # Wilson's interval of 0 of 10, published everywhere
+    assert high == pytest.approx(0.2775, abs=1e-3)
+    assert interval(50, 100)[0] < 0.5 < interval(50, 100)[1]
+    assert interval(0, 0) == (0.0, 1.0)
+
+
+def test_the_curve_goes_from_strict_to_everything():
+    pairs = [(0.9, True), (0.9, True), (0.5, False), (0.1, True)]
+    points = coverage_curve(pairs, 8)
+    assert [(p.min_confidence, p.coverage, p.precision) for p in points] == [
+        (0.9, 0.25, 1.0),
+        (0.5, 0.375, pytest.approx(2 / 3)),
+        (0.1, 0.5, 0.75),
+    ]
+    many = coverage_curve([(number / 1000, number % 2 == 0) for number in range(1000)], 1000)
+    assert len(many) <= 50
+    assert many[-1].coverage == 1.0
+
+
+def test_calibration():
+    assert calibration_error([(1.0, True), (0.0, False)]) == 0.0
+    assert calibration_error([(0.75, True), (0.75, False)]) == pytest.approx(0.25)
+    assert math.isnan(calibration_error([]))

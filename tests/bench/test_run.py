@@ -1,0 +1,198 @@
+"""Whole runs over the command line: against an oracle the figures are known before."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from lacuna_ls.bench.cli import run, specs
+from lacuna_ls.bench.errors import ResultsError, ServerError
+from lacuna_ls.bench.results import compare, from_json, load, sign_test, summarise, to_json
+from lacuna_ls.bench.subject import default_command
+
+
+@pytest.fixture
+def bench(repository_folder: Path, oracle, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run `lacuna bench` against the oracle; its results and what it printed."""
+
+    def go(*words: str, server: tuple[str, ...] = ("chatty",), code: int = 0):
+        file = tmp_path / "out" / "results.json"
+        command = shlex.join(oracle(*server))
+        argv = [str(repository_folder), "--server", f"oracle={command}", "--key-ms", "1", "--json", str(file), *words]
+        assert run(argv) == code
+        return (load(file) if file.exists() else None), capsys.readouterr()
+
+    return go
+
+
+def test_an_oracle_is_right_about_everything(bench):
+    results, printed = bench("--kinds", "line,rest-of-line,block,arguments,function-body", "--holes", "30")
+    oracle, *baselines = results.subjects
+    assert [subject.name for subject in baselines] == ["empty", "copy", "n-gram"]
+    summary = summarise(oracle.records)
+    assert (summary.exact, summary.similarity, summary.valid, summary.coverage) == (1.0, 1.0, 1.0, 1.0)
+    assert summary.syntax_errors == summary.unbalanced == summary.repeated_suffix == summary.wrong_indent == 0
+    assert 0 < summary.p50_ms <= summary.p95_ms <= summary.p99_ms
+    assert summary.num_forwards_mean == 6.0
+    assert {record.confidence for record in oracle.records} == {0.75}
+    assert oracle.about["server"] == {"name": "oracle"}
+    empty, copy = summarise(baselines[0].records), summarise(baselines[1].records)
+    assert (empty.exact, empty.num_proposals, empty.num_gaps) == (0.0, 0, summary.num_gaps)
+    assert copy.num_proposals > 0
+    assert copy.exact < 1
+    assert "oracle" in printed.out
+    assert "100.0 %" in printed.out
+    assert results.snapshot["name"] == "shapes"
+    assert len(results.snapshot["sha256"]) == 64
+
+
+def test_a_run_is_the_same_again_but_for_the_clock(bench):
+    first, _ = bench("--kinds", "all", "--holes", "24")
+    second, _ = bench("--kinds", "all", "--holes", "24")
+    for one, other in zip(first.subjects, second.subjects, strict=True):
+        told, again = ([(r.hole, r.gap, r.proposal) for r in subject.records] for subject in (one, other))
+        assert told == again
+
+
+def test_an_answer_over_the_rest_of_the_line_is_judged_whole(bench):
+    results, _ = bench("--kinds", "arguments", "--holes", "8", "--baselines", "none", server=("overlay", "list"))
+    summary = summarise(results.subjects[0].records)
+    assert summary.exact == 1.0
+    assert {record.num_alternatives for record in results.subjects[0].records} == {2}
+
+
+def test_declines_are_counted_by_reason(bench):
+    results, printed = bench("--holes", "12", "--baselines", "none", server=("half", "chatty"))
+    summary = summarise(results.subjects[0].records)
+    assert summary.declines == {"low-confidence": summary.num_gaps - summary.num_proposals}
+    assert summary.num_proposals > 0
+    assert "low-confidence" in printed.out
+
+
+def test_several_gaps_are_filled_one_after_the_other(repository_folder: Path, oracle, bench):
+    from lacuna_ls.bench.holes import cut_holes
+    from lacuna_ls.bench.snapshot import read_snapshot
+
+    # what the document is after each gap but the last is filled, which the oracle must know to be right
+    holes = cut_holes(read_snapshot(repository_folder), ["gaps"], 6, seed=0)
+    texts: list[str] = []
+    for hole in holes:
+        for count in range(1, len(hole.spans)):
+            text = hole.file.text
+            for start, end in reversed(hole.spans[count:]):
+                text = text[:start] + text[end:]
+            texts.append(text)
+    results, _ = bench("--kinds", "gaps", "--holes", "6", "--baselines", "copy")
+    before = summarise(results.subjects[0].records)
+    assert before.num_gaps == sum(len(hole.spans) for hole in holes)
+    command = shlex.join(oracle(texts=texts))
+    file = repository_folder.parent / "gaps.json"
+    argv = [str(repository_folder), "--kinds", "gaps", "--holes", "6", "--server", f"o={command}", "--key-ms", "1"]
+    assert run([*argv, "--json", str(file), "--baselines", "none"]) == 0
+    assert summarise(load(file).subjects[0].records).exact == 1.0
+
+
+def test_a_server_that_dies_is_started_again_and_the_hole_is_an_error(bench):
+    results, printed = bench("--holes", "4", "--kinds", "line", "--baselines", "none", server=("die",))
+    records = results.subjects[0].records
+    assert len(records) == 4
+    # the warm-up is the first request of each life, the third request its end
+    assert [bool(record.error) for record in records] == [False, True, False, True]
+    assert results.subjects[0].about["num_restarts"] == 2
+    assert "2 errors" in printed.out
+
+
+def test_a_server_that_keeps_failing_ends_the_run(bench):
+    results, printed = bench("--holes", "20", "--kinds", "line", "--timeout", "0.5", server=("garbage",), code=1)
+    assert results is None
+    assert "no LSP message" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        pytest.param(["/no/such/place"], "There is no", 1, id="no-snapshot"),
+        pytest.param([], "name a SNAPSHOT", 2, id="nothing-asked"),
+        pytest.param(["HERE", "--kinds", "chapter"], "no kind of hole chapter", 1, id="unknown-kind"),
+        pytest.param(["HERE", "--baselines", "oracle"], "no baseline oracle", 1, id="unknown-baseline"),
+        pytest.param(["HERE", "--options", "{"], "no JSON", 1, id="options-are-no-json"),
+        pytest.param(["HERE", "--options", "3"], "must be a JSON object", 1, id="options-are-no-object"),
+        pytest.param(["HERE", "--server", "x='"], "cannot be read", 1, id="unbalanced-quotes"),
+        pytest.param(["HERE", "--server", "/no/such/server"], "does not start", 1, id="no-server"),
+        pytest.param(["--compare", "/a", "/b"], "cannot be read", 1, id="no-results"),
+        pytest.param(["--from", "/a"], "name its file", 1, id="report-without-a-file"),
+    ],
+)
+def test_a_wrong_command_line_says_so(
+    repository_folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str, code: int
+):
+    assert run([str(repository_folder) if word == "HERE" else word for word in words]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
+
+
+def test_two_runs_are_compared_gap_by_gap(bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    good, _ = bench("--holes", "12", "--baselines", "none")
+    poor, _ = bench("--holes", "12", "--baselines", "none", server=("half",))
+    pair = compare(poor.subjects[0].records, good.subjects[0].records)
+    assert pair.num_shared == 12
+    assert pair.num_better == 12 - summarise(poor.subjects[0].records).num_proposals
+    assert pair.num_worse == 0
+    for name, results in (("a.json", poor), ("b.json", good)):
+        (tmp_path / name).write_text(json.dumps(to_json(results)), encoding="utf-8")
+    assert run(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "→ 100.0 %" in capsys.readouterr().out
+
+
+def test_results_come_back_from_json(bench):
+    results, _ = bench("--holes", "6")
+    plain = json.loads(json.dumps(to_json(results)))
+    again = from_json(plain)
+    assert again == results
+    assert plain["subjects"][0]["summary"]["exact"] == 1.0
+    assert plain["subjects"][1]["summary"]["similarity"] is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({"schema": 99}, id="a-later-schema"),
+        pytest.param({"schema": 1}, id="nothing-in-it"),
+        pytest.param([], id="a-list"),
+        pytest.param({"schema": 1, "about": {}, "snapshot": {}, "subjects": [{"name": 1}], "extras": {}}, id="half"),
+    ],
+)
+def test_what_is_no_results_is_refused(data: object):
+    with pytest.raises(ResultsError):
+        from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [
+        pytest.param(0, 0, 1.0, id="no-difference"),
+        pytest.param(5, 0, 2 / 32, id="five-to-none"),
+        pytest.param(3, 3, 1.0, id="even"),
+    ],
+)
+def test_sign_test(better: int, worse: int, expected: float):
+    assert sign_test(better, worse) == pytest.approx(expected)
+
+
+def test_servers_are_named():
+    assert [(spec.name, spec.command) for spec in specs(["mine=a -b", "/usr/bin/other --stdio"])] == [
+        ("mine", ("a", "-b")),
+        ("2:other", ("/usr/bin/other", "--stdio")),
+    ]
+    assert specs(["FOO=1/x y"])[0].command == ("1/x", "y")
+    with pytest.raises(ServerError, match="empty"):
+        specs([" "])
+
+
+def test_the_default_is_this_installation():
+    command = default_command()
+    assert Path(command[0]).name == "lacuna"
+    assert command[1] == "serve"
