@@ -307,3 +307,20 @@ def compile_launch(kernel, args, kwargs, arch=89):
     fn.device_caches.clear()
     k = fn.run(*args, grid=(1,), warmup=True, **kwargs)
     return _report(k, fn.__name__, arch)
+
+
+def captured(launcher):
+    """The kernel launches that launcher() would make, as [(kernel, args, kwargs)]: nothing runs, nothing compiles."""
+    from triton.runtime.jit import JITFunction
+
+    launches, run = [], JITFunction.run
+
+    def record(self, *args, grid, warmup, **kwargs):
+        launches.append((self, args, kwargs))
+
+    JITFunction.run = record
+    try:
+        launcher()
+    finally:
+        JITFunction.run = run
+    return launches

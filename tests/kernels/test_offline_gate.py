@@ -1,0 +1,24 @@
+"""Every shipped tile, compiled for its card without one: shared memory, spills, instructions, 16-byte weight loads."""
+
+from __future__ import annotations
+
+import kernel_gate
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(89, id="sm_89: the RTX 4090 that the tiles are chosen for"),
+        pytest.param(90, id="sm_90: the H200 that benchmarks run on"),
+    ],
+)
+def test_every_shipped_tile_fits_its_card(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    # nothing stale, and nothing left in the developer's cache
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rows = kernel_gate.gate(arch)
+    # shown with -rA or -s, and whenever something is wrong
+    print("\n".join(row.line() for row in rows))
+    assert {row.name for row in rows} >= {"gate_up.int4 g64", "down.int4 g32", "linear.int8", "vocab pass", "attention.512"}
+    assert not [row.line() for row in rows if row.problems]

@@ -1,0 +1,218 @@
+"""The offline gate: compiles every shipped tile for its card with no GPU at hand, and says what a card would refuse.
+
+    python tests/support/kernel_gate.py          the table, and what is wrong
+
+Each configuration is launched through the product's own code with the released model's shapes; the launch is caught and
+compiled with exactly the specialisation (alignment, dtypes) it would have on the device. Speaks for the pinned Triton.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import triton_offline
+from lacuna_ls.kernels import attention_triton, experts_triton, linear_triton, norms_triton, tiles, vocab_triton
+from lacuna_ls.kernels.experts import PackedExperts
+from lacuna_ls.kernels.packed_triton import launch
+from lacuna_ls.kernels.packing import PANEL, Format, PackedMatrix, block_k_of
+
+H, WIDTH, V, HEADS = 2816, 704, 262144, 16
+DTYPES = {"int4": torch.int32, "int8": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Row:
+    """One compiled configuration."""
+
+    name: str
+    tile: str
+    report: triton_offline.Report
+    problems: list[str]
+
+    def line(self) -> str:
+        r, o = self.report, self.report.occupancy()
+        counts = r.ptx_counts()
+        made = " ".join(f"{k} {counts[k]}" for k in ("mma", "wgmma", "ldmatrix", "cp_async") if counts[k])
+        return (
+            f"sm_{r.arch} {self.name:26s} {self.tile:42s} regs {r.regs:3d}  shared {r.shared:6d}  spill {r.spill_stores}"
+            f"  blocks {o['blocks']} ({o['limit']})  warps {o['occupancy']:4.0%}  {made}{'  <-- ' if self.problems else ''}"
+            f"{'; '.join(self.problems)}"
+        )
+
+
+def matrix(E: int, N: int, K: int, format: Format, group_size: int) -> PackedMatrix:
+    """A packed matrix of the right shape and strides with nothing in it."""
+    block_k = block_k_of(K, format, group_size)
+    rows, cols = -(-N // PANEL), -(-K // block_k)
+    width = block_k // 8 if format == "int4" else block_k
+    data = torch.zeros((E, rows, cols, PANEL, width), dtype=torch.uint8).to(DTYPES[format])
+    scale = None
+    if group_size:
+        scale = torch.zeros((E, -(-K // group_size // 2), rows * PANEL), dtype=torch.int32)
+    elif format != "bf16":
+        scale = torch.zeros((E, 1, rows * PANEL))
+    return PackedMatrix(data, scale, format, N, K, group_size, block_k)
+
+
+def bf16(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bfloat16)
+
+
+def product(op: str, tile: tiles.Tile, format: Format, group_size: int) -> Callable[[], None]:
+    """The launch of one packed product. Experts: two of them, which is as good as 128 for the compiler."""
+    is_gated = op == "gate_up"
+    K, N = (WIDTH, H) if op == "down" else (H, WIDTH if is_gated else 4096)
+    weight = matrix(1 if op == "linear" else 2, 2 * N if is_gated else N, K, format, group_size)
+    slots, experts = torch.zeros(64, dtype=torch.int32), torch.zeros(16, dtype=torch.int32)
+    routed = {} if op == "linear" else {"slots": slots, "tile_expert": experts}
+    row_div = 8 if is_gated else 1
+    return lambda: launch(
+        bf16(64, K), weight, bf16(512, N), tile, num_slots=64, num_columns=N, row_div=row_div, is_gated=is_gated, **routed
+    )
+
+
+def vocab_pass(tile: tiles.Tile) -> Callable[[], object]:
+    rows = 64
+    return lambda: vocab_triton.vocab_stats(
+        bf16(rows, H), torch.empty((V, H), dtype=torch.bfloat16, device="meta"), softcap=30.0,
+        temperature=torch.ones(rows), noise=torch.zeros(2, dtype=torch.int64), num_top=8,
+        row_ids=torch.zeros(rows, dtype=torch.int64), is_banned=torch.zeros(V, dtype=torch.bool), tile=tile,
+    )  # fmt: skip
+
+
+def attention(tile: tiles.Tile) -> Iterator[tuple[str, Callable[[], object]]]:
+    # the candidate's own limit says which head size it is for
+    D, kv = {128: (128, 4), 256: (256, 8), 0: (512, 2)}[tile.get("rows", 0)]
+    for splits in (1, 4):
+        cache = bf16(kv, 64, D)
+        operands = (bf16(64, HEADS, D), bf16(64, kv, D), bf16(64, kv, D), cache, cache, torch.zeros(64, 4).int())
+        yield (
+            f"attention.{D}{' split' if splits > 1 else ''}",
+            lambda o=operands, s=splits: attention_triton.canvas_attention(*o, {**tile, "splits": s}),
+        )
+
+
+def elementwise() -> Iterator[tuple[str, Callable[[], object]]]:
+    """The operations without a tile: one program per row."""
+    x, w, T, K = bf16(64, H), bf16(H), 64, 8
+    ids, share = torch.zeros(T, K, dtype=torch.int64), torch.zeros(T, K)
+    cos = torch.zeros(T, 256)
+    empty = matrix(2, 2 * WIDTH, H, "int4", 64)
+    experts = PackedExperts(empty, matrix(2, H, WIDTH, "int4", 64))
+    yield "rms_norm", lambda: norms_triton.rms_norm(x, w, 1e-6)
+    yield "qkv_norm_rotate", lambda: norms_triton.qkv_norm_rotate(bf16(T, 32, 256), 16, 8, w, w, (cos, cos), 1e-6)
+    yield "attention_glue", lambda: norms_triton.attention_glue(x, x, w, w, w, w, 1e-6)
+    yield (
+        "mlp_glue",
+        lambda: norms_triton.mlp_glue(x, x, bf16(T, K, H), share, w, w, w, torch.ones(1), w, 1e-6),
+    )
+    yield "soft_embedding", lambda: norms_triton.soft_embedding(ids, share, bf16(100, H), 53.0)
+    yield "combine", lambda: experts_triton.experts(x, ids, share, experts)
+
+
+def wanted(name: str, arch: int, report: triton_offline.Report) -> list[str]:
+    """What the configuration must not do, or must have."""
+    found: list[str] = []
+    card = triton_offline.ARCH[arch]
+    if report.shared + report.static_smem > card["smem_block"]:
+        found.append(f"{report.shared} bytes of shared memory, the card has {card['smem_block']}")
+    if report.spill_stores + report.spill_loads:
+        found.append(f"spills {report.spill_stores + report.spill_loads} bytes")
+    counts = report.ptx_counts()
+    if not name.startswith(("gate_up", "down", "linear", "vocab ", "attention.")):
+        return found
+    if not counts["mma"] + counts["wgmma"]:
+        found.append("no tensor cores")
+    if not counts["cp_async"]:
+        found.append("no cp.async")
+    # int4 words go from shared memory to the registers of the tensor core as 8-byte loads without conflicts: the decoded
+    # pair of a word is one operand register. wgmma reads x from shared memory by itself
+    if "int4" not in name and arch == 89 and not counts["ldmatrix"]:
+        found.append("no ldmatrix")
+    width = weight_load_bytes(report)
+    # for wgmma triton lays 8-bit operands out in pieces of 8 elements, whatever the tile
+    if width < (8 if arch == 90 and name.endswith(("fp8", "int8")) else 16):
+        found.append(f"weights are loaded {width} bytes at a time")
+    return found
+
+
+def weight_load_bytes(report: triton_offline.Report) -> int:
+    """The narrowest asynchronous load of an operand whose last dimension is contiguous: weights, table, values.
+
+    Activations are loaded transposed, and a tile of eight rows has less than 16 bytes of them for each thread.
+    """
+    layouts: dict[str, int] = {}
+    pattern = r"^(#\w+) = #ttg\.blocked<\{sizePerThread = \[\d+, (\d+)\],.*order = \[1, 0\]"
+    for found in re.finditer(pattern, report.ttgir, re.M):
+        layouts[found[1]] = int(found[2])
+    sizes = {"i32": 4, "i8": 1, "f8E4M3FN": 1, "bf16": 2}
+    copies = re.findall(r"async_copy_global_to_local .*tensor<\d+x\d+x!tt\.ptr<(\w+)>, (#\w+)>", report.ttgir)
+    return min((layouts[layout] * sizes[kind] for kind, layout in copies if layout in layouts), default=0)
+
+
+def configurations(arch: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """(name, tile, launcher) of everything shipped for an architecture, without repetition."""
+    seen: set[str] = set()
+    name, capability = {89: ("NVIDIA GeForce RTX 4090", (8, 9)), 90: ("NVIDIA H200", (9, 0))}[arch]
+    tables = [tiles.table_for("", capability), tiles.table_for(name, capability)]
+    for table in tables:
+        for operation, candidates in table.items():
+            for tile in candidates:
+                shape = " ".join(f"{k} {v}" for k, v in tile.items() if k != "rows")
+                cases: list[tuple[str, Callable[[], object]]] = []
+                op, _, kind = operation.partition(".")
+                if op == "vocab":
+                    cases.append(("vocab pass", vocab_pass(tile)))
+                elif op == "attention":
+                    cases += attention(tile)
+                elif kind == "int4":
+                    cases += [(f"{op}.int4 g{g}", product(op, tile, "int4", g)) for g in (64, 32)]
+                else:
+                    cases.append((f"{op}.fp8", product(op, tile, "fp8", 0)))
+                    other: Format = "int8" if op == "linear" else "bf16"
+                    cases.append((f"{op}.{other}", product(op, tile, other, 64 if op == "linear" else 0)))
+                for case, launcher in cases:
+                    key = f"{case} {shape}"
+                    if key not in seen:
+                        seen.add(key)
+                        yield case, shape, launcher
+    for case, launcher in elementwise():
+        yield case, "", launcher
+
+
+def gate(arch: int, only: str = "") -> list[Row]:
+    """Compiles everything for sm_<arch>."""
+    rows: list[Row] = []
+    done: set[tuple[str, str]] = set()
+    for name, shape, launcher in configurations(arch):
+        if only not in name:
+            continue
+        for kernel, args, kwargs in triton_offline.captured(launcher):
+            title = name if kernel.__name__ in MAIN else f"({kernel.__name__})"
+            # the helpers of an operation do not depend on its tile
+            if title.startswith("(") and (title, "") in done:
+                continue
+            done.add((title, ""))
+            report = triton_offline.compile_launch(kernel, args, kwargs, arch)
+            shown = shape if title == name else ""
+            rows.append(Row(title, shown, report, wanted(title, arch, report)))
+    return rows
+
+
+MAIN = {"packed_product", "vocab_tile_kernel", "attention_kernel"}
+
+
+if __name__ == "__main__":
+    failed = 0
+    for arch in (89, 90):
+        for row in gate(arch, only=sys.argv[1] if len(sys.argv) > 1 else ""):
+            failed += bool(row.problems)
+            print(row.line())
+    sys.exit(failed > 0)
