@@ -139,15 +139,8 @@ class ModelConfig:
             "layer_types": [s.kind for s in self.layers],
             "sliding_window": (first_sliding.window if first_sliding else None) or 1024,
             "rope_parameters": {
-                "sliding_attention": {
-                    "rope_type": "default",
-                    "rope_theta": first_sliding.rope_theta if first_sliding else 10_000.0,
-                },
-                "full_attention": {
-                    "rope_type": "proportional",
-                    "rope_theta": first_full.rope_theta,
-                    "partial_rotary_factor": _share(first_full.num_rotated, first_full.head_dim),
-                },
+                "sliding_attention": _rope_dict(first_sliding),
+                "full_attention": _rope_dict(first_full),
             },
             "num_experts": self.num_experts,
             "top_k_experts": self.top_k,
@@ -180,10 +173,17 @@ class ModelConfig:
         }  # fmt: skip
 
 
-def _share(num_rotated: int, head_dim: int) -> float:
-    """The partial_rotary_factor that gives num_rotated again when it is multiplied out and rounded down."""
-    share = 2 * num_rotated / head_dim
-    return share if int(share * head_dim // 2) == num_rotated else (2 * num_rotated + 0.5) / head_dim
+def _rope_dict(spec: LayerSpec | None) -> Json:
+    """rope_parameters of the layers that are like spec. None: no layer is of this kind, and any values will do."""
+    if spec is None:
+        return {"rope_type": "default", "rope_theta": 10_000.0}
+    if 2 * spec.num_rotated == spec.head_dim:
+        return {"rope_type": "default", "rope_theta": spec.rope_theta}
+    share = 2 * spec.num_rotated / spec.head_dim
+    # the share is multiplied out and rounded down when it is read: stay clear of the edge
+    if int(share * spec.head_dim // 2) != spec.num_rotated:
+        share = (2 * spec.num_rotated + 0.5) / spec.head_dim
+    return {"rope_type": "proportional", "rope_theta": spec.rope_theta, "partial_rotary_factor": share}
 
 
 @dataclass(frozen=True, slots=True)
