@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ LOOK_AHEAD_AFTER_S = 0.06
 """A pause this long over a proposal is worth computing what follows it."""
 
 MAX_REMEMBERED = 256
+_WORD = re.compile(r"\w+\Z")
 MAX_BACKOFF_S = 30.0
 ADAPTIVE_LIMIT_S = 0.5
 
@@ -132,6 +134,41 @@ class InlineCompletions:
         finally:
             if msg_id is not None:
                 server.protocol.cancellations.pop(msg_id, None)
+
+    async def as_completion(self, params: types.CompletionParams) -> types.CompletionList:
+        """The best proposal as one clearly labelled item of the ordinary list, for clients without ghost text."""
+        nothing = types.CompletionList(is_incomplete=True, items=[])
+        document = self._server.documents.get(params.text_document.uri)
+        is_explicit = params.context is None or params.context.trigger_kind == types.CompletionTriggerKind.Invoked
+        kind = types.InlineCompletionTriggerKind
+        context = names.InlineCompletionContext(kind.Invoked if is_explicit else kind.Automatic)
+        uri = names.VersionedDocument(params.text_document.uri)
+        items = await self.answer(names.InlineCompletionParams(uri, params.position, context))
+        if not items or document is None or items[0].range is None or not document.is_valid(params.position):
+            return nothing
+        best, span, written = items[0], items[0].range, str(items[0].insert_text)
+        # clients filter by the word left of the cursor, so it belongs to the item
+        cursor = document.offset_at(params.position)
+        if span.start != params.position:
+            return nothing
+        word = _WORD.search(document.text, max(0, cursor - 200), cursor)
+        left = word.group() if word is not None else ""
+        start = document.position_at(cursor - len(left))
+        label = (left + written).strip().split("\n", 1)[0][:60] or "(next line)"
+        item = types.CompletionItem(
+            label=label,
+            label_details=types.CompletionItemLabelDetails(description="Lacuna"),
+            kind=types.CompletionItemKind.Snippet,
+            detail="Lacuna: fills the gap here",
+            documentation=written,
+            # after everything that a language server knows for certain
+            sort_text="\uffff",
+            filter_text=left + written,
+            insert_text_format=types.InsertTextFormat.PlainText,
+            text_edit=types.TextEdit(types.Range(start, span.end), left + written),
+            command=best.command,
+        )
+        return types.CompletionList(is_incomplete=True, items=[item])
 
     async def _answer(
         self,

@@ -89,9 +89,19 @@ class LacunaServer(RpcServer):
         self.options = self._initial_options
         self._pending_messages += messages
         self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
+        text = params.capabilities.text_document
+        if self.options.features.completion_fallback and (text is None or text.inline_completion is None):
+            self.offer_completion()
         client = params.client_info
         name = f"{client.name} {client.version or ''}".strip() if client else "a client without a name"
         logger.info("%s connected, positions in %s.", name, self.documents.encoding)
+
+    def offer_completion(self) -> None:
+        """Register the ordinary completion list, for a client without inline completion whose user wants it."""
+
+        @self.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions(trigger_characters=[".", "(", " "]))
+        async def completion(params: types.CompletionParams) -> types.CompletionList:
+            return await self.completions.as_completion(params)
 
     async def on_initialized(self) -> None:
         """Ask for the configuration, then start loading the model with it."""

@@ -1,0 +1,124 @@
+"""Clients of other kinds: without inline completion, with notebooks, with several folders."""
+
+from __future__ import annotations
+
+import pytest
+from lsp_client import ResponseError, initialize_params
+
+URI = "file:///workspace/a.py"
+BOOK = "file:///workspace/book.ipynb"
+
+
+def without_ghost_text():
+    params = initialize_params("nvim")
+    del params["capabilities"]["textDocument"]["inlineCompletion"]
+    return params
+
+
+def test_completion_is_offered_to_those_who_ask_and_need_it(start):
+    server = start(without_ghost_text(), options={"features": {"completionFallback": True}})
+    assert "completionProvider" in server.server["capabilities"]
+    server.open(URI, "x = val\n")
+    position = {"line": 0, "character": 7}
+    answer = server.request("textDocument/completion", {"textDocument": {"uri": URI}, "position": position})
+    (item,) = answer["items"]
+    assert answer["isIncomplete"] is True
+    assert item["labelDetails"]["description"] == "Lacuna"
+    start_of_word = {"line": 0, "character": 4}
+    assert item["textEdit"] == {"range": {"start": start_of_word, "end": position}, "newText": "valfilled"}
+    assert item["filterText"].startswith("val")
+    assert server.request("workspace/executeCommand", item["command"]) is None
+
+
+@pytest.mark.parametrize(
+    ("client", "options"),
+    [(without_ghost_text(), None), (initialize_params("nvim"), {"features": {"completionFallback": True}})],
+    ids=["not asked for", "the client has ghost text"],
+)
+def test_completion_is_not_offered_otherwise(start, client, options):
+    server = start(client, options=options)
+    assert "completionProvider" not in server.server["capabilities"]
+    with pytest.raises(ResponseError, match="-32601"):
+        server.request("textDocument/completion", {})
+
+
+def test_nothing_to_complete_is_an_empty_list(start):
+    server = start(without_ghost_text(), options={"features": {"completionFallback": True}})
+    server.open(URI, "DECLINE\n")
+    params = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 7}, "context": {"triggerKind": 1}}
+    assert server.request("textDocument/completion", params)["items"] == []
+
+
+def cell(name):
+    return f"vscode-notebook-cell:/workspace/book.ipynb#{name}"
+
+
+def open_book(server, cells):
+    document = {
+        "uri": BOOK,
+        "notebookType": "jupyter-notebook",
+        "version": 1,
+        "cells": [{"kind": 1 if language == "markdown" else 2, "document": cell(name)} for name, language, _ in cells],
+    }
+    texts = [{"uri": cell(name), "languageId": language, "version": 1, "text": text} for name, language, text in cells]
+    server.notify("notebookDocument/didOpen", {"notebookDocument": document, "cellTextDocuments": texts})
+
+
+def test_cells_before_are_prefix_and_cells_after_are_suffix(start, journal):
+    server = start("vscode")
+    assert server.server["capabilities"]["notebookDocumentSync"]
+    open_book(
+        server,
+        [
+            ("1", "python", "import os"),
+            ("2", "markdown", "# text"),
+            ("3", "python", "x = \n"),
+            ("4", "python", "y = 2\n"),
+        ],
+    )
+    (item,) = server.inline(cell("3"), 0, 4)
+    assert item["range"]["start"] == {"line": 0, "character": 4}
+    asked = journal()[-1]
+    assert asked["before"] == "import os\nx = "
+    assert asked["after"] == "\n\ny = 2\n"
+
+
+def test_cells_come_move_and_go(start, journal):
+    server = start("vscode")
+    open_book(server, [("1", "python", "a = 1\n"), ("2", "python", "b = \n")])
+    at = {"line": 0, "character": 5}
+    change = {
+        "cells": {
+            "structure": {
+                "array": {"start": 0, "deleteCount": 1, "cells": [{"kind": 2, "document": cell("9")}]},
+                "didOpen": [{"uri": cell("9"), "languageId": "python", "version": 1, "text": "nine = 9\n"}],
+                "didClose": [{"uri": cell("1")}],
+            },
+            "textContent": [
+                {
+                    "document": {"uri": cell("2"), "version": 2},
+                    "changes": [{"range": {"start": {"line": 0, "character": 4}, "end": at}, "text": "c"}],
+                }
+            ],
+        }
+    }
+    server.notify("notebookDocument/didChange", {"notebookDocument": {"uri": BOOK, "version": 2}, "change": change})
+    server.inline(cell("2"), 0, 5)
+    assert [each for each in journal() if each["what"] == "fill"][-1]["before"] == "nine = 9\nb = c"
+    assert server.inline(cell("1"), 0, 0) == []
+    documents = [{"uri": cell("2")}, {"uri": cell("9")}]
+    server.notify("notebookDocument/didClose", {"notebookDocument": {"uri": BOOK}, "cellTextDocuments": documents})
+    assert server.inline(cell("2"), 0, 0) == []
+
+
+def test_folders_come_and_go(start, tmp_path):
+    (tmp_path / ".lacunaignore").write_text("*.py\n")
+    server = start("nvim")
+    uri = (tmp_path / "a.py").as_uri()
+    server.open(uri, "x = \n")
+    assert server.inline(uri, 0, 4) != []
+    folder = {"uri": tmp_path.as_uri(), "name": "w"}
+    server.notify("workspace/didChangeWorkspaceFolders", {"event": {"added": [folder], "removed": []}})
+    server.wait_for(lambda: server.inline(uri, 0, 4) == [], what="the folder's ignore file to count")
+    server.notify("workspace/didChangeWorkspaceFolders", {"event": {"added": [], "removed": [folder]}})
+    server.wait_for(lambda: server.inline(uri, 0, 4) != [], what="the folder to be gone")
