@@ -69,6 +69,8 @@ class LocalEngine:
         self._last_hidden = None
         self._cache.release()
 
+    # inference mode, not only no_grad: at these sizes the bookkeeping of views and versions is a sixth of a forward
+    @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         started = time.perf_counter()
         self._check_tokens(prompt, lowest=0)
@@ -87,6 +89,7 @@ class LocalEngine:
         num_done = self._cache.length - kept
         return Timings(prefill_ms=_ms_since(started), num_prefilled=num_done, num_cached=kept)
 
+    @torch.inference_mode()
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
         started = time.monotonic()
         deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
