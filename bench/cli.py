@@ -3,58 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import hashlib
 import json
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import Any, cast
 
 from .baselines import BASELINES
+from .datasets import Task, is_dataset, read_tasks
+from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
-from .holes import DEFAULT_KINDS, KINDS, cut_holes
+from .execution import TEST_LIMITS
+from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
+from .modes import Bars, Plan, add_checks, add_execution, add_replay, add_scale, ask_all, bars
 from .report import write_report
-from .results import Results, by, compare, load, save
-from .run import ServerSpec, about_run, about_snapshot, run_baseline, run_server
-from .snapshot import read_snapshot
+from .results import Json, Paired, Results, by, compare, load, save
+from .run import ServerSpec, about_run, about_snapshot
+from .sandbox import Limits
+from .scale import SCALE_KINDS, ScaleKind
+from .snapshot import Snapshot, read_snapshot
 from .subject import Conditions, default_command, parse_command
-from .tables import compare_table, tables, wide_console
+from .tables import compare_table, extras_tables, tables, wide_console
 
-
-class Bars:
-    """Progress bars on stderr; nothing where stderr is no terminal."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    @contextmanager
-    def task(self, title: str, total: int) -> Iterator[TaskTold]:
-        """One bar; call what is given with the number of things done."""
-        task = self._progress.add_task(title, total=total)
-        yield TaskTold(self._progress, task)
-
-
-class TaskTold:
-    """Call it with how many are done."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def __call__(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
-
-
-@contextmanager
-def bars() -> Iterator[Bars]:
-    """Progress bars for everything inside."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Bars(progress)
+STRETCHES_PER_REPLAY = 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,45 +38,61 @@ def parser() -> argparse.ArgumentParser:
         "and report how good and how fast the proposals are.",
     )
     out.add_argument(
-        "snapshot", nargs="?", type=Path, metavar="SNAPSHOT", help="folder, git checkout, sdist, zip, wheel"
+        "snapshot",
+        nargs="?",
+        type=Path,
+        metavar="SNAPSHOT",
+        help="a folder, git checkout, sdist, zip or wheel; or a .jsonl(.gz) of HumanEval-Infilling or SAFIM",
     )
-    out.add_argument(
+    who = out.add_argument_group("who is asked")
+    who.add_argument(
         "--server",
         action="append",
         default=[],
         metavar="[NAME=]CMD",
-        help="a server to measure, also several; default: this installation's `lacuna serve`",
+        help="a server to measure, also several times; default: this installation's `lacuna serve`",
     )
-    out.add_argument("--holes", type=int, default=100, metavar="N", help="in all, in equal parts by kind; default: 100")
-    out.add_argument("--seed", type=int, default=0, metavar="S")
-    out.add_argument(
+    who.add_argument(
+        "--baselines", default=",".join(BASELINES), metavar="B,B", help=f"none, or of: {', '.join(BASELINES)}"
+    )
+    what = out.add_argument_group("holes")
+    what.add_argument("--holes", type=int, default=100, metavar="N", help="in equal parts by kind; default: 100")
+    what.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    what.add_argument(
         "--kinds",
         default=",".join(DEFAULT_KINDS),
         metavar="K,K",
         help=f"all, or of: {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
-    out.add_argument("--languages", default="", metavar="L,L", help="default: all that are known")
-    out.add_argument("--no-tests", action="store_true", help="leave the snapshot's own tests out")
-    out.add_argument(
-        "--baselines", default=",".join(BASELINES), metavar="B,B", help=f"none, or of: {', '.join(BASELINES)}"
-    )
-    out.add_argument("--explicit", action="store_true", help="ask as by a key, not as while typing")
-    out.add_argument("--keys", type=int, default=2, metavar="N", help="characters that are typed before; default: 2")
-    out.add_argument("--key-ms", type=float, default=150.0, metavar="MS", help="time between them; default: 150")
-    out.add_argument("--think-ms", type=float, default=0.0, metavar="MS", help="from last key to request; default: 0")
-    out.add_argument("--neighbours", type=int, default=2, metavar="N", help="other documents open; default: 2")
-    out.add_argument(
+    what.add_argument("--languages", default="", metavar="L,L", help="default: all that are known")
+    what.add_argument("--no-tests", action="store_true", help="leave the snapshot's own tests out")
+    how = out.add_argument_group("how it is asked")
+    how.add_argument("--explicit", action="store_true", help="as by a key, not as while typing")
+    how.add_argument("--keys", type=int, default=2, metavar="N", help="characters typed before; default: 2")
+    how.add_argument("--key-ms", type=float, default=150.0, metavar="MS", help="time between them; default: 150")
+    how.add_argument("--think-ms", type=float, default=0.0, metavar="MS", help="from last key to request; default: 0")
+    how.add_argument("--neighbours", type=int, default=2, metavar="N", help="other documents open; default: 2")
+    how.add_argument(
         "--timeout", type=float, default=30.0, metavar="S", help="longest wait for one answer; default: 30"
     )
-    out.add_argument(
-        "--options", default="", metavar="JSON", help="initialization options, or settings, as JSON object"
-    )
+    how.add_argument("--options", default="", metavar="JSON", help="the server's options, as a JSON object")
+    more = out.add_argument_group("more than holes (--holes 0: only these)")
+    more.add_argument("--replay", choices=("fast", "human"), help="type stretches of the snapshot key by key")
+    more.add_argument("--replay-diff", type=Path, metavar="PATCH", help="type what a unified diff changes instead")
+    more.add_argument("--replay-commits", metavar="A..B", help="type what changed between two revisions instead")
+    more.add_argument("--replay-keys", type=int, default=1000, metavar="N", help="how many keys; default: 1000")
+    more.add_argument("--scale", metavar="K,K", help=f"latency as work grows: all, or of: {', '.join(SCALE_KINDS)}")
+    more.add_argument("--scale-max", type=int, default=0, metavar="N", help="leave larger sizes out")
+    more.add_argument("--scale-requests", type=int, default=30, metavar="N", help="requests per size; default: 30")
+    more.add_argument("--execute", type=int, default=0, metavar="N", help="run the snapshot's tests on N filled bodies")
+    more.add_argument("--tests", default="", metavar="CMD", help="how its tests are run; default: pytest")
+    more.add_argument("--limit-s", type=float, default=0.0, metavar="S", help="time for one run of a program or tests")
+    more.add_argument("--limit-mib", type=int, default=0, metavar="MIB", help="memory for one run")
     out.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     out.add_argument("--html", type=Path, metavar="FILE", help="write the report, one file with everything in it")
-    out.add_argument(
-        "--from", dest="report_from", nargs="+", type=Path, metavar="JSON", help="only write the report of former runs"
-    )
-    out.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two results files instead")
+    other = out.add_argument_group("instead of a run")
+    other.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two results files")
+    other.add_argument("--from", dest="report_from", nargs="+", type=Path, metavar="JSON", help="report former runs")
     return out
 
 
@@ -166,14 +155,15 @@ def specs(commands: Sequence[str]) -> list[ServerSpec]:
 
 def conditions_of(options: argparse.Namespace) -> Conditions:
     """The conditions that the command line names. Raises: BenchError."""
-    given: dict[str, Any] | None = None
+    given: Json | None = None
     if options.options:
         try:
-            given = json.loads(options.options)
+            parsed: Any = json.loads(options.options)
         except ValueError as error:
             raise BenchError(f"--options is no JSON: {error}.") from error
-        if not isinstance(given, dict):
+        if not isinstance(parsed, dict):
             raise BenchError("--options must be a JSON object.")
+        given = cast(Json, parsed)
     return Conditions(
         is_explicit=options.explicit,
         num_keys=max(0, options.keys),
@@ -186,38 +176,86 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
     )
 
 
+def limits_of(options: argparse.Namespace, usual: Limits) -> Limits:
+    """The limits that the command line names, the usual ones where it does not."""
+    return Limits(options.limit_s or usual.seconds, options.limit_mib or usual.memory_mib)
+
+
 def _bench(options: argparse.Namespace) -> int:
-    servers = specs(options.server)
-    kinds = _words(options.kinds, KINDS, "all", "kind of hole")
+    kinds = cast("list[HoleKind]", _words(options.kinds, KINDS, "all", "kind of hole"))
     baselines = [] if options.baselines == "none" else _words(options.baselines, list(BASELINES), "all", "baseline")
-    conditions = conditions_of(options)
-    languages = [word for word in options.languages.split(",") if word]
-    snapshot = read_snapshot(options.snapshot, languages, include_tests=not options.no_tests)
+    scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "all", "scale"))
+    plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed)
+    tasks: list[Task] = []
+    holes: list[Hole] = []
     with bars() as all_bars:
-        with all_bars.task("cutting holes", options.holes) as told:
-            holes = cut_holes(snapshot, [kind for kind in KINDS if kind in kinds], options.holes, options.seed, told)
-        if not holes:
-            raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
-        about = about_run(conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
+        if is_dataset(options.snapshot):
+            tasks, skipped = read_tasks(options.snapshot, options.holes)
+            holes = [task.hole for task in tasks]
+            snapshot = _as_snapshot(options.snapshot, tasks, skipped)
+        else:
+            languages = [word for word in options.languages.split(",") if word]
+            snapshot = read_snapshot(options.snapshot, languages, include_tests=not options.no_tests)
+            if options.holes > 0:
+                ordered = [kind for kind in KINDS if kind in kinds]
+                with all_bars.task("cutting holes", options.holes) as told:
+                    holes = cut_holes(snapshot, ordered, options.holes, options.seed, told)
+                if not holes:
+                    raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
+        about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
         results = Results(about, about_snapshot(snapshot))
-        for spec in servers:
-            with all_bars.task(spec.name, len(holes)) as told:
-                results.subjects.append(asyncio.run(run_server(spec, snapshot, holes, conditions, told)))
-        for name in baselines:
-            with all_bars.task(name, len(holes)) as told:
-                results.subjects.append(run_baseline(name, snapshot, holes, told))
+        if holes:
+            results.subjects = ask_all(plan, snapshot, holes, all_bars)
+        if tasks:
+            add_checks(results, tasks, limits_of(options, Limits()), all_bars)
+        _more(options, plan, snapshot, results, scales, all_bars)
     if options.json:
         save(results, options.json)
     if options.html:
         write_report([results], options.html)
     wide_console().print(tables(results))
+    wide_console().print(extras_tables(results.extras))
     return 0
+
+
+def _more(
+    options: argparse.Namespace,
+    plan: Plan,
+    snapshot: Snapshot,
+    results: Results,
+    scales: Sequence[ScaleKind],
+    all_bars: Bars,
+) -> None:
+    """Everything that is asked for beside holes."""
+    if options.replay or options.replay_diff or options.replay_commits:
+        writings: list[Writing]
+        if options.replay_diff:
+            writings = from_diff(snapshot, options.replay_diff)
+        elif options.replay_commits:
+            writings = from_commits(options.snapshot, options.replay_commits)
+        else:
+            num_keys = max(20, options.replay_keys // STRETCHES_PER_REPLAY)
+            writings = stretches(snapshot, 2 * STRETCHES_PER_REPLAY, num_keys, options.seed)
+        add_replay(results, plan, writings, options.replay or "fast", options.replay_keys, all_bars)
+    if scales:
+        add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars)
+    if options.execute:
+        tests = shlex.split(options.tests)
+        add_execution(results, plan, snapshot, options.execute, tests, limits_of(options, TEST_LIMITS), all_bars)
+
+
+def _as_snapshot(path: Path, tasks: Sequence[Task], skipped: dict[str, int]) -> Snapshot:
+    """A file of tasks in the place of a snapshot: every task is a file alone in its folder, so that none is another's
+    neighbour."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    files = tuple(task.hole.file for task in tasks)
+    return Snapshot(path.name.split(".jsonl")[0], "", "folder", path, files, digest, skipped)
 
 
 def _compare(first_path: Path, second_path: Path) -> int:
     first, second = load(first_path), load(second_path)
     others = {subject.name: subject for subject in second.subjects}
-    pairs = []
+    pairs: list[tuple[str, str, Paired]] = []
     for subject in first.subjects:
         other = others.get(subject.name)
         if other is None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from .cli import bars, parse_or_report, specs
+from .cli import parse_or_report, specs
 from .errors import SnapshotError
 from .holes import DEFAULT_KINDS, cut_holes
+from .modes import bars
 from .report import write_report
 from .results import Record, Results, save
 from .run import about_run, about_snapshot, run_baseline, run_server

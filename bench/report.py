@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import cast
 
 from . import plots
 from .errors import ResultsError
@@ -129,6 +130,8 @@ def _run(run: Results) -> list[str]:
         f"{conditions.get('num_keys')} keys {conditions.get('key_ms'):g} ms apart, request "
         f"{conditions.get('think_ms'):g} ms after the last.</p>",
     ]
+    if not run.subjects:
+        return [*parts, *_extras(run.extras)]
     rows = [("" if each.command else "baseline", [each.name, *_cells(each.records)]) for each in run.subjects]
     parts.append(_table(["subject", *_COLUMNS, *_TIMES], rows))
     parts += [f'<p class="note">{escape(_told(subject))}</p>' for subject in run.subjects if subject.command]
@@ -223,8 +226,8 @@ def _plots(run: Results) -> list[tuple[str, str]]:
 
 def _extras(extras: Json) -> list[str]:
     parts: list[str] = []
-    for row in extras.get("replay", []):
-        parts += ["<h3>Replayed typing</h3>", _facts(row)]
+    if rows := extras.get("replay"):
+        parts += ["<h3>Replayed typing</h3>", _facts(rows)]
     scale: Json = extras.get("scale") or {}
     cards: list[tuple[str, str]] = []
     for name, points in scale.items():
@@ -236,15 +239,21 @@ def _extras(extras: Json) -> list[str]:
         cards.append((title, plots.curves(title, series, name.replace("_", " "), "milliseconds", log_x=True)))
     if cards:
         parts += ['<div class="grid2">', *(_card(title, body) for title, body in cards), "</div>"]
-    for row in extras.get("execution", []):
-        parts += ["<h3>Execution</h3>", _facts(row)]
+    if rows := extras.get("execution"):
+        parts += ["<h3>Execution</h3>", _facts(rows)]
     return parts
 
 
-def _facts(row: Json) -> str:
-    plain = [(key.replace("_", " "), value) for key, value in row.items() if isinstance(value, str | int | float)]
-    cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for _, value in plain]
-    return _table([key for key, _ in plain], [("", cells)])
+def _facts(rows: Sequence[Json]) -> str:
+    """Rows with the same keys as a table; what is neither text nor number is spelt out."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {count}" for name, count in cast(Json, value).items())
+        return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    keys = list(rows[0])
+    return _table([key.replace("_", " ") for key in keys], [("", [cell(row.get(key)) for key in keys]) for row in rows])
 
 
 def _chosen(records: Sequence[Record]) -> list[Record]:

@@ -28,7 +28,8 @@ class Record:
     gap: which gap of its hole. num_lines: length of the file. before, after: the lines around, for people.
     declined: why there is no proposal, "" where there is one; error: what went wrong, "" where nothing did.
     request_ms: request to answer. keystroke_ms: last key to answer. A baseline has request_ms only.
-    is_any_exact: one of the alternatives of the answer is exact. The counters are None where nobody told them.
+    replaced: what the proposal takes the place of, from the cursor (usually (0, 0)). is_any_exact: one of the
+    alternatives of the answer is exact. The counters are None where nobody told them.
     """
 
     hole: str
@@ -41,6 +42,7 @@ class Record:
     after: str
     reference: str
     proposal: str = ""
+    replaced: tuple[int, int] = (0, 0)
     declined: str = ""
     error: str = ""
     request_ms: float = 0.0
@@ -200,6 +202,11 @@ def to_json(results: Results) -> Json:
     return cast(Json, _finite({"schema": SCHEMA, **plain}))
 
 
+def _record(raw: Json) -> Record:
+    first, last = raw["replaced"]
+    return Record(**{**raw, "judgement": Judgement(**raw["judgement"]), "replaced": (first, last)})
+
+
 def from_json(data: Any) -> Results:
     """The inverse of to_json. Raises: ResultsError where data is something else."""
     try:
@@ -210,7 +217,7 @@ def from_json(data: Any) -> Results:
                 name=each["name"],
                 command=list(each["command"]),
                 about=each["about"],
-                records=[Record(**{**raw, "judgement": Judgement(**raw["judgement"])}) for raw in each["records"]],
+                records=[_record(raw) for raw in each["records"]],
                 note=each["note"],
             )
             for each in data["subjects"]

@@ -132,6 +132,7 @@ def _judged(hole: Hole, number: int, gap: _Gap, answer: Answer) -> Record:
     return Record(
         **_record(hole, number, gap),
         proposal=best.text if best is not None else "",
+        replaced=(best.start - gap.cursor, best.end - gap.cursor) if best is not None else (0, 0),
         declined=answer.declined,
         error=answer.error,
         request_ms=answer.request_ms,

@@ -133,7 +133,7 @@ def _usable(
         language = language_for_path(path)
         if language is PLAIN_TEXT or (languages and language.name not in languages):
             continue
-        if not include_tests and _is_test(path):
+        if not include_tests and is_test_path(path):
             skipped["tests"] += 1
         elif data is None or len(data) > MAX_FILE_BYTES:
             skipped["too large"] += 1
@@ -155,9 +155,12 @@ def _usable(
     return files, skipped
 
 
-def _is_test(path: str) -> bool:
+def is_test_path(path: str) -> bool:
+    """Whether a path of a snapshot belongs to its tests."""
     parts = PurePosixPath(path).parts
-    return any(part in ("test", "tests", "testing") for part in parts[:-1]) or parts[-1].startswith("test_")
+    return any(part in ("test", "tests", "_tests", "testing") for part in parts[:-1]) or parts[-1].startswith(
+        ("test_", "conftest")
+    )
 
 
 def _decoded(data: bytes) -> str | None:

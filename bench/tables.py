@@ -146,10 +146,75 @@ def tables(results: Results) -> RenderableType:
     )
     machine: Json = results.about["machine"]
     where = Text(f"{machine['processor']}, {machine['num_cores']} cores, {machine['system']}", style="dim")
-    parts: list[RenderableType] = [head, where, subjects_table(results.subjects)]
+    parts: list[RenderableType] = [head, where]
+    if results.subjects:
+        parts.append(subjects_table(results.subjects))
     if len(by([record for subject in results.subjects for record in subject.records], lambda r: r.kind)) > 1:
         parts.append(kinds_table(results.subjects))
     parts += [server_lines(subject) for subject in results.subjects if subject.command]
+    return Group(*parts)
+
+
+_REPLAY = (
+    ("num_keys_wanted", "keys wanted"),
+    ("num_keys_pressed", "pressed"),
+    ("keystrokes_saved", "saved"),
+    ("num_shown", "shown"),
+    ("num_accepted", "accepted"),
+    ("num_typed_along", "typed along"),
+    ("hit_rate", "kept"),
+    ("num_flickers", "flickers"),
+    ("num_requests", "requests"),
+    ("cancelled_rate", "cancelled"),
+    ("p50_ms", "p50 ms"),
+    ("p95_ms", "p95 ms"),
+    ("along_p50_ms", "along p50"),
+)
+_RATES = frozenset({"keystrokes_saved", "hit_rate", "cancelled_rate"})
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if key in _RATES:
+        return percent(value)
+    return milliseconds(value) if key.endswith("_ms") else str(value)
+
+
+def extras_tables(extras: Json) -> RenderableType:
+    """Replayed typing, scale and execution, where they were asked for."""
+    parts: list[RenderableType] = []
+    if rows := extras.get("replay"):
+        table = Table(title="Replayed typing", title_justify="left")
+        _columns(table, "subject", "pace", "accepts", *(title for _, title in _REPLAY))
+        for row in rows:
+            cells = [_cell(key, row.get(key)) for key, _ in _REPLAY]
+            table.add_row(row["subject"], row["pace"], "yes" if row["accepts"] else "no", *cells)
+        parts.append(table)
+    for kind, rows in (extras.get("scale") or {}).items():
+        table = Table(title=f"Latency by {kind}", title_justify="left")
+        _columns(table, kind, "requests", "shown", "p50 ms", "p95 ms", "peak MiB")
+        for row in rows:
+            memory = row.get("peak_memory_mib")
+            table.add_row(
+                str(row["size"]),
+                str(row["num_requests"]),
+                str(row["num_proposals"]),
+                milliseconds(row["p50_ms"]),
+                milliseconds(row["p95_ms"]),
+                f"{memory:.0f}" if memory else "–",
+            )
+        parts.append(table)
+    if rows := extras.get("execution"):
+        table = Table(title="Execution", title_justify="left")
+        _columns(table, "subject", "run", "passed", "rate")
+        table.add_column("outcomes")
+        for row in rows:
+            rate = row.get("pass_rate", row.get("pass_at_1"))
+            outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
+            total = row.get("num_bodies", row.get("num_tasks"))
+            table.add_row(row["subject"], str(total), str(row["num_passed"]), _cell("hit_rate", rate), outcomes)
+        parts.append(table)
     return Group(*parts)
 
 

@@ -1,0 +1,142 @@
+"""What `lacuna bench` can be asked to do, one function each: results in, the same results with more in them out.
+
+Between the command line, which says what is wanted, and the rooms' parts, which do one thing each. Shows nothing but
+progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .datasets import Task, check_all
+from .edits import Writing
+from .errors import SnapshotError
+from .execution import Workbench, execute, noticed_bodies, prepare
+from .holes import Hole
+from .replay import Pace, replay
+from .results import Record, Results, SubjectResult
+from .run import ServerSpec, run_baseline, run_server
+from .sandbox import Limits
+from .scale import SCALERS, SIZES, ScaleKind
+from .snapshot import Snapshot
+from .subject import Conditions
+
+Told = Callable[[int], object]
+
+
+class Bars:
+    """Progress bars on stderr; nothing where stderr is no terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Told]:
+        """One bar; call what is given with the number of things done."""
+        task = self._progress.add_task(title, total=total)
+        yield lambda done: self._progress.update(task, completed=done)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Progress bars for everything inside."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield Bars(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who is asked, and how."""
+
+    servers: Sequence[ServerSpec]
+    baselines: Sequence[str]
+    conditions: Conditions
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+
+
+def ask_all(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bars) -> list[SubjectResult]:
+    """Every subject on every hole."""
+    found: list[SubjectResult] = []
+    for spec in plan.servers:
+        with all_bars.task(spec.name, len(holes)) as told:
+            found.append(asyncio.run(run_server(spec, snapshot, holes, plan.conditions, told)))
+    for name in plan.baselines:
+        with all_bars.task(name, len(holes)) as told:
+            found.append(run_baseline(name, snapshot, holes, told))
+    return found
+
+
+def add_replay(
+    results: Results, plan: Plan, writings: Sequence[Writing], pace: Pace, max_keys: int, all_bars: Bars
+) -> None:
+    """Replayed typing, once as somebody who accepts and once as somebody who types everything."""
+    rows = results.extras.setdefault("replay", [])
+    for spec in plan.servers:
+        for accepts in (True, False):
+            with all_bars.task(f"{spec.name}, typing", max_keys) as told:
+                stats, _ = asyncio.run(
+                    replay(
+                        spec.command,
+                        writings,
+                        plan.conditions,
+                        pace=pace,
+                        accepts=accepts,
+                        seed=plan.seed,
+                        max_keys=max_keys,
+                        progress=told,
+                    )
+                )
+            rows.append({"subject": spec.name, "pace": pace, "accepts": accepts, **stats.summary()})
+
+
+def add_scale(
+    results: Results, plan: Plan, snapshot: Snapshot, kinds: Sequence[ScaleKind], most: int, count: int, all_bars: Bars
+) -> None:
+    """Latency as the work grows, for the first server; sizes above most are left out (0: none is)."""
+    found = results.extras.setdefault("scale", {})
+    spec = plan.servers[0]
+    for kind in kinds:
+        sizes = [size for size in SIZES[kind] if not most or size <= most]
+        with all_bars.task(f"{spec.name}, {kind}", len(sizes)) as told:
+            rows = asyncio.run(SCALERS[kind](spec.command, snapshot, plan.conditions, sizes, count, told))
+        found[kind] = rows
+
+
+def add_execution(
+    results: Results, plan: Plan, snapshot: Snapshot, count: int, tests: Sequence[str], limits: Limits, all_bars: Bars
+) -> None:
+    """The snapshot's own tests around filled bodies, for every subject.
+
+    Raises: SnapshotError where the tests do not pass as they are, or notice nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="lacuna-execute-") as name:
+        bench: Workbench = prepare(snapshot, Path(name), tests, limits)
+        with all_bars.task("bodies that tests notice", count) as told:
+            holes, tried = noticed_bodies(bench, snapshot, count, plan.seed, told)
+        if not holes:
+            raise SnapshotError(f"The tests of {snapshot.title} noticed none of {tried} missing function bodies.")
+        rows = results.extras.setdefault("execution", [])
+        for subject in ask_all(plan, snapshot, holes, all_bars):
+            with all_bars.task(f"{subject.name}, tests", len(holes)) as told:
+                row = execute(bench, holes, subject.records, told)
+            rows.append({"subject": subject.name, "tried": tried, **row})
+
+
+def add_checks(results: Results, tasks: Sequence[Task], limits: Limits, all_bars: Bars) -> None:
+    """pass@1 of every subject on the tasks of a data set."""
+    rows = results.extras.setdefault("execution", [])
+    for subject in results.subjects:
+        records: list[Record] = subject.records
+        with all_bars.task(f"{subject.name}, running", len(records)) as told:
+            rows.append({"subject": subject.name, **check_all(tasks, records, limits, told)})
