@@ -1,11 +1,13 @@
 # triton's language has no types that a checker could follow
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,operator,no-any-return"
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false, reportIndexIssue=false
+# ruff: noqa: ANN201
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 """Canvas attention on Triton: flash attention whose rows bring their own ranges. Truth: attention.py.
 
-The query heads that share a key head are rows of one tile, so a key is loaded once for all of them. A tile walks only over
-the hull of its rows' ranges, read from the device: a sliding window costs what it covers. With few rows the walk is split
-among programs, and a second launch merges their softmax states.
+The query heads that share a key head are rows of one tile, so a key is loaded once for all of them. A tile walks only
+over the hull of its rows' ranges, read from the device: a sliding window costs what it covers. With few rows the walk
+is split among programs, and a second launch merges their softmax states.
 """
 
 from __future__ import annotations
@@ -121,8 +123,8 @@ def attention_kernel(
     total = tl.zeros((BM,), dtype=tl.float32)
     acc, peak, total = attend(
         acc, peak, total, q, cached_key + head.to(tl.int64) * cached_key_head_stride,
-        cached_value + head.to(tl.int64) * cached_value_head_stride, cached_key_stride, cached_value_stride, first, last,
-        low, high, start, tl.minimum(stop, num_cached), d, D, EVEN_D, BS, STAGES,
+        cached_value + head.to(tl.int64) * cached_value_head_stride, cached_key_stride, cached_value_stride, first,
+        last, low, high, start, tl.minimum(stop, num_cached), d, D, EVEN_D, BS, STAGES,
     )  # fmt: skip
     acc, peak, total = attend(
         acc, peak, total, q, key + head * key_head_stride, value + head * value_head_stride, key_stride, value_stride,
@@ -226,7 +228,7 @@ def canvas_attention(
 
 def _num_splits(device: torch.device, num_programs: int, num_keys: int, block: int) -> int:
     """Enough splits to occupy the device twice, but never fewer than four blocks of keys each."""
-    wanted = triton.cdiv(2 * _num_processors(device), num_programs)
+    wanted = -(-2 * _num_processors(device) // num_programs)
     return max(1, min(wanted, num_keys // (4 * block), 16))
 
 

@@ -162,7 +162,7 @@ def expert_slots_reference(x: Tensor, ids: Tensor, experts: PackedExperts) -> Te
     """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty((*ids.shape, x.shape[-1]), dtype=x.dtype, device=x.device)
-    for expert in sorted(cast(set[int], set(ids.flatten().tolist()))):
+    for expert in cast(list[int], torch.unique(ids).tolist()):  # pyright: ignore[reportUnknownMemberType]
         row, place = torch.where(ids == expert)
         gate, up, down = unpack_experts(experts, expert, wide)
         inner = x[row].to(wide)

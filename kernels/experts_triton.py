@@ -1,10 +1,12 @@
 # triton's language has no types that a checker could follow
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,operator,no-any-return"
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false, reportIndexIssue=false
+# ruff: noqa: ANN201
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 """The mixture of experts on Triton: one routing launch, gate and up with the activation, down, and the weighted sum.
 
-Nothing here waits for the device: the number of tiles is bounded on the host and the surplus programs leave at once, so the
-whole of it can be captured in a CUDA graph. Truth: experts.py.
+Nothing here waits for the device: the number of tiles is bounded on the host and the surplus programs leave at once,
+so the whole of it can be captured in a CUDA graph. Truth: experts.py.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from .tiles import Tile
 
 @triton.jit
 def route_kernel(ids, slots, tile_expert, num_slots, limit, E, BM: tl.constexpr, EP: tl.constexpr, CHUNK: tl.constexpr):
-    """One program per expert. Each counts all slots by itself: that costs less than a second launch or an atomic, and the
-    order of slots is always that of the input."""
+    """One program per expert. Each counts all slots by itself: that costs less than a second launch or an atomic, and
+    the order of slots is always that of the input."""
     me = tl.program_id(0)
     experts = tl.arange(0, EP)
     counts = tl.zeros((EP,), dtype=tl.int32)

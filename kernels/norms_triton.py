@@ -1,6 +1,8 @@
 # triton's language has no types that a checker could follow
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,operator,no-any-return"
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false, reportIndexIssue=false
+# ruff: noqa: ANN201
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 """RMSNorm, rotary, the glue between a layer's norms and the soft embedding on Triton: one program per row, one read of
 each operand, one launch where PyTorch needs four to thirty. Truth: norms.py.
 """

@@ -1,6 +1,8 @@
 # triton's language has no types that a checker could follow
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,operator,no-any-return"
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false, reportIndexIssue=false
+# ruff: noqa: ANN201
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportAssignmentType=false
 """One matrix product for every packed format: out^T = W x^T, tile by tile. The experts and the dense linear are this.
 
 Weights are the M operand and rows of x the N operand ("swap-AB"), because a denoise step has few rows per expert: the
@@ -113,8 +115,8 @@ def packed_product(
 ):
     """out[slot, n] = sum over k of W[expert, n, k] * x[slot // row_div, k]; GATED: gelu(gate) * up, n an expert column.
 
-    Grid: tiles of BM slots times ceil(N / BN). ROUTED: slots and tile_expert say which slots and which matrix a tile has;
-    otherwise slot = row and there is one matrix. N here is the number of columns of `out`.
+    Grid: tiles of BM slots times ceil(N / BN). ROUTED: slots and tile_expert say which slots and which matrix a tile
+    has; otherwise slot = row and there is one matrix. N here is the number of columns of `out`.
     """
     num_n = tl.cdiv(N, BN)
     tile = tl.program_id(0) // num_n

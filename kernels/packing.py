@@ -12,9 +12,10 @@ data by format:
     int8   int8 [E, N/16, K/block_k, 16, block_k], two's complement.
     fp8    float8_e4m3fn, same shape.
     bf16   bfloat16, same shape (float32 when the weights are: the truth of tests).
-scale: int32 [E, ceil(groups/2), N] (int4, int8): a word holds the bf16 scales of two groups, the earlier in its low half,
-    so that one 4-byte load serves 128 columns at group_size 64. With group_size 0 (always so for fp8) fp32 [E, 1, N], one
-    scale per row. None for bf16.
+scale: int32 [E, ceil(groups/2), N] (int4, int8): a word holds the bf16 scales of two groups, the earlier in its low
+half,
+    so that one 4-byte load serves 128 columns at group_size 64. With group_size 0 (always so for fp8) fp32 [E, 1, N],
+    one scale per row. None for bf16.
 N and K are padded with zero weights to whole panels and blocks; scale rows are padded with zeros.
 """
 
@@ -174,9 +175,7 @@ def stack(parts: list[PackedMatrix]) -> PackedMatrix:
         raise ValueError(f"cannot stack matrices of different kinds: {sorted(kinds)}")
     data = torch.cat([part.data for part in parts])
     scale = torch.cat(scales) if scales else None
-    return PackedMatrix(
-        data, scale, first.format, first.num_rows, first.num_cols, first.group_size, first.block_k
-    )
+    return PackedMatrix(data, scale, first.format, first.num_rows, first.num_cols, first.group_size, first.block_k)
 
 
 def unpack_codes(packed: PackedMatrix, matrix: int) -> Tensor:

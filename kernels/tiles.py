@@ -1,9 +1,10 @@
 """Which tile an operation uses on which GPU: the shipped table (tiles.json), and the user's own measurements over it.
 
 A table maps an operation to candidates by size, smallest first: {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
-serves everything up to `rows` rows (for experts: slots per expert on average); the last candidate of a list has no limit.
-Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's). Numbers were
-chosen by the offline gate and the roofline model, see ARCHITECTURE.md; `lacuna tune` measures them on the user's card.
+serves everything up to `rows` rows (for experts: slots per expert on average); the last candidate of a list has no
+limit. Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's).
+Numbers were chosen by the offline gate and the roofline model, see ARCHITECTURE.md; `lacuna tune` measures them on the
+user's card.
 """
 
 from __future__ import annotations

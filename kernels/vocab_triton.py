@@ -1,11 +1,13 @@
 # triton's language has no types that a checker could follow
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,operator,no-any-return"
-# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false, reportIndexIssue=false
+# ruff: noqa: ANN201
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 """The vocabulary pass on Triton: one sweep over the table, logits never leave the registers. Truth: vocab.py.
 
-Each program has BV tokens and BM rows and leaves a few numbers per row: a softmax state at both temperatures (maximum, sum
-of exponentials, sum of exponential times distance), the best noisy logit, and its num_top best tokens. A second launch, one
-program per row, merges them; there the top-k walks over the heads of the tiles' sorted lists.
+Each program has BV tokens and BM rows and leaves a few numbers per row: a softmax state at both temperatures (maximum,
+sum of exponentials, sum of exponential times distance), the best noisy logit, and its num_top best tokens. A second
+launch, one program per row, merges them; there the top-k walks over the heads of the tiles' sorted lists.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from .tiles import Tile
 from .vocab import VocabStats
 
 NUM_STATS = 8
-"""Floats a program leaves per row: maximum, sums at temperature 1 and processed, best noisy logit, its plain logit, id."""
+"""Floats a program leaves per row: maximum, sums at temperature 1 and processed, best noisy logit, its plain logit,
+id.
+"""
 
 BANNED = tl.constexpr(-1e30)
 NO_TOKEN = tl.constexpr(2**31 - 1)
@@ -71,7 +75,9 @@ def vocab_tile_kernel(
     BH: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Grid: (row tiles, vocabulary tiles), rows fastest, so that the row tiles of one piece of the table run together."""
+    """Grid: (row tiles, vocabulary tiles), rows fastest, so that the row tiles of one piece of the table run
+    together.
+    """
     tile = tl.program_id(1)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     is_row = rows < R
@@ -139,7 +145,9 @@ def vocab_tile_kernel(
 def vocab_merge_kernel(
     stats, top_values, top_ids, temperature, floats, ids, R, num_tiles, TOP: tl.constexpr, BT: tl.constexpr
 ):
-    """One program per row. floats: [5 + TOP, R] logit, sample logit, lse, entropy, lse_1, entropy_1 ...; ids: [2 + TOP, R]."""
+    """One program per row. floats: [5 + TOP, R] logit, sample logit, lse, entropy, lse_1, entropy_1 ...; ids: [2 +
+    TOP, R].
+    """
     row = tl.program_id(0)
     t = tl.arange(0, BT)
     is_tile = t < num_tiles

@@ -1,7 +1,7 @@
 """Three ways to run this folder, decided by where it runs.
 
-TRITON_INTERPRET=1   the numbers of every Triton kernel against its truth, on a CPU: bf16 mended, bounds and races checked.
-a CUDA device        the same tests, on the device.
+TRITON_INTERPRET=1   the numbers of every Triton kernel against its truth, on a CPU: bf16 mended, bounds and races
+checked. a CUDA device        the same tests, on the device.
 neither              packing, dispatch, tables and the offline gate; and one test that starts the first way as a process
                      of its own, because one process cannot both interpret and compile.
 """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import assert_close
 from lacuna_ls.kernels import attention_triton
 from lacuna_ls.kernels.attention import canvas_attention_reference, row_ranges
-from kernel_checks import assert_close
 
 BF16, FP32 = torch.bfloat16, torch.float32
 SPLIT = {"BM": 32, "BS": 16, "warps": 4, "stages": 2, "splits": 3}
@@ -17,9 +17,13 @@ SPLIT = {"BM": 32, "BS": 16, "warps": 4, "stages": 2, "splits": 3}
     [
         pytest.param(64, 50, 0, [9], None, 4, 2, 64, BF16, None, id="one canvas over a prompt"),
         pytest.param(40, 33, 3, [7, 5], 16, 4, 2, 64, FP32, None, id="causal rows and two canvases, a sliding window"),
-        pytest.param(40, 33, 3, [7, 5], None, 8, 1, 64, FP32, SPLIT, id="the same without window, split among programs"),
+        pytest.param(
+            40, 33, 3, [7, 5], None, 8, 1, 64, FP32, SPLIT, id="the same without window, split among programs"
+        ),
         pytest.param(300, 290, 0, [40, 24], 257, 4, 2, 256, BF16, None, id="head size 256, window, candidate canvases"),
-        pytest.param(64, 60, 2, [16], None, 8, 1, 512, BF16, {**SPLIT, "warps": 8}, id="head size 512, eight heads a key"),
+        pytest.param(
+            64, 60, 2, [16], None, 8, 1, 512, BF16, {**SPLIT, "warps": 8}, id="head size 512, eight heads a key"
+        ),
         pytest.param(8, 0, 0, [1], None, 2, 2, 64, FP32, None, id="one row that sees only itself, an empty cache"),
         pytest.param(8, 0, 0, [1], None, 2, 2, 64, FP32, SPLIT, id="the same in three splits, two of them empty"),
         pytest.param(53, 47, 0, [13], 29, 3, 1, 48, FP32, None, id="primes, a head size that is no power of two"),
@@ -55,7 +59,9 @@ def test_a_row_that_sees_nothing_gets_zeros(device: str):
     for tile in (None, SPLIT):
         got = attention_triton.canvas_attention(query, key, key, cache, cache, ranges, tile)
         assert not bool(got[1].any())
-        assert_close(got, canvas_attention_reference(*[x.double() for x in (query, key, key, cache, cache)], ranges), FP32)
+        assert_close(
+            got, canvas_attention_reference(*[x.double() for x in (query, key, key, cache, cache)], ranges), FP32
+        )
 
 
 def test_large_scores_do_not_overflow(device: str):

@@ -53,8 +53,8 @@ ops.rms_norm(x, w, 1e-6)
 ops.attention_glue(x, x, w, w, w, w, 1e-6)
 ops.mlp_glue(x, x, torch.randn(3, 2, 64), share, w, w, w, torch.ones(1), w, 1e-6)
 ops.soft_embedding(ids, share, torch.randn(9, 64), 8.0)
-q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], (torch.ones(3, 16), torch.zeros(3, 16)), 1e-6)
-cache = torch.randn(1, 5, 16)
+q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], (torch.ones(3, 16), torch.zeros(3, 16)),
+1e-6) cache = torch.randn(1, 5, 16)
 ops.canvas_attention(q, k, v, cache, cache, attention.row_ranges(5, 0, [3], None))
 assert "triton" not in {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
 """
@@ -69,19 +69,26 @@ ROWS = torch.zeros(3, 64)
 @pytest.mark.parametrize(
     "wrong",
     [
-        pytest.param(lambda: ops.experts(ROWS, torch.zeros(3, 2).long(), torch.zeros(3, 1), PACKED), id="weights for one k"),
-        pytest.param(lambda: ops.experts(ROWS[:, :32], torch.zeros(3, 2).long(), torch.zeros(3, 2), PACKED), id="another H"),
+        pytest.param(
+            lambda: ops.experts(ROWS, torch.zeros(3, 2).long(), torch.zeros(3, 1), PACKED), id="weights for one k"
+        ),
+        pytest.param(
+            lambda: ops.experts(ROWS[:, :32], torch.zeros(3, 2).long(), torch.zeros(3, 2), PACKED), id="another H"
+        ),
         pytest.param(lambda: ops.expert_slots(ROWS, torch.zeros(4, 2).long(), PACKED), id="ids for more rows"),
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(4, 65))), id="another K"),
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(2, 4, 64))), id="a stack of two matrices"),
         pytest.param(lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), temperature=0.0), id="no temperature"),
-        pytest.param(lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), num_top=10), id="a list longer than the vocabulary"),
+        pytest.param(
+            lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), num_top=10), id="a list longer than the vocabulary"
+        ),
         pytest.param(
             lambda: ops.canvas_attention(*[torch.zeros(3, 2, 8)] * 3, *[torch.zeros(2, 5, 8)] * 2, torch.zeros(2, 4)),
             id="ranges for two rows of three",
         ),
         pytest.param(
-            lambda: ops.qkv_norm_rotate(torch.zeros(3, 5, 8), 2, 1, ROWS, ROWS, (ROWS, ROWS), 1e-6), id="heads that do not add up"
+            lambda: ops.qkv_norm_rotate(torch.zeros(3, 5, 8), 2, 1, ROWS, ROWS, (ROWS, ROWS), 1e-6),
+            id="heads that do not add up",
         ),
     ],
 )

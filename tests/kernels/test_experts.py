@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
 from lacuna_ls.kernels import experts_triton
-from lacuna_ls.kernels.experts import PackedExperts, expert_slots_reference, experts_reference, pack_experts, route_reference
-from kernel_checks import assert_close
+from lacuna_ls.kernels.experts import (
+    PackedExperts,
+    expert_slots_reference,
+    experts_reference,
+    pack_experts,
+    route_reference,
+)
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -51,10 +57,14 @@ def test_routing_gives_every_slot_one_place(T: int, K: int, E: int, how: str, ti
     ("T", "K", "E", "H", "width", "format", "group_size", "how", "dtype"),
     [
         pytest.param(1, 2, 4, 64, 32, "int4", 64, "spread", BF16, id="one row"),
-        pytest.param(37, 2, 8, 256, 176, "int4", 64, "spread", BF16, id="rows not a multiple, width like 704: 11 panels"),
+        pytest.param(
+            37, 2, 8, 256, 176, "int4", 64, "spread", BF16, id="rows not a multiple, width like 704: 11 panels"
+        ),
         pytest.param(9, 3, 3, 97, 53, "int4", 32, "spread", BF16, id="K equal to E, prime sizes, padded blocks"),
         pytest.param(21, 2, 16, 128, 64, "int4", 128, "same", BF16, id="all rows to two experts, fourteen with none"),
-        pytest.param(9, 2, 4, 192, 192, "int4", 128, "spread", BF16, id="the last group half full, a group over two blocks"),
+        pytest.param(
+            9, 2, 4, 192, 192, "int4", 128, "spread", BF16, id="the last group half full, a group over two blocks"
+        ),
         pytest.param(6, 2, 4, 160, 96, "int4", 32, "spread", BF16, id="an odd number of groups and of blocks"),
         pytest.param(6, 2, 4, 128, 64, "int4", 32, "spread", BF16, id="four scales in one block"),
         pytest.param(6, 2, 4, 128, 64, "int4", 0, "spread", BF16, id="one scale per row"),
@@ -98,12 +108,16 @@ def test_strided_rows(rows: int, device: str):
 def test_no_rows_at_all(device: str):
     experts = make_experts(4, 64, 32, "int4", 64, device)
     empty = torch.zeros(0, 2, dtype=torch.int64, device=device)
-    out = ops.experts(torch.zeros(0, 64, device=device), empty, torch.zeros(0, 2, device=device), experts, path="triton")
+    out = ops.experts(
+        torch.zeros(0, 64, device=device), empty, torch.zeros(0, 2, device=device), experts, path="triton"
+    )
     assert out.shape == (0, 64)
 
 
 def test_the_released_models_sizes(device: str):
-    """H=2816 and I=704 with every tile and loop count they bring; two experts, and tiles wide enough for the interpreter."""
+    """H=2816 and I=704 with every tile and loop count they bring; two experts, and tiles wide enough for the
+    interpreter.
+    """
     experts = make_experts(2, 2816, 704, "int4", 64, device)
     x = torch.randn(9, 2816, generator=torch.Generator().manual_seed(3)).to(BF16).to(device)
     ids = make_ids(9, 2, 2, "spread").to(device)

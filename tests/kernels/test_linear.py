@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
 from lacuna_ls.kernels.packing import pack_weights
-from kernel_checks import assert_close
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -17,7 +17,9 @@ BF16, FP32 = torch.bfloat16, torch.float32
         pytest.param(1, 48, 128, "int4", 64, BF16, id="one row"),
         pytest.param(8, 64, 128, "int8", 64, BF16, id="exactly the first regime"),
         pytest.param(19, 53, 97, "int4", 32, BF16, id="prime everything"),
-        pytest.param(33, 40, 192, "int8", 128, BF16, id="a tile of rows that is nearly empty, the last group half full"),
+        pytest.param(
+            33, 40, 192, "int8", 128, BF16, id="a tile of rows that is nearly empty, the last group half full"
+        ),
         pytest.param(130, 33, 64, "int4", 64, BF16, id="more rows than the widest tile, one row past two panels"),
         pytest.param(17, 32, 320, "int8", 32, BF16, id="more groups than fit a word twice"),
         pytest.param(20, 96, 128, "fp8", 0, BF16, id="fp8"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lacuna_ls.kernels import dispatch as ops
 from kernel_checks import assert_close
+from lacuna_ls.kernels import dispatch as ops
 
 BF16, FP32 = torch.bfloat16, torch.float32
 DTYPES = [pytest.param(BF16, id="bf16: what a GPU runs"), pytest.param(FP32, id="fp32: nothing hides in rounding")]
@@ -72,7 +72,9 @@ def test_attention_glue(T: int, H: int, dtype: torch.dtype, device: str):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("T", "H"), SIZES)
-@pytest.mark.parametrize("is_per_row", [False, True], ids=["one layer scalar", "encoder and decoder rows in one forward"])
+@pytest.mark.parametrize(
+    "is_per_row", [False, True], ids=["one layer scalar", "encoder and decoder rows in one forward"]
+)
 def test_mlp_glue(T: int, H: int, is_per_row: bool, dtype: torch.dtype, device: str):
     K = 3
     rows = (rand(T, H, dtype=dtype, device=device), rand(T, 2 * H, dtype=dtype, device=device)[:, :H])
@@ -86,4 +88,11 @@ def test_mlp_glue(T: int, H: int, is_per_row: bool, dtype: torch.dtype, device: 
 @pytest.mark.parametrize(("T", "H"), SIZES)
 def test_soft_embedding(T: int, H: int, dtype: torch.dtype, device: str):
     ids = torch.randint(0, 50, (T, 8), generator=torch.Generator().manual_seed(1)).to(device)
-    check(ops.soft_embedding, dtype, ids, rand(T, 8, dtype=FP32, device=device), rand(50, H, dtype=dtype, device=device), 53.0)
+    check(
+        ops.soft_embedding,
+        dtype,
+        ids,
+        rand(T, 8, dtype=FP32, device=device),
+        rand(50, H, dtype=dtype, device=device),
+        53.0,
+    )

@@ -19,6 +19,11 @@ def test_every_shipped_tile_fits_its_card(arch: int, tmp_path, monkeypatch: pyte
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     rows = kernel_gate.gate(arch)
     # shown with -rA or -s, and whenever something is wrong
-    print("\n".join(row.line() for row in rows))
-    assert {row.name for row in rows} >= {"gate_up.int4 g64", "down.int4 g32", "linear.int8", "vocab pass", "attention.512"}
+    assert {row.name for row in rows} >= {
+        "gate_up.int4 g64",
+        "down.int4 g32",
+        "linear.int8",
+        "vocab pass",
+        "attention.512",
+    }
     assert not [row.line() for row in rows if row.problems]

@@ -126,7 +126,9 @@ def test_the_truth_of_experts_is_the_formula():
         want = torch.zeros(16, dtype=torch.float64)
         for k in range(2):
             gate, up = (gate_up[ids[t, k]].double() @ x[t]).chunk(2)
-            want += weights[t, k] * (down[ids[t, k]].double() @ (torch.nn.functional.gelu(gate, approximate="tanh") * up))
+            want += weights[t, k] * (
+                down[ids[t, k]].double() @ (torch.nn.functional.gelu(gate, approximate="tanh") * up)
+            )
         assert torch.allclose(got[t], want)
 
 
@@ -135,12 +137,15 @@ def test_the_truth_of_experts_is_the_formula():
     [
         pytest.param(lambda: pack_weights(torch.zeros(4, 64), "int3"), id="no such format"),  # type: ignore[arg-type]
         pytest.param(lambda: pack_weights(torch.zeros(4, 64), "int4", 48), id="no such group size"),
-        pytest.param(lambda: pack(torch.zeros(1, 4, 64).char(), torch.zeros(1, 4, 2), "int4", 64), id="too many scales"),
+        pytest.param(
+            lambda: pack(torch.zeros(1, 4, 64).char(), torch.zeros(1, 4, 2), "int4", 64), id="too many scales"
+        ),
         pytest.param(lambda: pack(torch.zeros(4, 64).char(), None, "int4", 64), id="not a stack"),
         pytest.param(lambda: pack_experts(torch.zeros(2, 8, 16), torch.zeros(2, 16, 5)), id="down of another width"),
         pytest.param(lambda: quantize(torch.zeros(4, 64), "bf16", 0), id="bf16 has no codes"),
         pytest.param(
-            lambda: stack([pack_weights(torch.zeros(4, 64)), pack_weights(torch.zeros(5, 64))]), id="stack of two shapes"
+            lambda: stack([pack_weights(torch.zeros(4, 64)), pack_weights(torch.zeros(5, 64))]),
+            id="stack of two shapes",
         ),
     ],
 )

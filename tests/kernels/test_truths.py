@@ -27,7 +27,10 @@ def test_gumbel_noise_is_gumbel_and_stateless():
 
 def test_samples_follow_the_distribution():
     """10,000 draws from five tokens: every share within five standard errors of its probability."""
-    hidden, table = torch.ones(10_000, 1, dtype=torch.float64), torch.tensor([[0.0], [1.0], [2.0], [3.0], [-9.0]]).double()
+    hidden, table = (
+        torch.ones(10_000, 1, dtype=torch.float64),
+        torch.tensor([[0.0], [1.0], [2.0], [3.0], [-9.0]]).double(),
+    )
     stats = vocab_stats_reference(
         hidden, table, softcap=0.0, temperature=torch.full((10_000,), 2.0), noise=torch.tensor([9, 1]), num_top=1,
         row_ids=torch.arange(10_000), is_banned=None,
@@ -72,9 +75,10 @@ def test_norms_and_rotation_are_pytorchs():
     q, k, v = qkv_norm_rotate_reference(qkv, num_q, num_kv, weight, other, rope, 1e-6)
     for out, rows, w in ((q, qkv[:, :num_q], weight), (k, qkv[:, num_q:-1], other)):
         complex_rows = F.rms_norm(rows, (D,), w, 1e-6)
-        turned = torch.complex(complex_rows[..., : D // 2], complex_rows[..., D // 2 :]) * torch.polar(
-            torch.ones_like(angle), angle
-        )[:, None]
+        turned = (
+            torch.complex(complex_rows[..., : D // 2], complex_rows[..., D // 2 :])
+            * torch.polar(torch.ones_like(angle), angle)[:, None]
+        )
         assert torch.allclose(out, torch.cat((turned.real, turned.imag), -1))
     assert torch.allclose(v, F.rms_norm(qkv[:, -1:], (D,), None, 1e-6))
 

@@ -17,5 +17,4 @@ def test_every_kernel_is_its_truth_in_the_interpreter(repository: Path):
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "tests/kernels", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
-    print(done.stdout[-6000:])
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
 from lacuna_ls.kernels import vocab_triton
 from lacuna_ls.kernels.vocab import VocabStats
-from kernel_checks import assert_close
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -58,7 +58,9 @@ def test_banned_tokens_never_appear(device: str):
 
 
 def test_ties_go_to_the_lowest_id(device: str):
-    """Small integers are exact in every order of summation, so equal logits are equal to the last bit, also across tiles."""
+    """Small integers are exact in every order of summation, so equal logits are equal to the last bit, also across
+    tiles.
+    """
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randint(-2, 3, (6, 32), generator=generator).to(BF16).to(device)
     table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(12, 1).to(device)
@@ -86,4 +88,3 @@ def test_a_sample_depends_on_seed_step_row_and_token_only(device: str):
     assert torch.equal(other.sample, whole.sample)
     moved = ops.vocab_stats(hidden, table, path="triton", **{**options, "step": 3})
     assert not torch.equal(moved.sample, whole.sample)
-

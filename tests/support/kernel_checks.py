@@ -19,4 +19,6 @@ def relative_error(got: Tensor, truth: Tensor) -> float:
 
 def assert_close(got: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
     error = relative_error(got, truth)
-    assert error <= TOLERANCE[dtype], f"relative error {error:.2e} against the float64 truth, allowed {TOLERANCE[dtype]}"
+    assert error <= TOLERANCE[dtype], (
+        f"relative error {error:.2e} against the float64 truth, allowed {TOLERANCE[dtype]}"
+    )

@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import triton_offline
-from lacuna_ls.kernels import attention_triton, experts_triton, linear_triton, norms_triton, tiles, vocab_triton
+from lacuna_ls.kernels import attention_triton, experts_triton, norms_triton, tiles, vocab_triton
 from lacuna_ls.kernels.experts import PackedExperts
 from lacuna_ls.kernels.packed_triton import launch
 from lacuna_ls.kernels.packing import PANEL, Format, PackedMatrix, block_k_of
@@ -41,8 +41,9 @@ class Row:
         counts = r.ptx_counts()
         made = " ".join(f"{k} {counts[k]}" for k in ("mma", "wgmma", "ldmatrix", "cp_async") if counts[k])
         return (
-            f"sm_{r.arch} {self.name:26s} {self.tile:42s} regs {r.regs:3d}  shared {r.shared:6d}  spill {r.spill_stores}"
-            f"  blocks {o['blocks']} ({o['limit']})  warps {o['occupancy']:4.0%}  {made}{'  <-- ' if self.problems else ''}"
+            f"sm_{r.arch} {self.name:26s} {self.tile:42s} regs {r.regs:3d}  shared {r.shared:6d}"
+            f"  spill {r.spill_stores}  blocks {o['blocks']} ({o['limit']})  warps {o['occupancy']:4.0%}"
+            f"  {made}{'  <-- ' if self.problems else ''}"
             f"{'; '.join(self.problems)}"
         )
 
@@ -74,7 +75,15 @@ def product(op: str, tile: tiles.Tile, format: Format, group_size: int) -> Calla
     routed = {} if op == "linear" else {"slots": slots, "tile_expert": experts}
     row_div = 8 if is_gated else 1
     return lambda: launch(
-        bf16(64, K), weight, bf16(512, N), tile, num_slots=64, num_columns=N, row_div=row_div, is_gated=is_gated, **routed
+        bf16(64, K),
+        weight,
+        bf16(512, N),
+        tile,
+        num_slots=64,
+        num_columns=N,
+        row_div=row_div,
+        is_gated=is_gated,
+        **routed,
     )
 
 
@@ -132,8 +141,8 @@ def wanted(name: str, arch: int, report: triton_offline.Report) -> list[str]:
         found.append("no tensor cores")
     if not counts["cp_async"]:
         found.append("no cp.async")
-    # int4 words go from shared memory to the registers of the tensor core as 8-byte loads without conflicts: the decoded
-    # pair of a word is one operand register. wgmma reads x from shared memory by itself
+    # int4 words go from shared memory to the registers of the tensor core as 8-byte loads without conflicts: the
+    # decoded pair of a word is one operand register. wgmma reads x from shared memory by itself
     if "int4" not in name and arch == 89 and not counts["ldmatrix"]:
         found.append("no ldmatrix")
     width = weight_load_bytes(report)

@@ -131,15 +131,15 @@ def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
     return TH(np.matmul(a.data, b.data, dtype=d.data.dtype) + d.data, d.dtype.scalar)
 
 
-for _n, _f in dict(
-    binary_op=binary_op,
-    unary_op=unary_op,
-    ternary_op=ternary_op,
-    create_fma=create_fma,
-    cast_impl=cast_impl,
-    create_fp_to_fp=create_fp_to_fp,
-    create_dot=create_dot,
-).items():
+for _n, _f in {
+    "binary_op": binary_op,
+    "unary_op": unary_op,
+    "ternary_op": ternary_op,
+    "create_fma": create_fma,
+    "cast_impl": cast_impl,
+    "create_fp_to_fp": create_fp_to_fp,
+    "create_dot": create_dot,
+}.items():
     setattr(B, _n, _f)
 
 B.get_bf16 = lambda self, v: TH(encode(np.array([v], np.float32), tl.bfloat16), tl.bfloat16)  # missing in <= 3.6
@@ -229,16 +229,18 @@ class MemCheck:
                 q = int(p[bad][0])
                 j = int(np.searchsorted(self.starts, q, "right")) - 1
                 where = (
-                    f"{q - int(self.starts[j])} bytes after the start of '{self.names[j]}' ({int(self.ends[j] - self.starts[j])} bytes)"
+                    f"{q - int(self.starts[j])} bytes after the start of '{self.names[j]}'"
+                    f" ({int(self.ends[j] - self.starts[j])} bytes)"
                     if j >= 0
                     else "before every argument"
                 )
                 raise IndexError(
-                    f"out-of-bounds {dict(R='load', W='store', A='atomic')[kind]} in program {I.interpreter_builder.grid_idx}: {int(bad.sum())}/{p.size} lanes, first at {where}"
+                    f"out-of-bounds { {'R': 'load', 'W': 'store', 'A': 'atomic'}[kind] } in program"
+                    f" {I.interpreter_builder.grid_idx}: {int(bad.sum())}/{p.size} lanes, first at {where}"
                 )
         if self.race:
             if kind == "W":
-                u, c = np.unique(p, return_counts=True)
+                _u, c = np.unique(p, return_counts=True)
                 if (c > 1).any():
                     self.log.setdefault("dup", []).append(int((c > 1).sum()))
             pid = I.interpreter_builder.grid_idx
@@ -259,7 +261,7 @@ class MemCheck:
 
         w, wi = flat("W")
         pairs = np.unique(np.stack([w.astype(np.int64), wi], 1), axis=0) if w.size else np.zeros((0, 2), np.int64)
-        u, c = np.unique(pairs[:, 0], return_counts=True)
+        _u, c = np.unique(pairs[:, 0], return_counts=True)
         if (c > 1).any():
             raise RuntimeError(f"race: {int((c > 1).sum())} addresses stored by more than one program")
         for k, nm in (("R", "read"), ("A", "atomically updated")):

@@ -20,38 +20,39 @@ from triton.compiler import ASTSource
 assert os.environ.get("TRITON_INTERPRET") != "1", "offline compile needs real JITFunctions: run in another process"
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 
-#            smem/block opt-in, smem/SM, regs/SM, max warps/SM, max blocks/SM, reserved smem/block, SMs,  HBM GB/s, dense fp16 TF (f32 acc), int8 TOPS
+#            smem/block opt-in, smem/SM, regs/SM, max warps/SM, max blocks/SM, reserved smem/block, SMs,  HBM GB/s,
+# dense fp16 TF (f32 acc), int8 TOPS
 ARCH = {
-    89: dict(
-        name="RTX 4090",
-        smem_block=101376,
-        smem_sm=102400,
-        regs_sm=65536,
-        warps_sm=48,
-        blocks_sm=24,
-        smem_res=1024,
-        sms=128,
-        bw=1008e9,
-        tf16=165.2e12,
-        tf8=330.3e12,
-        ti8=660.6e12,
-        l2=72 << 20,
-    ),
-    90: dict(
-        name="H200",
-        smem_block=232448,
-        smem_sm=233472,
-        regs_sm=65536,
-        warps_sm=64,
-        blocks_sm=32,
-        smem_res=1024,
-        sms=132,
-        bw=4.8e12,
-        tf16=989.4e12,
-        tf8=1978.9e12,
-        ti8=1978.9e12,
-        l2=50 << 20,
-    ),
+    89: {
+        "name": "RTX 4090",
+        "smem_block": 101376,
+        "smem_sm": 102400,
+        "regs_sm": 65536,
+        "warps_sm": 48,
+        "blocks_sm": 24,
+        "smem_res": 1024,
+        "sms": 128,
+        "bw": 1008e9,
+        "tf16": 165.2e12,
+        "tf8": 330.3e12,
+        "ti8": 660.6e12,
+        "l2": 72 << 20,
+    },
+    90: {
+        "name": "H200",
+        "smem_block": 232448,
+        "smem_sm": 233472,
+        "regs_sm": 65536,
+        "warps_sm": 64,
+        "blocks_sm": 32,
+        "smem_res": 1024,
+        "sms": 132,
+        "bw": 4.8e12,
+        "tf16": 989.4e12,
+        "tf8": 1978.9e12,
+        "ti8": 1978.9e12,
+        "l2": 50 << 20,
+    },
 }
 
 
@@ -84,19 +85,19 @@ class Report:
         return self.sass_text
 
     def ptx_counts(self):
-        pats = dict(
-            mma=r"\bmma\.sync",
-            wgmma=r"\bwgmma\.mma_async",
-            ldmatrix=r"\bldmatrix",
-            stmatrix=r"\bstmatrix",
-            cp_async=r"\bcp\.async\.c[ag]",
-            tma=r"\bcp\.async\.bulk\.tensor",
-            ld_global=r"\bld\.global",
-            st_global=r"\bst\.global",
-            atom=r"\b(?:atom|red)\.(?:[a-z_.]*)global",
-            bar=r"\bbar\.sync|\bbarrier\.sync",
-            lop3=r"\blop3",
-        )
+        pats = {
+            "mma": r"\bmma\.sync",
+            "wgmma": r"\bwgmma\.mma_async",
+            "ldmatrix": r"\bldmatrix",
+            "stmatrix": r"\bstmatrix",
+            "cp_async": r"\bcp\.async\.c[ag]",
+            "tma": r"\bcp\.async\.bulk\.tensor",
+            "ld_global": r"\bld\.global",
+            "st_global": r"\bst\.global",
+            "atom": r"\b(?:atom|red)\.(?:[a-z_.]*)global",
+            "bar": r"\bbar\.sync|\bbarrier\.sync",
+            "lop3": r"\blop3",
+        }
         return {k: len(re.findall(p, self.ptx)) for k, p in pats.items()}
 
     def vec_loads(self):
@@ -135,8 +136,9 @@ class Report:
     def line(self):
         o = self.occupancy()
         return (
-            f"{self.name:28s} sm_{self.arch} w{self.num_warps} s{self.num_stages} regs {self.regs:3d} shared {self.shared:6d} "
-            f"stack {self.stack} spill {self.spill_stores}/{self.spill_loads} blocks/SM {o['blocks']} ({o['limit']}) occ {o['occupancy']:.0%}"
+            f"{self.name:28s} sm_{self.arch} w{self.num_warps} s{self.num_stages} regs {self.regs:3d} "
+            f"shared {self.shared:6d} stack {self.stack} spill {self.spill_stores}/{self.spill_loads} "
+            f"blocks/SM {o['blocks']} ({o['limit']}) occ {o['occupancy']:.0%}"
         )
 
 
@@ -151,7 +153,7 @@ def occupancy(regs, smem, num_warps, arch):
         "smem": a["smem_sm"] // (-(-(smem + a["smem_res"]) // 128) * 128),
     }
     lim = min(by, key=by.get)
-    return dict(blocks=by[lim], limit=lim, occupancy=by[lim] * num_warps / a["warps_sm"], by=by)
+    return {"blocks": by[lim], "limit": lim, "occupancy": by[lim] * num_warps / a["warps_sm"], "by": by}
 
 
 def _ptxas(arch):
@@ -169,7 +171,7 @@ def ptxas_usage(ptx: str, arch: int, extra=()):
     with tempfile.TemporaryDirectory() as d:
         p = Path(d) / "k.ptx"
         p.write_text(ptx)
-        r = subprocess.run(
+        r = subprocess.run(  # noqa: PLW1510
             [
                 _ptxas(arch),
                 "-v",
@@ -185,22 +187,26 @@ def ptxas_usage(ptx: str, arch: int, extra=()):
         if r.returncode:
             raise RuntimeError(r.stderr)
         t = r.stderr + r.stdout
-    g = lambda pat: int(m.group(1)) if (m := re.search(pat, t)) else 0
-    return dict(
-        regs=g(r"Used (\d+) registers"),
-        stack=g(r"(\d+) bytes stack frame"),
-        spill_stores=g(r"(\d+) bytes spill stores"),
-        spill_loads=g(r"(\d+) bytes spill loads"),
-        static_smem=g(r"(\d+) bytes smem"),
-        barriers=g(r"used (\d+) barriers"),
-    )
+
+    def g(pat):
+        return int(m.group(1)) if (m := re.search(pat, t)) else 0
+
+    return {
+        "regs": g(r"Used (\d+) registers"),
+        "stack": g(r"(\d+) bytes stack frame"),
+        "spill_stores": g(r"(\d+) bytes spill stores"),
+        "spill_loads": g(r"(\d+) bytes spill loads"),
+        "static_smem": g(r"(\d+) bytes smem"),
+        "barriers": g(r"used (\d+) barriers"),
+    }
 
 
 def cuobjdump_usage(cubin: bytes):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(cubin)
         f.flush()
-        t = subprocess.run([BIN / "cuobjdump", "-res-usage", f.name], capture_output=True, text=True).stdout
+        command = [BIN / "cuobjdump", "-res-usage", f.name]
+        t = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     m = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", t)
     return dict(zip(("regs", "stack", "shared", "local"), map(int, m.groups()))) if m else {"raw": t}
 
