@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .draws import Draws
 from .policies import SamplingPolicy
 from .problem import Canvas, Cancelled
 
@@ -68,11 +69,13 @@ def denoise(
     banned: Tensor | None = None,
     deadline: float | None = None,
     cancelled: Cancelled | None = None,
+    draws: Draws | None = None,
 ) -> Denoised:
     """Denoise several canvases over one prompt; each stops on its own, the sweep ends with the last.
 
     ends: token ids that end an answer. banned: bool [V], tokens that a free row may not become. deadline: time.monotonic()
-    value after which no further step starts. cancelled: polled after every step.
+    value after which no further step starts. cancelled: polled after every step. draws: random numbers in the generator's
+    stead, for comparison with the fast step (pipeline.py).
     """
     device = model.device
     given, is_pinned, in_use, num_rows = stack(canvases, device)
@@ -80,6 +83,8 @@ def denoise(
     is_free = in_use & ~is_pinned
 
     def noise() -> Tensor:
+        if draws is not None:
+            return draws.noise((shape[0], shape[1]))
         return torch.randint(model.first_noise_id, model.vocab_size, shape, generator=generator, device=device)
 
     current = torch.where(given >= 0, given, noise())
@@ -99,7 +104,10 @@ def denoise(
         # a banned token has probability 0 and log-probability -inf; its share of the entropy is 0
         entropy = -(probs * logprobs.clamp_min(-1e9)).sum(-1) * is_free
         best = torch.where(is_pinned, given, logprobs.argmax(-1))
-        drawn = best if policy.choose == "argmax" else draw(probs, generator)
+        if policy.choose == "argmax":
+            drawn = best
+        else:
+            drawn = draw(probs, generator) if draws is None else draws.sample(processed)
         accepted = policy.accept.accept(entropy, is_free)
         if policy.order == "prefix":
             accepted &= (accepted | ~is_free).int().cumprod(-1).bool()

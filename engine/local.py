@@ -19,9 +19,9 @@ from .checkpoint import EMBEDDED, load_checkpoint
 from .denoise import denoise
 from .errors import EngineError
 from .kv_cache import KVCache
-from .model import DiffusionGemma
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
+from .text_model import Cache, TextModel
 
 PREFILL_CHUNK = 256
 """Prompt tokens encoded between two polls of the cancel flag."""
@@ -33,11 +33,11 @@ MAX_PAUSE = 8
 class LocalEngine:
     """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
 
-    def __init__(self, model: DiffusionGemma, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1) -> None:
+    def __init__(self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1) -> None:
         """draft_steps: denoise steps of one draft when a problem asks for "verify"."""
-        self._model: DiffusionGemma | None = model.eval()
+        self._model: TextModel | None = model.eval()
         self._policy, self._name, self._draft_steps = policy, name, draft_steps
-        self._cache = KVCache(model.config, model.device, model.dtype)
+        self._cache: Cache = KVCache(model.config, model.device, model.dtype)
         # normed hidden state of the last cached token: predicts the token after it
         self._last_hidden: Tensor | None = None
 
@@ -52,7 +52,7 @@ class LocalEngine:
         return cls(model, name="embedded" if path is None else source.name)
 
     @property
-    def model(self) -> DiffusionGemma:
+    def model(self) -> TextModel:
         if self._model is None:
             raise EngineError("the engine was closed; start the server again or load a model")
         return self._model
@@ -60,9 +60,8 @@ class LocalEngine:
     def status(self) -> EngineStatus:
         if self._model is None:
             return EngineStatus("closed", self._name)
-        tensors = (*self._model.parameters(), *self._model.buffers())
-        num_bytes = sum(t.numel() * t.element_size() for t in tensors)
-        return EngineStatus("ready", self._name, str(self._model.device), "", num_bytes, self._cache.num_bytes)
+        device, num_bytes = str(self._model.device), self._model.num_bytes
+        return EngineStatus("ready", self._name, device, "", num_bytes, self._cache.num_bytes)
 
     def close(self) -> None:
         self._model = None
@@ -341,8 +340,8 @@ class _Task:
 class _Bound:
     """The Denoiser of denoise.py: this model over this cache."""
 
-    model: DiffusionGemma
-    cache: KVCache
+    model: TextModel
+    cache: Cache
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,9 @@
 """The DiffusionGemma text model in PyTorch: one stack of layers that is a causal encoder or a bidirectional decoder.
 
-The layers are the same weights either way; what differs is who attends to whom, so attention is a policy that the caller
-passes in: `encode` appends to a KV cache and looks back, `decode` lets canvas rows see the cache and each other and leaves
-the cache alone, `joint` (training) runs both kinds of rows in one forward under a mask. Knows no sampler and no text.
+The layers are the same weights either way; what differs is who attends to whom, so attention is a policy that the
+caller passes in: `encode` appends to a KV cache and looks back, `branch` looks back without appending, `decode` lets
+canvas rows see the cache and each other and leaves the cache alone, `joint` (training) runs both kinds of rows in one
+forward under a mask. Knows no sampler and no text.
 
 Source: transformers 5.23.0, models/diffusion_gemma/modeling_diffusion_gemma.py. Parameter names are its names without
 the prefix `model.decoder.`; the encoder's own layer scalars are `layers.N.encoder_layer_scalar` here.
@@ -11,14 +12,15 @@ Shapes: B canvases, L rows, T tokens, H hidden, D head size, E experts, K top-k,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LayerSpec, ModelConfig
-from .kv_cache import KVCache
+from .text_model import Cache
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
@@ -64,7 +66,10 @@ class GatedMLP(nn.Module):
 
 
 class Router(nn.Module):
-    """Top-k expert choice from the raw residual. x: [T, H] -> (weights [T, K] fp32, ids [T, K] int64, probabilities [T, E])."""
+    """Top-k expert choice from the raw residual.
+
+    x: [T, H] -> (weights [T, K] fp32, ids [T, K] int64, probabilities [T, E]).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -85,8 +90,8 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """E gated MLPs of width I. x: [T, H], ids and weights: [T, K] -> [T, H].
 
-    Two ways to the same sum. With few experts (E <= 4 K) all of them run as one dense product and unchosen ones get weight
-    zero: no gather, which is what a CPU wants. With many, only the experts that some row chose are read.
+    Two ways to the same sum. With few experts (E <= 4 K) all of them run as one dense product and unchosen ones get
+    weight zero: no gather, which is what a CPU wants. With many, only the experts that some row chose are read.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -116,7 +121,7 @@ class Experts(nn.Module):
 
     def gathered(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        for expert in torch.unique(ids).tolist():
+        for expert in cast(list[int], ids.unique().tolist()):
             row, place = torch.where(ids == expert)
             gate, up = F.linear(x[row], self.gate_up_proj[expert]).chunk(2, dim=-1)
             y = F.linear(F.gelu(gate, approximate="tanh") * up, self.down_proj[expert])
@@ -125,7 +130,10 @@ class Experts(nn.Module):
 
 
 class Attention(nn.Module):
-    """QK-normed rotary attention with scale 1.0. Full-attention layers have no v_proj: value = norm(raw key projection)."""
+    """QK-normed rotary attention with scale 1.0.
+
+    Full-attention layers have no v_proj: their value is the scaleless norm of the raw key projection.
+    """
 
     def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
         super().__init__()
@@ -186,7 +194,10 @@ class Layer(nn.Module):
 
 
 class SelfConditioning(GatedMLP):
-    """Adds what the previous step believed to a canvas row's embedding. soft: [B, L, H], zeros (None) at the first step."""
+    """Adds what the previous step believed to a canvas row's embedding.
+
+    soft: [B, L, H]; None stands for the zeros of the first step.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.hidden_size, config.intermediate_size)
@@ -204,7 +215,8 @@ class DiffusionGemma(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
         self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
@@ -219,13 +231,18 @@ class DiffusionGemma(nn.Module):
     def device(self) -> torch.device:
         return self.embed_tokens.weight.device
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights and buffers."""
+        return sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
+
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., H], scaled by sqrt(H) rounded to the weights' dtype as the reference does."""
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.embed_tokens.weight.dtype, device=self.device)
         return self.embed_tokens(tokens) * scale
 
     def soft_embedding(self, logits: Tensor) -> Tensor:
-        """The expected embedding under softmax(logits). logits: [B, L, V], already divided by the temperature -> [B, L, H]."""
+        """The expected embedding under softmax(logits). logits: [B, L, V], divided by the temperature -> [B, L, H]."""
         table = self.embed_tokens.weight
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=table.dtype, device=table.device)
         return torch.softmax(logits, dim=-1, dtype=torch.float32).to(table.dtype) @ table * scale
@@ -236,7 +253,7 @@ class DiffusionGemma(nn.Module):
         return torch.tanh(raw / self.config.softcap) * self.config.softcap
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def encode(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H]."""
         start, T = cache.length, tokens.shape[0]
         positions = torch.arange(start, start + T, device=tokens.device)
@@ -255,7 +272,7 @@ class DiffusionGemma(nn.Module):
         return x[0]
 
     @torch.no_grad()
-    def branch(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def branch(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Causal pass of several continuations [B, L] of one cached prompt; the cache is only read.
 
         Row i of a continuation sees the cache and its own rows up to i, as if `encode` had appended it alone. Returns
@@ -275,7 +292,9 @@ class DiffusionGemma(nn.Module):
         return self._run(self.embed(tokens), positions[None], attend, is_encoder=True)
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor, cache: KVCache, soft: Tensor | None = None, num_rows: Tensor | None = None) -> Tensor:
+    def decode(
+        self, tokens: Tensor, cache: Cache, soft: Tensor | None = None, num_rows: Tensor | None = None
+    ) -> Tensor:
         """One bidirectional pass of the canvases [B, L] over [cache ; own canvas]; the cache is only read.
 
         soft: [B, L, H] self-conditioning or None. num_rows: [B] rows in use when canvases differ in length, or None.
@@ -298,7 +317,9 @@ class DiffusionGemma(nn.Module):
         x = self.self_conditioning.combine(self.embed(tokens), soft)
         return self._run(x, positions[None], attend, is_encoder=False)
 
-    def joint(self, tokens: Tensor, positions: Tensor, is_canvas: Tensor, mask: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor]:
+    def joint(
+        self, tokens: Tensor, positions: Tensor, is_canvas: Tensor, mask: Tensor, soft: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Training: encoder rows and canvas rows of several canvases in one forward.
 
         tokens, positions: [B, T]; is_canvas: bool [T]; mask: bool [B, 1, T, T], True where a row may look;
@@ -316,15 +337,19 @@ class DiffusionGemma(nn.Module):
             return _grouped_attention(query, key, value, bias) if x.is_cpu else _sdpa(query, key, value, mask)
 
         probabilities: list[Tensor] = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks()):
             scalar = torch.where(is_canvas[:, None], layer.layer_scalar, layer.encoder_layer_scalar)
             x, chosen = layer(x, ropes[i], i, attend, scalar)
             probabilities.append(chosen)
         return self.norm(x), torch.stack(probabilities)
 
+    def blocks(self) -> Iterator[Layer]:
+        """The layers, with their type."""
+        return (cast(Layer, layer) for layer in self.layers)
+
     def _run(self, x: Tensor, positions: Tensor, attend: Attend, is_encoder: bool) -> Tensor:
         ropes = self._ropes(positions)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks()):
             scalar = layer.encoder_layer_scalar if is_encoder else layer.layer_scalar
             x, _ = layer(x, ropes[i], i, attend, scalar)
         return self.norm(x)

@@ -31,7 +31,8 @@ from .text_model import Cache
 @dataclass(frozen=True, slots=True)
 class RowPlan:
     """Who the rows of a forward are. positions: int64 [T]; num_causal: C; ranges: by window, int32 [T, 4] as
-    kernels/attention.py wants them, in the cache's storage; ropes: by layer, cos and sin [T, D].
+    kernels/attention.py wants them, in the cache's storage; ropes: by layer, cos and sin [T, D]. is_branch: the other
+    rows are encoder rows too, which only do not write the cache.
 
     Constant over the steps of a fill, so it is made once; all tensors may be static buffers of a CUDA graph.
     """
@@ -40,6 +41,7 @@ class RowPlan:
     num_causal: int
     ranges: dict[int | None, Tensor]
     ropes: list[tuple[Tensor, Tensor]]
+    is_branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class PackedModel:
         """
         eps, C = self.config.rms_norm_eps, plan.num_causal
         x = self.embed(tokens)
-        if C < len(tokens):
+        if C < len(tokens) and not plan.is_branch:
             canvas = x[C:] if soft is None else x[C:] + self._self_conditioning(ops.rms_norm(soft, self._pre_norm, eps))
             canvas = ops.rms_norm(canvas, None, eps)
             x = torch.cat((x[:C], canvas)) if C else canvas
@@ -193,11 +195,11 @@ class PackedModel:
             norms["pre_feedforward_layernorm_2"], layer.router_scale, eps,
         )  # fmt: skip
         weights, ids = self._route(router_in, layer)
-        if 0 < C < T:
+        if 0 < C < T and not plan.is_branch:
             is_canvas = torch.arange(T, device=x.device) >= C
             scalar = torch.where(is_canvas, layer.decoder_scalar, layer.encoder_scalar)
         else:
-            scalar = layer.encoder_scalar if C else layer.decoder_scalar
+            scalar = layer.encoder_scalar if C or plan.is_branch else layer.decoder_scalar
         return ops.mlp_glue(
             x, layer.mlp(dense_in), ops.expert_slots(sparse_in, ids, layer.experts), weights, norms["post_feedforward_layernorm_1"],
             norms["post_feedforward_layernorm_2"], norms["post_feedforward_layernorm"], scalar, next_norm, eps,
@@ -225,6 +227,22 @@ class PackedModel:
         plan = self.plan_rows(cache, 0, num_rows, L, B)
         return self.rows(tokens.flatten(), plan, cache, None if soft is None else soft.flatten(0, 1)).view(B, L, -1)
 
+    @torch.no_grad()
+    def branch(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Causal pass of several continuations [B, L] of the cached prompt; the cache is only read. -> [B, L, H]."""
+        (B, L), start = tokens.shape, cache.length
+        row = torch.arange(L, device=self.device).repeat(B)
+        first = torch.arange(B, device=self.device).repeat_interleave(L) * L
+        ranges: dict[int | None, Tensor] = {}
+        for window in {spec.window for spec in self.config.layers}:
+            reach = row + 1 + start if window is None else torch.full_like(row, window)
+            low = (start + row + 1 - reach).clamp(0, start)
+            own = first + (row + 1 - reach).clamp_min(0)
+            seen = (low + cache.origin, torch.full_like(row, start + cache.origin), own, first + row + 1)
+            ranges[window] = torch.stack(seen, dim=1).to(torch.int32)
+        plan = RowPlan(start + row, 0, ranges, self.ropes(start + row), is_branch=True)
+        return self.rows(tokens.flatten(), plan, cache).view(B, L, -1)
+
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def dequantised(self) -> DiffusionGemma:
@@ -236,7 +254,7 @@ class PackedModel:
         for i, layer in enumerate(self.layers):
             at, heads = f"layers.{i}", [self.config.num_heads, layer.spec.num_kv_heads, layer.spec.num_kv_heads]
             rows = [n * layer.spec.head_dim for n in heads[: 3 if layer.spec.has_value_proj else 2]]
-            for name, part in zip("qkv", unpack(layer.qkv, 0).cpu().split(rows)):
+            for name, part in zip("qkv", torch.split(unpack(layer.qkv, 0).cpu(), rows)):
                 state[f"{at}.self_attn.{name}_proj.weight"] = part
             state[f"{at}.self_attn.o_proj.weight"] = unpack(layer.out, 0).cpu()
             state |= _plain_mlp(f"{at}.mlp", layer.mlp)
