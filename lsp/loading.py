@@ -5,12 +5,49 @@ Knows options and the facade of infill/; knows no protocol.
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+
+from ..engine.errors import LacunaError
+from ..engine.problem import Engine
 from ..infill.request import Infiller
 from .options import Options
+
+logger = logging.getLogger(__name__)
+
+NO_SHARING_VARIABLE = "LACUNA_NO_SHARING"
+"""Set to anything: every process loads its own model, as with engine.kind "local"."""
 
 
 def load_infiller(options: Options) -> Infiller:
     """The infiller that the options ask for. Raises LacunaError with a message for the user."""
     from ..infill.load import load_infiller as load
 
-    return load(model=options.engine.model, device=options.engine.device)
+    engine = options.engine
+    return load(model=engine.model, device=engine.device, make_engine=_engine_for(options))
+
+
+def _engine_for(options: Options) -> Callable[[Callable[[], Engine]], Engine] | None:
+    """Who makes the engine: None for this process alone."""
+    if options.engine.kind != "auto" or os.environ.get(NO_SHARING_VARIABLE):
+        return None
+    from ..engine.shared import SharedEngine, is_supported, private_folder, sharing_key
+
+    if not is_supported():
+        return None
+    try:
+        folder = private_folder()
+    except LacunaError as error:
+        # no private place for a socket: work without sharing rather than not at all
+        logger.warning("%s The model is not shared.", error)
+        return None
+    try:
+        version = package_version("lacuna-ls")
+    except PackageNotFoundError:
+        version = ""
+    model = os.path.abspath(os.path.expanduser(options.engine.model)) if options.engine.model else ""  # noqa: PTH100, PTH111
+    key = sharing_key(version, model, options.engine.device)
+    return lambda load: SharedEngine(load, key, folder)

@@ -1,89 +1,68 @@
-"""A deterministic engine for tests of infill/ and lsp/: it answers with canned text, through a real tokenizer.
+"""An engine without a model, for tests of what stands between processes. A prompt's first token tells it what to do.
 
-Keeps the KV cache's bookkeeping (longest common prefix), so that tests can count re-prefilled tokens.
+1 answers at once; 2 works 300 ms, polling the cancel flag every 2 ms; 3 raises an EngineError; 4 raises a bug.
+The answer's tokens are the canvas's, NOISE replaced by 7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
 
-import tokenizers
-from lacuna_ls.engine.problem import CanvasProblem, CanvasResult, EngineStatus, Timings
-from lacuna_ls.infill.tokenizer import NUM_RESERVED, SPECIAL_TOKENS, Tokenizer
-
-
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte: no training, every text round-trips, a newline is a token of its own."""
-    vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
-    vocab |= {f"<unused{i}>": i for i in range(len(SPECIAL_TOKENS), NUM_RESERVED)}
-    for char in sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()):
-        vocab[char] = len(vocab)
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
-    return Tokenizer(backend)
+from lacuna_ls.engine.errors import EngineError
+from lacuna_ls.engine.problem import Cancelled, CanvasProblem, CanvasResult, EngineStatus, Timings
 
 
 class FakeEngine:
-    """answer: the text of each canvas, or a function from the problem to it; "" ends at once.
-
-    logprob: of every row, or one value per canvas.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        answer: str | list[str] | Callable[[CanvasProblem], list[str]],
-        logprob: float | list[float] = -0.01,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.answer = answer
-        self.logprob = logprob
-        self.problems: list[CanvasProblem] = []
-        self.prefills: list[tuple[int, ...]] = []
-        self.cached: tuple[int, ...] = ()
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.num_inside = 0
+        self.most_inside = 0
         self.is_closed = False
 
-    def prefill(self, prompt, cancelled=None) -> Timings:
-        shared = 0
-        while shared < min(len(prompt), len(self.cached)) and prompt[shared] == self.cached[shared]:
-            shared += 1
-        self.cached = prompt
-        self.prefills.append(prompt)
-        return Timings(num_prefilled=len(prompt) - shared, num_cached=shared)
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        self.calls.append("prefill")
+        return Timings(prefill_ms=1.0, num_prefilled=len(prompt))
 
-    def fill(self, problem, cancelled=None) -> list[CanvasResult]:
-        self.problems.append(problem)
-        timings = self.prefill(problem.prompt)
-        if callable(self.answer):
-            texts = self.answer(problem)
-        else:
-            texts = [self.answer] if isinstance(self.answer, str) else self.answer
-        results = []
-        for i, canvas in enumerate(problem.canvases):
-            num_rows = len(canvas.tokens)
-            rows = [*self.tokenizer.encode(texts[min(i, len(texts) - 1)])][:num_rows]
-            # a stop token is a row of the answer
-            end = next((at + 1 for at, token in enumerate(rows) if token in problem.stop), len(rows))
-            rows += [self.tokenizer.eos] * (num_rows - len(rows))
-            value = self.logprob[min(i, len(self.logprob) - 1)] if isinstance(self.logprob, list) else self.logprob
-            results.append(
-                CanvasResult(
-                    tokens=tuple(rows),
-                    entropy=(0.0,) * num_rows,
-                    logprob=(value,) * num_rows,
-                    end=end,
-                    steps=1,
-                    is_finished=True,
-                    is_cancelled=cancelled is not None and cancelled(),
-                    timings=timings,
-                )
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        self.calls.append("fill")
+        self.num_inside += 1
+        self.most_inside = max(self.most_inside, self.num_inside)
+        try:
+            return self._fill(problem, cancelled)
+        finally:
+            self.num_inside -= 1
+
+    def _fill(self, problem: CanvasProblem, cancelled: Cancelled | None) -> list[CanvasResult]:
+        kind = problem.prompt[0]
+        is_cancelled = False
+        if kind == 2:
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until and not is_cancelled:
+                time.sleep(0.002)
+                is_cancelled = cancelled is not None and cancelled()
+        if kind == 3:
+            raise EngineError("The fake was told to fail. Tell it something else.")
+        if kind == 4:
+            raise ZeroDivisionError("a bug")
+        if is_cancelled:
+            self.calls.append("cancelled")
+        return [
+            CanvasResult(
+                tokens=tuple(7 if token < 0 else token for token in canvas.tokens),
+                entropy=(0.5,) * len(canvas.tokens),
+                logprob=(-0.25,) * len(canvas.tokens),
+                end=len(canvas.tokens),
+                steps=os.getpid(),
+                is_finished=not is_cancelled,
+                is_cancelled=is_cancelled,
+                timings=Timings(denoise_ms=2.0, num_forwards=3),
             )
-        return results
+            for canvas in problem.canvases
+        ]
 
     def status(self) -> EngineStatus:
-        return EngineStatus("closed" if self.is_closed else "ready", "fake", "cpu")
+        return EngineStatus("ready", "fake", "cpu", weights_bytes=5)
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,0 +1,312 @@
+"""SharedEngine: one model for all windows of a user. The first process hosts it; later ones attach over a Unix socket.
+
+Who hosts is decided by a file lock that the kernel gives back when a process dies, however it dies: whoever holds it
+is the only one that may load the model, so there is never a second copy. When the host goes away, what is under way
+ends as cancelled, one survivor gets the lock and loads the model, and the others attach to it. Knows the Engine
+protocol, frames, and nothing of text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import EngineError
+from .frames import FrameError, Value, pack, problem_value, read_frame, result_from, status_from, timings_from
+from .host import HELLO_TIMEOUT_S, PROTOCOL, EngineHost, Turnstile, cancelled_results, fill_in_turn, is_same_user
+from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, EngineStatus, Timings
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.005
+ELECTION_POLL_S = 0.02
+WATCH_S = 0.5
+ATTACH_TIMEOUT_S = 120.0
+"""How long a host may take to load its model before those who wait for it give up."""
+
+
+def is_supported() -> bool:
+    """Whether this system has what sharing needs; elsewhere every process hosts its own model."""
+    return sys.platform != "win32" and hasattr(socket, "AF_UNIX")
+
+
+def private_folder() -> Path:
+    """A folder that only this user can enter. Raises: EngineError when there is none to be had."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(base) / "lacuna" if base else Path(tempfile.gettempdir()) / f"lacuna-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise EngineError(f"The folder {folder} cannot be made ({error.strerror}). Use engine.kind local.") from error
+    # in a shared temporary folder anybody may have made it first
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EngineError(f"The folder {folder} is not private to you. Remove it, or set engine.kind to local.")
+    return folder
+
+
+class _Link:
+    """A connection to a host. One call at a time; a thread reads the answers."""
+
+    def __init__(self, path: Path) -> None:
+        """Attach. Raises: OSError, FrameError, EngineError when the host is of another version."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._stream = self._socket.makefile("rb")
+        try:
+            self._socket.settimeout(HELLO_TIMEOUT_S)
+            self._socket.connect(str(path))
+            if not is_same_user(self._socket):
+                raise EngineError("The shared engine's socket belongs to another user. Set engine.kind to local.")
+            self._socket.settimeout(ATTACH_TIMEOUT_S)
+            self._socket.sendall(pack({"protocol": PROTOCOL}))
+            hello = read_frame(self._stream.read)
+            if hello is None:
+                raise ConnectionResetError("the host hung up")
+            if hello.get("protocol") != PROTOCOL:
+                raise EngineError(f"The shared engine cannot be used: {hello.get('error')}. Restart the other editors.")
+            self._socket.settimeout(None)
+        except BaseException:
+            # the stream holds the socket open
+            self._stream.close()
+            self._socket.close()
+            raise
+        self.pid = int(hello.get("pid", 0))
+        self.status = status_from(hello.get("status"))
+        self._answers: dict[int, Value] = {}
+        self._news = threading.Condition()
+        self._number = 0
+        self.ended = threading.Event()
+        threading.Thread(target=self._read, name="lacuna-link", daemon=True).start()
+
+    def call(self, value: Value, cancelled: Cancelled | None) -> Value | None:
+        """The answer; None when cancelled. Raises: ConnectionError when the host is gone, EngineError as it reports."""
+        with self._news:
+            self._number += 1
+            number = self._number
+        try:
+            self._socket.sendall(pack({**value, "id": number}))
+            with self._news:
+                while number not in self._answers:
+                    if self.ended.is_set():
+                        raise ConnectionResetError("the host went away")
+                    if cancelled is not None and cancelled():
+                        self._socket.sendall(pack({"op": "cancel", "id": number}))
+                        return None
+                    self._news.wait(POLL_S)
+                answer = self._answers.pop(number)
+        except OSError as error:
+            raise ConnectionResetError("the host went away") from error
+        if "error" in answer:
+            raise EngineError(str(answer["error"]))
+        return answer
+
+    def close(self) -> None:
+        """Detach."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            while (frame := read_frame(self._stream.read)) is not None:
+                with self._news:
+                    number = frame.get("id")
+                    if isinstance(number, int):
+                        # the answer to a call that was cancelled is not waited for any more
+                        self._answers = {key: value for key, value in self._answers.items() if key == self._number}
+                        if number == self._number:
+                            self._answers[number] = frame
+                    self._news.notify_all()
+        except (OSError, FrameError, ValueError) as error:
+            logger.debug("the link to the shared engine ended: %s", error)
+        finally:
+            self._stream.close()
+            with self._news:
+                self.ended.set()
+                self._news.notify_all()
+
+
+class SharedEngine:
+    """Engine that is hosted here or elsewhere. Calls come from one thread; taking over happens in another."""
+
+    def __init__(self, load: Callable[[], Engine], key: str, folder: Path | None = None) -> None:
+        """load: makes the engine, called only while no other process has it. key: what has to be equal to share.
+
+        Returns once the model is there. Raises: what load raises, EngineError when sharing is impossible.
+        """
+        self._load = load
+        place = (folder or private_folder()) / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._socket_path, self._lock_path = place.with_suffix(".sock"), place.with_suffix(".lock")
+        self._turnstile = Turnstile()
+        self._engine: Engine | None = None
+        self._host: EngineHost | None = None
+        self._link: _Link | None = None
+        self._lock_file: int | None = None
+        self._is_closed = False
+        self._joining = threading.Lock()
+        self._error: BaseException | None = None
+        self._join(None)
+        threading.Thread(target=self._watch, name="lacuna-survivor", daemon=True).start()
+
+    @property
+    def is_host(self) -> bool:
+        """Whether the model is in this process."""
+        return self._engine is not None
+
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        """See Engine.prefill."""
+        if not self._join(cancelled):
+            return Timings()
+        if (engine := self._engine) is not None:
+            with self._turnstile.turn(cancelled) as has_turn:
+                return engine.prefill(prompt, cancelled) if has_turn else Timings()
+        answer = self._call({"op": "prefill", "prompt": list(prompt)}, cancelled)
+        return timings_from(answer["timings"]) if answer is not None else Timings()
+
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        """See Engine.fill. When the host dies meanwhile the results are cancelled, and the next call finds another."""
+        if not self._join(cancelled):
+            return cancelled_results(problem)
+        if (engine := self._engine) is not None:
+            return fill_in_turn(engine, self._turnstile, problem, cancelled)
+        answer = self._call({"op": "fill", "problem": problem_value(problem)}, cancelled)
+        if answer is None:
+            return cancelled_results(problem)
+        results = [result_from(each) for each in answer["results"]]
+        return results if len(results) == len(problem.canvases) else cancelled_results(problem)
+
+    def status(self) -> EngineStatus:
+        """The engine's own status, with who hosts it in detail."""
+        if self._is_closed:
+            return EngineStatus("closed")
+        if (engine := self._engine) is not None:
+            status = engine.status()
+            num_others = self._host.num_clients if self._host is not None else 0
+            detail = f"hosted here for {num_others} more" if num_others else status.detail or "hosted here"
+        elif self._link is not None:
+            status, detail = self._link.status, f"hosted by process {self._link.pid}"
+        else:
+            return EngineStatus("loading", detail="waiting for the shared engine")
+        return EngineStatus(status.state, status.model, status.device, detail, status.weights_bytes, status.kv_bytes)
+
+    def close(self) -> None:
+        """Leave. A model that is hosted here is closed, and one of the others takes over."""
+        self._is_closed = True
+        with self._joining:
+            if self._link is not None:
+                self._link.close()
+                self._link = None
+            self._step_down()
+
+    def _step_down(self) -> None:
+        host, self._host = self._host, None
+        engine, self._engine = self._engine, None
+        if host is not None:
+            host.close()
+        if engine is not None:
+            with self._turnstile.turn():
+                engine.close()
+        if self._lock_file is not None:
+            # only now may another process load the model
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _call(self, value: Value, cancelled: Cancelled | None) -> Value | None:
+        link = self._link
+        if link is None:
+            return None
+        try:
+            return link.call(value, cancelled)
+        except (ConnectionError, FrameError) as error:
+            logger.info("The process that hosted the model is gone (%s).", error)
+            link.ended.set()
+            return None
+
+    def _watch(self) -> None:
+        """Take over as soon as the host goes away, not only when somebody types."""
+        while not self._is_closed:
+            link = self._link
+            if link is None:
+                # hosted here, or somebody is joining
+                time.sleep(WATCH_S)
+            elif link.ended.wait(WATCH_S):
+                try:
+                    self._join(lambda: self._is_closed)
+                except BaseException as error:
+                    # the next call reports it
+                    self._error = error
+
+    def _join(self, cancelled: Cancelled | None) -> bool:
+        """Become host or attach to one; False when cancelled first. Raises: what loading raises, EngineError."""
+        while not self._joining.acquire(timeout=POLL_S):
+            if cancelled is not None and cancelled():
+                return False
+        try:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            if self._is_closed:
+                raise EngineError("The shared engine was closed. Restart the server.")
+            if self._link is not None and self._link.ended.is_set():
+                self._link.close()
+                self._link = None
+            until = time.monotonic() + ATTACH_TIMEOUT_S
+            while self._engine is None and self._link is None:
+                if cancelled is not None and cancelled():
+                    return False
+                if self._try_to_host() or self._try_to_attach():
+                    break
+                if time.monotonic() > until:
+                    raise EngineError("The process that hosts the model does not answer. Restart the other editors.")
+                time.sleep(ELECTION_POLL_S)
+            return True
+        finally:
+            self._joining.release()
+
+    def _try_to_host(self) -> bool:
+        import fcntl
+
+        file = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        try:
+            engine = self._load()
+            try:
+                host = EngineHost(engine, self._socket_path, self._turnstile)
+            except OSError as error:
+                engine.close()
+                raise EngineError(f"The socket {self._socket_path} cannot be opened ({error}).") from error
+        except BaseException:
+            os.close(file)
+            raise
+        self._lock_file, self._engine, self._host = file, engine, host
+        logger.info("The model is hosted by this process.")
+        return True
+
+    def _try_to_attach(self) -> bool:
+        try:
+            self._link = _Link(self._socket_path)
+        except (OSError, FrameError):
+            # the host is loading, or has just gone
+            return False
+        logger.info("The model is hosted by process %d.", self._link.pid)
+        return True
+
+
+def sharing_key(*parts: Any) -> str:
+    """What has to be equal for two processes to share one engine."""
+    return "\0".join(str(part) for part in (PROTOCOL, *parts))

@@ -1,0 +1,359 @@
+"""One model for all windows: who hosts, what crosses the socket, and what happens when the host dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from lacuna_ls.engine import frames, host, shared
+from lacuna_ls.engine.errors import EngineError
+from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
+from lacuna_ls.engine.shared import SharedEngine, private_folder
+
+SUPPORT = Path(__file__).resolve().parent.parent / "support"
+sys.path.insert(0, str(SUPPORT))
+
+from fake_engine import FakeEngine  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not shared.is_supported(), reason="needs Unix sockets")
+
+
+def problem(kind=1, **more):
+    return CanvasProblem((kind, 2, 3), (Canvas((NOISE, 5), (False, True)), Canvas.free(3)), **more)
+
+
+@pytest.fixture
+def join(tmp_path):
+    """join(load=FakeEngine) -> a SharedEngine of this process; all are closed at the end."""
+    engines = []
+
+    def make(load=FakeEngine, key="test"):
+        engine = SharedEngine(load, key, tmp_path)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in reversed(engines):
+        engine.close()
+
+
+class Process:
+    """Another process that shares the engine."""
+
+    def __init__(self, folder, load_s=0.0):
+        command = [sys.executable, "-P", str(SUPPORT / "share_engine.py"), str(folder), str(load_s)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def joined(self):
+        return json.loads(self.process.stdout.readline())
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def hear(self):
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, line):
+        self.say(line)
+        return self.hear()
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def processes(tmp_path):
+    made = []
+
+    def make(load_s=0.0):
+        made.append(Process(tmp_path, load_s))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+def loads(folder):
+    return [int(line.split()[0]) for line in (folder / "loads").read_text().splitlines()]
+
+
+RESULTS = st.builds(
+    CanvasResult,
+    tokens=st.lists(st.integers(0, 10**6)).map(tuple),
+    entropy=st.lists(st.floats(allow_nan=False)).map(tuple),
+    logprob=st.lists(st.floats(allow_nan=False)).map(tuple),
+    end=st.integers(0, 300),
+    steps=st.integers(0, 50),
+    is_finished=st.booleans(),
+    is_cancelled=st.booleans(),
+    timings=st.builds(Timings, prefill_ms=st.floats(0, 1e6), num_cached=st.integers(0, 10**6)),
+)
+
+
+def through(value):
+    data = frames.pack(value)
+    at = 0
+
+    def read(number):
+        nonlocal at
+        at += number
+        return data[at - number : at]
+
+    return frames.read_frame(read)
+
+
+@given(result=RESULTS)
+def test_results_cross_unchanged(result):
+    assert frames.result_from(through({"r": frames.result_value(result)})["r"]) == result
+
+
+@pytest.mark.parametrize(
+    "given_problem",
+    [problem(), problem(deadline_ms=5.5, seed=9, decoding="verify", banned=(1, 2), stop=(3,), max_steps=2)],
+    ids=["defaults", "everything set"],
+)
+def test_problems_cross_unchanged(given_problem):
+    assert frames.problem_from(through({"p": frames.problem_value(given_problem)})["p"]) == given_problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 5, {}, {"prompt": [1]}, {**frames.problem_value(problem()), "prompt": ["x"]}, {"canvases": 1, "prompt": []}],
+    ids=["nothing", "a number", "empty", "no canvases", "tokens that are text", "nonsense"],
+)
+def test_a_problem_that_is_none_is_refused(value):
+    with pytest.raises(frames.FrameError):
+        frames.problem_from(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [struct.pack(">I", 1 << 31), struct.pack(">I", 3) + b"\xc1\xc1\xc1", struct.pack(">I", 1) + b"\x05"],
+    ids=["too long", "not msgpack", "no object"],
+)
+def test_a_frame_that_is_none_is_refused(data):
+    stream = iter([data[:4], data[4:]])
+    with pytest.raises(frames.FrameError):
+        frames.read_frame(lambda number: next(stream))
+
+
+def test_the_first_hosts_and_the_next_attach(join):
+    made = []
+
+    def load():
+        made.append(FakeEngine())
+        return made[-1]
+
+    first, second, third = join(load), join(load), join(load)
+    assert [each.is_host for each in (first, second, third)] == [True, False, False]
+    assert len(made) == 1
+    for engine in (first, second, third):
+        results = engine.fill(problem())
+        assert [result.tokens for result in results] == [(7, 5), (7, 7, 7)]
+        assert engine.prefill((1, 2)).num_prefilled == 2
+        assert engine.status().model == "fake"
+    assert made[0].calls == ["fill", "prefill"] * 3
+    assert first.status().detail == "hosted here for 2 more"
+    assert second.status().detail == f"hosted by process {os.getpid()}"
+
+
+def test_other_keys_share_nothing(join):
+    assert join(key="a").is_host
+    assert join(key="b").is_host
+
+
+def test_calls_are_one_at_a_time(join):
+    made = []
+
+    def load():
+        made.append(FakeEngine())
+        return made[-1]
+
+    engines = [join(load) for _ in range(4)]
+    threads = [threading.Thread(target=lambda e=e: [e.fill(problem()) for _ in range(20)]) for e in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[0].most_inside == 1
+    assert made[0].calls.count("fill") == 80
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["in the host", "attached"])
+def test_a_cancel_stops_the_engine(join, which):
+    made = []
+
+    def load():
+        made.append(FakeEngine())
+        return made[-1]
+
+    engines = [join(load), join(load)]
+    cancelled = threading.Event()
+    threading.Timer(0.05, cancelled.set).start()
+    begun = time.monotonic()
+    results = engines[which].fill(problem(2), cancelled.is_set)
+    assert all(result.is_cancelled for result in results)
+    assert time.monotonic() - begun < 0.25
+    until = time.monotonic() + 1
+    while "cancelled" not in made[0].calls and time.monotonic() < until:
+        time.sleep(0.005)
+    assert made[0].calls[-1] == "cancelled"
+    # the next call is not hit by the old cancel
+    assert not engines[which].fill(problem())[0].is_cancelled
+
+
+def test_a_cancel_while_waiting_for_the_turn(join):
+    first, second = join(), join()
+    busy = threading.Thread(target=lambda: first.fill(problem(2)))
+    busy.start()
+    time.sleep(0.05)
+    begun = time.monotonic()
+    assert second.fill(problem(), lambda: time.monotonic() - begun > 0.05)[0].is_cancelled
+    assert time.monotonic() - begun < 0.2
+    busy.join()
+
+
+def test_errors_cross_with_their_words(join):
+    first, second = join(), join()
+    for engine in (first, second):
+        with pytest.raises(EngineError, match="told to fail"):
+            engine.fill(problem(3))
+    with pytest.raises(EngineError, match="ZeroDivisionError: a bug"):
+        second.fill(problem(4))
+    assert second.fill(problem())[0].is_finished
+
+
+def test_the_host_leaves_and_another_takes_over(join):
+    made = []
+
+    def load():
+        # never two at once
+        assert all(each.is_closed for each in made)
+        made.append(FakeEngine())
+        return made[-1]
+
+    first, second, third = join(load), join(load), join(load)
+    first.close()
+    assert made[0].is_closed
+    assert not second.fill(problem())[0].is_cancelled or not second.fill(problem())[0].is_cancelled
+    assert not third.fill(problem())[0].is_cancelled or not third.fill(problem())[0].is_cancelled
+    assert [second.is_host, third.is_host].count(True) == 1
+    assert len(made) == 2
+    with pytest.raises(EngineError, match="closed"):
+        first.fill(problem())
+
+
+def test_a_model_that_cannot_be_loaded_is_told(join):
+    def load():
+        raise EngineError("There is no model. Name one.")
+
+    with pytest.raises(EngineError, match="no model"):
+        join(load)
+    # the lock was given back
+    assert join().is_host
+
+
+def test_eight_processes_one_model(processes, tmp_path):
+    made = [processes(load_s=0.2) for _ in range(8)]
+    joined = [each.joined() for each in made]
+    assert sum(each["host"] for each in joined) == 1
+    (host_pid,) = loads(tmp_path)
+    for each in made:
+        each.say("fill 1")
+    assert {each.hear()["by"] for each in made} == {host_pid}
+
+
+def test_kill_9_of_the_host_under_load(processes, tmp_path):
+    made = [processes(load_s=0.2) for _ in range(4)]
+    joined = [each.joined() for each in made]
+    (victim,) = [each for each, said in zip(made, joined, strict=True) if said["host"]]
+    survivors = [each for each in made if each is not victim]
+    for each in survivors:
+        each.say("fill 2")
+    time.sleep(0.05)
+    begun = time.monotonic()
+    victim.kill()
+    # what was under way ends at once, as cancelled or, if it was never begun, by the next host
+    answers = [each.hear() for each in survivors]
+    assert all("error" not in answer for answer in answers)
+    assert any(answer["cancelled"] for answer in answers)
+    for each in survivors:
+        each.say("fill 1")
+    answers = [each.hear() for each in survivors]
+    assert all(not answer["cancelled"] for answer in answers)
+    assert time.monotonic() - begun < 5
+    # one of them loaded the model, once; the others attached to it
+    assert len(loads(tmp_path)) == 2
+    assert {answer["by"] for answer in answers} == {loads(tmp_path)[1]}
+    assert loads(tmp_path)[1] in {each.process.pid for each in survivors}
+
+
+def test_the_socket_is_private(join, tmp_path):
+    join()
+    (path,) = tmp_path.glob("*.sock")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_strangers_are_turned_away(join, tmp_path, monkeypatch):
+    join()
+    (path,) = tmp_path.glob("*.sock")
+    monkeypatch.setattr(host, "is_same_user", lambda connection: False)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(path))
+        assert stranger.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [frames.pack({"protocol": 99}), b"\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n"],
+    ids=["another version", "a huge frame", "not our protocol"],
+)
+def test_what_is_not_our_protocol_is_hung_up_on(join, tmp_path, data):
+    engine = join()
+    (path,) = tmp_path.glob("*.sock")
+    with socket.socket(socket.AF_UNIX) as odd, odd.makefile("rb") as stream:
+        odd.connect(str(path))
+        odd.sendall(data)
+        odd.settimeout(10)
+        try:
+            answer = frames.read_frame(stream.read)
+        except ConnectionResetError:
+            answer = None
+        assert answer is None or "error" in answer
+    assert engine.fill(problem())[0].is_finished
+
+
+def test_a_folder_that_others_can_enter_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert private_folder() == tmp_path / "lacuna"
+    assert stat.S_IMODE((tmp_path / "lacuna").stat().st_mode) == 0o700
+    (tmp_path / "lacuna").chmod(0o755)
+    with pytest.raises(EngineError, match="not private"):
+        private_folder()
+
+
+def test_status_while_closed(join):
+    engine = join()
+    engine.close()
+    assert engine.status() == EngineStatus("closed")

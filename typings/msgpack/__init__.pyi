@@ -1,0 +1,6 @@
+"""The part of msgpack that engine/frames.py uses; the package brings no types."""
+
+from typing import Any
+
+def packb(o: Any) -> bytes: ...
+def unpackb(packed: bytes, *, max_ext_len: int = ...) -> Any: ...
