@@ -91,10 +91,10 @@ class ModelConfig:
         num_experts, top_k = text.positive("num_experts"), text.positive("top_k_experts")
         if top_k > num_experts:
             raise text.error("top_k_experts", top_k, f"at most num_experts ({num_experts})")
-        eos = text.raw.get("eos_token_id", 1)
+        eos = cast(object, text.raw.get("eos_token_id", 1))
         eos_ids = cast(list[object], eos) if isinstance(eos, list) else [1 if eos is None else eos]
         if not eos_ids:
-            raise text.error("eos_token_id", eos, "at least one token id")
+            raise text.error("eos_token_id", eos_ids, "at least one token id")
         return cls(
             vocab_size=vocab_size,
             hidden_size=text.positive("hidden_size"),
@@ -153,7 +153,7 @@ class ModelConfig:
             "tie_word_embeddings": True,
             "pad_token_id": self.pad_id,
             "bos_token_id": self.bos_id,
-            "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else self.eos_ids[0],
+            "eos_token_id": list(self.eos_ids),
         }
         # transformers insists on a vision tower and on image ids below the vocabulary; text work never touches them
         vision = {
@@ -232,12 +232,14 @@ class _Reader:
 
 def _layers(text: _Reader, num_heads: int) -> tuple[LayerSpec, ...]:
     num_layers = text.positive("num_hidden_layers")
-    kinds = text.raw.get("layer_types")
-    if kinds is None:
-        kinds = ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(num_layers)]
+    given = cast(object, text.raw.get("layer_types"))
+    if given is None:
+        kinds: list[object] = ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(num_layers)]
         kinds[-1] = "full_attention"
-    if not isinstance(kinds, list) or len(cast(list[object], kinds)) != num_layers:
-        raise text.error("layer_types", kinds, f"a list of {num_layers} entries, one per hidden layer")
+    else:
+        kinds = cast(list[object], given) if isinstance(given, list) else []
+    if len(kinds) != num_layers:
+        raise text.error("layer_types", text.raw["layer_types"], f"a list of {num_layers} entries, one a layer")
     ropes = _ropes(text)
     overrides = _overrides(text, num_layers)
     plain = {"head_dim": text.positive("head_dim"), "num_key_value_heads": text.positive("num_key_value_heads")}
@@ -251,7 +253,7 @@ def _layers(text: _Reader, num_heads: int) -> tuple[LayerSpec, ...]:
         }
     specs: list[LayerSpec] = []
     head_dims: dict[object, int] = {}
-    for i, kind in enumerate(cast(list[object], kinds)):
+    for i, kind in enumerate(kinds):
         if kind not in ("sliding_attention", "full_attention"):
             raise text.error(f"layer_types[{i}]", kind, "'sliding_attention' or 'full_attention'")
         is_full = kind == "full_attention"

@@ -1,4 +1,4 @@
-"""What the denoise loop is told to do: temperature, sampling, acceptance, stopping. Small frozen values with one method each.
+"""What the denoise loop is told to do: temperature, sampling, acceptance, stopping, as small frozen values.
 
 The loop (denoise.py) knows the order of things; these know the rules. Each rule of the reference is here beside ours.
 Source: transformers 5.23.0, models/diffusion_gemma/generation_diffusion_gemma.py.
@@ -16,14 +16,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TemperatureSchedule:
-    """Linear from t_max at the first step to nearly t_min at the last: t_min + (t_max - t_min) * remaining / max_steps."""
+    """Linear from t_max at the first step to nearly t_min at the last.
+
+    The temperature is t_min + (t_max - t_min) * remaining / max_steps.
+    """
 
     t_max: float = 0.8
     t_min: float = 0.4
 
     def at(self, remaining: int, max_steps: int) -> float:
         """remaining: steps left, this one included (the reference counts max_steps .. 1)."""
-        return self.t_min + (self.t_max - self.t_min) * (remaining / max_steps)
+        # in fp32 as the reference: a rounding more or less would grow, step by step, through self-conditioning
+        share = torch.tensor(remaining, dtype=torch.int32) / max_steps
+        return float(self.t_min + (self.t_max - self.t_min) * share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,10 @@ class EntropyBound:
 
 @dataclass(frozen=True, slots=True)
 class StableAndConfident:
-    """The reference rule: the argmax canvas equals those of the last `stability` steps and the mean entropy is below `confidence`."""
+    """The reference rule: the argmax canvas equals those of the last `stability` steps, and the model is sure.
+
+    Sure: the mean entropy over the free rows is below `confidence` nats.
+    """
 
     stability: int = 1
     confidence: float = 0.005
@@ -76,7 +84,8 @@ class RegionEntropySum:
         region = answer_region(history[-1], ends)
         total = (entropy * (region & is_free)).sum(-1)
         if len(history) <= self.stability:
-            return torch.zeros(total.shape, dtype=torch.bool, device=total.device) if self.stability else total < self.limit
+            # a stability of 0 leaves an empty history of earlier canvases, and the loop below would accept it too
+            return (total < self.limit) & (self.stability == 0)
         same = torch.ones_like(region[:, 0])
         for earlier in history[len(history) - 1 - self.stability : -1]:
             # rows that a shorter canvas does not use change at random
@@ -94,7 +103,7 @@ class StopRule(Protocol):
 class SamplingPolicy:
     """All rules of one denoise. The defaults are the reference's own.
 
-    choose: "sample" draws every row from its distribution, "argmax" takes the most likely token (code wants one answer).
+    choose: "sample" draws every row from its distribution, "argmax" takes the likeliest token (code wants one answer).
     order: "entropy" accepts wherever the model is sure; "prefix" also requires that every free row before is accepted,
         which suits small models whose later rows are sure for the wrong reason.
     """
