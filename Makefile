@@ -15,7 +15,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 PROBE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(PROBE)' >/dev/null 2>&1 && command -v "$$p" && break; done)
 
-.PHONY: help demo test lint types test-kernels test-all format docs wheel vsix train clean
+.PHONY: help demo test lint types pytest kernels format docs wheel vsix clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -26,7 +26,7 @@ demo: $(VENV)/.installed  ## fill holes in code that the embedded model has neve
 
 # every part runs, whatever came before it; one failure fails the whole
 test: $(VENV)/.dev $(VENV)/.editors  ## everything that needs no GPU: ruff, mypy, pyright, all tests
-	@status=0; for part in lint types test-kernels test-all; do \
+	@status=0; for part in lint types pytest; do \
 	    echo "== make $$part"; $(MAKE) --no-print-directory $$part || status=1; done; exit $$status
 
 lint: $(VENV)/.dev  ## ruff
@@ -35,11 +35,12 @@ lint: $(VENV)/.dev  ## ruff
 types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
 	@status=0; $(BIN)/mypy || status=1; $(BIN)/pyright --pythonpath $(BIN)/python || status=1; exit $$status
 
-test-kernels: $(VENV)/.dev  ## the Triton kernels' numbers, in triton's interpreter (a process of its own)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+pytest: $(VENV)/.dev  ## all tests; ARGS narrows them: make pytest ARGS='tests/infill -x'
+	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev  ## all other tests
-	$(BIN)/python -m pytest
+# one process cannot both interpret kernels and compile them; the tests start this one themselves
+kernels: $(VENV)/.dev  ## the Triton kernels' numbers alone, in triton's interpreter
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -135,6 +135,9 @@ def imported(repository: Path, folder: str) -> set[str]:
                 names |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names.add(node.module.split(".")[0])
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+                words = {str(word.value) for word in node.args if isinstance(word, ast.Constant)}
+                names |= {word for word in words if "." not in word}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 # grammars are rows of a table and imported by name
                 names |= {found[0] for found in [re.match(r"tree_sitter_[a-z]+", node.value)] if found}
