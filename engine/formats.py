@@ -170,7 +170,7 @@ def source_format(folder: Path) -> SourceFormat:
                 f"{path}: quantization_config.config_groups.{name}.weights is {weights}; only symmetric 4-bit weights "
                 "without activation order can be read"
             )
-    return form
+    return cast(SourceFormat, form)
 
 
 def stream(
@@ -190,8 +190,7 @@ def stream(
     builders: dict[str, _Builder] = {}
     for part in wanted:
         builder = _Stack(part, reader) if part.kind in ("gate_up", "down") else _Join(part, reader)
-        for name in builder.names():
-            builders[name] = builder
+        builders |= dict.fromkeys(builder.names(), builder)
     done_bytes = 0
     for file in shards.files:
         with shards.opened(file):
@@ -200,9 +199,9 @@ def stream(
                 name = _weight_name(key, file)
                 if name is None:
                     continue
-                builder = builders.get(name)
-                if builder is None:
+                if name not in builders:
                     raise CheckpointError(f"{file}: tensor {key} does not belong to this config; are config and weights of one model?")
+                builder = builders[name]
                 builder.add(name, key)
                 if builder.is_complete:
                     yield builder.part, builder.take()

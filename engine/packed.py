@@ -122,11 +122,11 @@ def read_packed(
     for name in wanted:
         if name not in entries:
             raise CheckpointError(f"{source / MANIFEST}: tensor {name} is missing; quantise the model again")
-    files = sorted({str(t["file"]) for entry in entries.values() for t in entry["tensors"].values()})
-    for file in files:
-        if not (source / file).exists():
-            raise CheckpointError(f"{source / file} is missing, though {MANIFEST} names it; copy the whole folder again")
-    shards = Shards(source, [source / file for file in files])
+    names = sorted({str(t["file"]) for entry in entries.values() for t in entry["tensors"].values()})
+    for name in names:
+        if not (source / name).exists():
+            raise CheckpointError(f"{source / name} is missing, though {MANIFEST} names it; copy the whole folder again")
+    shards = Shards(source, [source / name for name in names])
     done_bytes = 0
     for file in shards.files:
         with shards.opened(file):
@@ -182,7 +182,7 @@ def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.
         # each half padded to whole panels
         rows = 2 * (-(-(rows // 2) // 16) * 16)
     if (entry["num_rows"], entry["num_cols"]) != (rows, cols):
-        got = [entry["num_rows"], entry["num_cols"]]
+        got = f"[{entry['num_rows']}, {entry['num_cols']}]"
         raise CheckpointError(f"{shards.source}: tensor {part.name} is a matrix {got}, the config asks for {[rows, cols]}")
     return PackedMatrix(
         tensors["data"], tensors.get("scale"), entry["format"], rows, cols, entry["group_size"], entry["block_k"]
@@ -237,7 +237,7 @@ def _stored_name(part: str, role: str) -> str:
 def _checksum(tensor: Tensor) -> str:
     """sha256 of the bytes, without a copy."""
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -1,0 +1,185 @@
+"""The memory plan: what a model will take on the device, from its config alone and before anything is allocated.
+
+For `lacuna doctor --model DIR`: `plan_table(find_model(name), free_bytes, cap_bytes)` gives its lines, and `plan` the numbers.
+The sums of weights are exact (tests compare them with models that are built); workspace is an upper bound by the shapes of
+kernels/. Sizes are in bytes; GB are 10^9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import ModelConfig
+from .errors import DeviceError
+from .formats import Label, Part, Scheme, parts
+from .packed import default_scheme, is_packed, read_manifest
+
+MAX_ROWS = 512
+"""Rows of the largest forward: a prefill chunk with the canvases of its first step."""
+
+CONTEXT_BYTES = 500_000_000
+"""CUDA context, loaded kernels and cuBLAS workspace; no allocation of ours, but gone all the same."""
+
+KV_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """All sizes in bytes. free: what the device has to give, or None when that is unknown. cap: the user's limit, or None."""
+
+    weights: dict[Label, int]
+    kv_token: int
+    kv_tokens: int
+    workspace: int
+    context: int
+    free: int | None
+    cap: int | None
+    formats: dict[Label, str]
+
+    @property
+    def weights_total(self) -> int:
+        return sum(self.weights.values())
+
+    @property
+    def kv(self) -> int:
+        return self.kv_token * self.kv_tokens
+
+    @property
+    def total(self) -> int:
+        return self.weights_total + self.kv + self.workspace + self.context
+
+    @property
+    def available(self) -> int | None:
+        limits = [limit for limit in (self.free, self.cap) if limit is not None]
+        return min(limits) if limits else None
+
+    @property
+    def fits(self) -> bool:
+        return self.available is None or self.total <= self.available
+
+    @property
+    def most_kv_tokens(self) -> int | None:
+        """The largest token budget that fits, or None when nothing limits it; 0 when the weights alone are too much."""
+        if self.available is None:
+            return None
+        return max(0, self.available - (self.total - self.kv)) // self.kv_token
+
+    def advice(self) -> str:
+        """What to do when it does not fit; empty when it does."""
+        if self.fits or self.available is None:
+            return ""
+        short = (self.total - self.available) / 1e9
+        tokens = self.most_kv_tokens or 0
+        which = "the cap" if self.cap is not None and self.available == self.cap else "the free memory of the device"
+        if tokens >= 1024:
+            return f"{short:.1f} GB over {which}; set the KV budget to {tokens // 1024 * 1024} tokens, or free memory on the device"
+        if self.formats["experts"] != "int4":
+            return f"{short:.1f} GB over {which}; run `lacuna quantize` with --experts int4 and load that folder"
+        return f"{short:.1f} GB over {which}; use a device with 24 GB, close what else uses it, or use the embedded model or a vLLM server"
+
+    def check(self) -> None:
+        """Raises: DeviceError with the advice when it does not fit."""
+        if not self.fits and self.available is not None:
+            wanted, got = self.total / 1e9, self.available / 1e9
+            raise DeviceError(f"the model needs {wanted:.1f} GB and {got:.1f} GB are to be had: {self.advice()}")
+
+
+def plan(
+    config: ModelConfig,
+    scheme: Scheme,
+    kv_tokens: int = KV_TOKENS,
+    free: int | None = None,
+    cap: int | None = None,
+    context: int = CONTEXT_BYTES,
+    found: list[Part] | None = None,
+) -> MemoryPlan:
+    """found: the parts as they are stored, where a folder is packed already; otherwise they follow from the scheme."""
+    weights: dict[Label, int] = {}
+    formats: dict[Label, str] = {}
+    for part in found or parts(config, scheme):
+        weights[part.label] = weights.get(part.label, 0) + part.num_bytes(scheme.dtype)
+        stored = _dtype_name(scheme.dtype) if part.kind == "plain" or part.format == "bf16" else part.format
+        formats.setdefault(part.label, f"{stored} g{part.group_size}" if part.group_size else stored)
+    formats["experts"] = formats["experts"].split()[0]
+    size = scheme.dtype.itemsize
+    kv_token = sum(2 * spec.num_kv_heads * spec.head_dim * size for spec in config.layers)
+    return MemoryPlan(weights, kv_token, kv_tokens, workspace_bytes(config, MAX_ROWS, size), context, free, cap, formats)
+
+
+def workspace_bytes(config: ModelConfig, num_rows: int, itemsize: int) -> int:
+    """The largest sum of a layer's temporaries, and what the vocabulary pass and the sampler keep, for num_rows rows."""
+    T, H, K = num_rows, config.hidden_size, config.top_k
+    widest = max((config.num_heads + 2 * s.num_kv_heads) * s.head_dim for s in config.layers)
+    heads = max(config.num_heads * s.head_dim for s in config.layers)
+    stream = 6 * T * H * itemsize
+    # qkv before and after the norms, and attention in up to two fp32 splits at this many rows
+    attention = T * (2 * widest + 2 * heads) * itemsize + 2 * T * heads * 4
+    experts = T * K * (config.expert_size + H) * itemsize + 3 * T * config.intermediate_size * itemsize
+    # of every row and 128 tokens: eight numbers, and eight candidates with their ids
+    vocabulary = T * -(-config.vocab_size // 128) * (8 + 2 * 8) * 4
+    return stream + max(attention, experts) + vocabulary
+
+
+def plan_folder(
+    source: Path, free: int | None = None, cap: int | None = None, kv_tokens: int = KV_TOKENS, scheme: Scheme | None = None
+) -> MemoryPlan:
+    """The plan of a model folder, packed or not. Reads config.json and the manifest only. Raises: ModelError and its kinds."""
+    config = ModelConfig.load(source / "config.json")
+    if not is_packed(source):
+        return plan(config, scheme or default_scheme(source), kv_tokens, free, cap)
+    manifest = read_manifest(source)
+    stored = Scheme(**{**manifest["scheme"], "dtype": getattr(torch, manifest["scheme"]["dtype"])})
+    found = [_as_stored(part, manifest["parts"].get(part.name, {})) for part in parts(config, stored)]
+    return plan(config, stored, kv_tokens, free, cap, found=found)
+
+
+def plan_table(
+    source: Path, free: int | None = None, cap: int | None = None, kv_tokens: int = KV_TOKENS
+) -> list[tuple[str, str]]:
+    """The plan as lines (name, text) for people: `lacuna doctor --model DIR` prints these.
+
+    source: the folder (find.find_model gives it). free: free bytes of the device, from torch.cuda.mem_get_info()[0], or
+    None. The last line is the verdict, with advice where it does not fit. Raises: ModelError and its kinds.
+    """
+    found = plan_folder(source, free, cap, kv_tokens)
+    lines: list[tuple[str, str]] = [(label, f"{size / 1e9:6.2f} GB  {found.formats[label]}") for label, size in found.weights.items()]
+    lines += [
+        ("weights", f"{found.weights_total / 1e9:6.2f} GB"),
+        ("KV cache", f"{found.kv / 1e9:6.2f} GB  {kv_tokens} tokens, {found.kv_token * 1000 / 1e6:.0f} MB per 1000"),
+        ("workspace", f"{found.workspace / 1e9:6.2f} GB  at {MAX_ROWS} rows"),
+        ("CUDA", f"{found.context / 1e9:6.2f} GB  context and libraries"),
+        ("total", f"{found.total / 1e9:6.2f} GB"),
+    ]
+    if found.available is None:
+        lines.append(("fits", "unknown: no GPU was found"))
+    else:
+        verdict = "yes" if found.fits else f"no: {found.advice()}"
+        lines.append(("fits", f"{verdict} ({found.available / 1e9:.2f} GB to be had)"))
+    return lines
+
+
+def _as_stored(part: Part, entry: dict[str, Any]) -> Part:
+    if part.kind == "plain" or "format" not in entry:
+        return part
+    return Part(part.name, part.label, part.kind, part.sources, part.shapes, entry["format"], entry["group_size"])
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}.get(str(dtype).removeprefix("torch."), str(dtype))
+
+
+def total_parameters(found: Sequence[Part]) -> int:
+    """Weights of the model, without padding and scales."""
+    total = 0
+    for part in found:
+        for shape in part.shapes:
+            size = 1
+            for side in shape:
+                size *= side
+            total += size
+    return total
