@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from .config import ModelConfig
@@ -84,13 +85,14 @@ def read_tensors(source: Path) -> Iterator[tuple[str, Path, Tensor]]:
     """(our name, file, tensor) of every text tensor, one at a time; packed int8 tensors come dequantised to fp32."""
     for file in _files(source):
         try:
-            with safe_open(file, framework="pt") as handle:
-                keys = set(handle.keys())
+            # safetensors ships no types for its handle
+            with cast(Any, safe_open(file, framework="pt")) as handle:
+                keys = cast(set[str], set(handle.keys()))
                 for key in sorted(keys):
                     name = our_name(key)
                     if name is None or key.endswith("|scale"):
                         continue
-                    tensor = handle.get_tensor(key)
+                    tensor = cast(Tensor, handle.get_tensor(key))
                     if f"{key}|scale" in keys:
                         tensor = dequantise(tensor, handle.get_tensor(f"{key}|scale"))
                     yield name, file, tensor

@@ -1,7 +1,7 @@
-"""The denoise loop, once: noise a canvas, let the decoder look at it, accept what it is sure of, renoise the rest, repeat.
+"""The denoise loop, once: noise a canvas, let the decoder look, accept what it is sure of, renoise the rest, repeat.
 
-Policies say how (policies.py); `Denoiser` says with which model. Output is the argmax of a canvas's last step. Knows no text.
-Source: transformers 5.23.0, generation_diffusion_gemma.py, `_denoising_step`. Same random numbers, same canvases: random
+Policies say how (policies.py); `Denoiser` says with which model. Output is the argmax of a canvas's last step. Knows no
+text. Source: transformers 5.23.0, generation_diffusion_gemma.py, `_denoising_step`. Same random numbers, same canvases:
 draws come in the reference's order (initial canvas, then per step one multinomial and one canvas of noise).
 """
 
@@ -47,7 +47,7 @@ class Denoiser(Protocol):
 
 @dataclass(slots=True)
 class Denoised:
-    """tokens, entropy, logprob: [B, L], of each canvas's last step. steps: [B]. finished: bool [B], by the stop rule."""
+    """tokens, entropy, logprob: [B, L], of each canvas's last step. steps: [B]. finished: bool [B], by the rule."""
 
     tokens: Tensor
     entropy: Tensor
@@ -73,9 +73,9 @@ def denoise(
 ) -> Denoised:
     """Denoise several canvases over one prompt; each stops on its own, the sweep ends with the last.
 
-    ends: token ids that end an answer. banned: bool [V], tokens that a free row may not become. deadline: time.monotonic()
-    value after which no further step starts. cancelled: polled after every step. draws: random numbers in the generator's
-    stead, for comparison with the fast step (pipeline.py).
+    ends: token ids that end an answer. banned: bool [V], tokens that a free row may not become. deadline: value of
+    time.monotonic() after which no further step starts. cancelled: polled after every step. draws: random numbers in
+    the generator's stead, for comparison with the fast step (pipeline.py).
     """
     device = model.device
     given, is_pinned, in_use, num_rows = stack(canvases, device)
@@ -91,7 +91,8 @@ def denoise(
     soft = model.first_soft_embedding(given.clamp_min(0), is_pinned)
     out = Denoised(
         current, torch.zeros(shape, device=device), torch.zeros(shape, device=device),
-        torch.zeros(shape[0], dtype=torch.long, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device), False, 0,
+        torch.zeros(shape[0], dtype=torch.long, device=device),
+        torch.zeros(shape[0], dtype=torch.bool, device=device), False, 0,
     )  # fmt: skip
     history: list[Tensor] = []
     for remaining in range(max_steps, 0, -1):
@@ -134,7 +135,7 @@ def denoise(
 
 
 def stack(canvases: Sequence[Canvas], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Canvases as (tokens [B, L], is_pinned [B, L], in_use [B, L], num_rows [B] or None when all have the same length)."""
+    """Canvases as (tokens [B, L], is_pinned [B, L], in_use [B, L], num_rows [B], or None when all are equally long)."""
     lengths = [len(c.tokens) for c in canvases]
     L = max(lengths)
     tokens = torch.full((len(canvases), L), -1, dtype=torch.long)

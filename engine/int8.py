@@ -1,7 +1,7 @@
 """int8 on the CPU: weights by output row, activations by token, products in int32.
 
-Symmetric scales both ways: weight[n, k] ~ q[n, k] * scale[n]; x[t, k] ~ round(x[t, k] / s[t]) * s[t] with s the row's largest
-magnitude / 127. The fp32 truth of a quantised layer is `dequantise`; the two are compared in tests/engine/test_int8.py.
+Symmetric scales both ways: weight[n, k] ~ q[n, k] * scale[n]; x[t, k] ~ round(x[t, k] / s[t]) * s[t] with s the row's
+largest magnitude / 127. The fp32 truth of a quantised layer is `dequantise`; tests/engine/test_int8.py compares them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ def dequantise(quantised: Tensor, scale: Tensor) -> Tensor:
 def int8_matmul(x: Tensor, weight_kn: Tensor, scale: Tensor) -> Tensor:
     """x: fp32 [T, K]; weight_kn: int8 [K, N], contiguous; scale: fp32 [N] -> fp32 [T, N]."""
     x_scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    product = torch._int_mm((x / x_scale).round_().to(torch.int8), weight_kn)
+    # torch has no public integer product on the CPU; this one is what torchao and the inductor call
+    product = torch._int_mm((x / x_scale).round_().to(torch.int8), weight_kn)  # pyright: ignore
     return product.float().mul_(x_scale).mul_(scale)
 
 
 class Int8Linear(nn.Module):
-    """Stands where an nn.Linear without bias stood. Buffers: weight_kn int8 [K, N], scale fp32 [N], weight fp32 [N, K]."""
+    """Stands where an nn.Linear without bias stood.
+
+    Buffers: weight_kn int8 [K, N], scale fp32 [N], and weight fp32 [N, K], the same values for few rows.
+    """
 
     weight_kn: Tensor
     scale: Tensor
@@ -73,20 +77,22 @@ class Int8Experts(Experts):
 
 
 def convert(model: DiffusionGemma) -> DiffusionGemma:
-    """Replace, in place, every linear layer but the routers, and the experts where they run densely. Returns model.
+    """Replace, in place, every linear layer but the routers, and dense experts. Returns model.
 
-    The embedding stays: it is gathered, and its product with a few rows is memory bound either way. Routers stay because
-    a flipped expert choice costs more than their few weights.
+    The embedding stays: it is gathered, and its product with a few rows is memory bound either way. Routers stay
+    because a flipped expert choice costs more than their few weights.
     """
-    for layer in model.layers:
-        assert isinstance(layer, nn.Module)
-        for owner in (layer.self_attn, layer.mlp):
-            for name, child in list(owner.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(owner, name, Int8Linear(child.weight.detach()))
+    for layer in model.blocks():
+        _convert_linears(layer.self_attn)
+        _convert_linears(layer.mlp)
         if layer.experts.is_dense:
             layer.experts = Int8Experts(layer.experts)
-    for name, child in list(model.self_conditioning.named_children()):
-        if isinstance(child, nn.Linear):
-            setattr(model.self_conditioning, name, Int8Linear(child.weight.detach()))
+    _convert_linears(model.self_conditioning)
     return model
+
+
+def _convert_linears(owner: nn.Module) -> None:
+    children: dict[str, nn.Module] = dict(owner.named_children())
+    for name, child in children.items():
+        if isinstance(child, nn.Linear):
+            setattr(owner, name, Int8Linear(child.weight.detach()))

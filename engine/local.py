@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ MAX_PAUSE = 8
 class LocalEngine:
     """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
 
-    def __init__(self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1) -> None:
+    def __init__(
+        self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1
+    ) -> None:
         """draft_steps: denoise steps of one draft when a problem asks for "verify"."""
         self._model: TextModel | None = model.eval()
         self._policy, self._name, self._draft_steps = policy, name, draft_steps
@@ -97,7 +100,8 @@ class LocalEngine:
         timings = self.prefill(problem.prompt, cancelled)
         if self._cache.length < len(problem.prompt):
             return [_unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
-        task = _Task(problem, frozenset((*self.model.config.eos_ids, *problem.stop)), self._banned(problem), deadline, cancelled)
+        ends = frozenset((*self.model.config.eos_ids, *problem.stop))
+        task = _Task(problem, ends, self._banned(problem), deadline, cancelled)
         try:
             if problem.decoding == "denoise":
                 return self._denoise(task, timings)
@@ -125,14 +129,14 @@ class LocalEngine:
         results: list[CanvasResult] = []
         for b, canvas in enumerate(problem.canvases):
             rows = len(canvas.tokens)
-            tokens = tuple(out.tokens[b, :rows].tolist())
+            tokens = tuple(cast(list[int], out.tokens[b, :rows].tolist()))
             # rows beyond a shorter canvas's own are filler of the sweep
             num_region = min(int(region_ends[b]), rows)
             results.append(
                 CanvasResult(
                     tokens=tokens,
-                    entropy=tuple(out.entropy[b, :rows].tolist()),
-                    logprob=tuple(out.logprob[b, :rows].tolist()),
+                    entropy=tuple(cast(list[float], out.entropy[b, :rows].tolist())),
+                    logprob=tuple(cast(list[float], out.logprob[b, :rows].tolist())),
                     end=_end(tokens, num_region, self.model.config.eos_ids),
                     steps=int(out.steps[b]),
                     is_finished=bool(out.finished[b]),
@@ -145,10 +149,10 @@ class LocalEngine:
     # -- the causal encoder decides, with or without a draft ---------------------------------------------------------
 
     def _decode_causally(self, task: _Task, canvas: Canvas, timings: Timings) -> CanvasResult:
-        """The encoder's greedy continuation, pinned rows imposed. With "verify" a draft proposes several tokens at once.
+        """The encoder's greedy continuation, pinned rows imposed. "verify" proposes several tokens at once.
 
         Both give the same tokens: a drafted token is kept only if it is the encoder's own choice at its place.
-        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, with a diffusion draft of the same weights.
+        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, the draft by diffusion.
         """
         prompt, rows = task.problem.prompt, len(canvas.tokens)
         is_drafting = task.problem.decoding == "verify"
@@ -244,7 +248,8 @@ class LocalEngine:
         for b, canvas in enumerate(canvases):
             num_rows = len(canvas.tokens)
             is_free = [0.0 if pinned else 1.0 for pinned in canvas.pinned]
-            entropy, logprob = entropies[b, :num_rows].tolist(), chosen[b, :num_rows].tolist()
+            entropy = cast(list[float], entropies[b, :num_rows].tolist())
+            logprob = cast(list[float], chosen[b, :num_rows].tolist())
             results.append(
                 CanvasResult(
                     tokens=canvas.tokens,
@@ -271,7 +276,7 @@ class LocalEngine:
             _Bound(self.model, self._cache), [Canvas(tokens, pinned)], self._policy, self._draft_steps, generator,
             task.ends, task.banned, task.deadline,
         )  # fmt: skip
-        return [int(t) for t in out.tokens[0].tolist()], out.num_forwards
+        return cast(list[int], out.tokens[0].tolist()), out.num_forwards
 
     def _choose(self, hidden: Tensor, canvas: Canvas, row: int, task: _Task) -> tuple[int, float, float]:
         """(token, entropy, log-probability) of a row, given the state of the token before it. hidden: [H]."""
@@ -370,7 +375,9 @@ class _Bound:
         return torch.where(is_pinned[..., None], known, torch.zeros_like(known))
 
 
-def _extend(answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[tuple[int, float, float]]) -> None:
+def _extend(
+    answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[tuple[int, float, float]]
+) -> None:
     for token, entropy, logprob in chosen:
         answer.append(token)
         entropies.append(entropy)

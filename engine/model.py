@@ -30,7 +30,7 @@ class Linear(nn.Linear):
     """A linear layer without bias whose weight is always loaded or set by the caller, never drawn here."""
 
     def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__(num_in, num_out, bias=False)
+        super().__init__(num_in, num_out, bias=False)  # pyright: ignore[reportUnknownMemberType]
 
     def reset_parameters(self) -> None:
         # torch's own draw costs a second of imports on the meta device, and is always thrown away
@@ -121,7 +121,7 @@ class Experts(nn.Module):
 
     def gathered(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        for expert in cast(list[int], ids.unique().tolist()):
+        for expert in cast(list[int], torch.unique(ids).tolist()):
             row, place = torch.where(ids == expert)
             gate, up = F.linear(x[row], self.gate_up_proj[expert]).chunk(2, dim=-1)
             y = F.linear(F.gelu(gate, approximate="tanh") * up, self.down_proj[expert])

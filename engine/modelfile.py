@@ -1,7 +1,7 @@
 """Where models lie on disk and what can be learned of them without loading a tensor. Imports no torch.
 
-A model is either a folder as `save_pretrained` writes it, or one .safetensors file in our packed form, whose header carries
-the config, the tokenizer and the calibration (metadata keys below).
+A model is either a folder as `save_pretrained` writes it, or one .safetensors file in our packed form, whose header
+carries the config, the tokenizer and the calibration (metadata keys below).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ EMBEDDED = Path(__file__).with_name("embedded.safetensors")
 """The checkpoint in the wheel."""
 
 FORMAT_KEY, FORMAT_VERSION = "lacuna.format", "1"
-CONFIG_KEY, TOKENIZER_KEY, CALIBRATION_KEY, CARD_KEY = "lacuna.config", "lacuna.tokenizer", "lacuna.calibration", "lacuna.card"
+CONFIG_KEY, TOKENIZER_KEY = "lacuna.config", "lacuna.tokenizer"
+CALIBRATION_KEY, CARD_KEY = "lacuna.calibration", "lacuna.card"
 
 MAX_HEADER_BYTES = 100_000_000
 
@@ -30,7 +31,8 @@ def read_metadata(path: Path) -> dict[str, str]:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(length) if length < MAX_HEADER_BYTES else b""
     except FileNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist; check the path, or leave the model unset to use the embedded one") from None
+        advice = "check the path, or leave the model unset to use the embedded one"
+        raise ModelNotFoundError(f"{path} does not exist; {advice}") from None
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
     try:
