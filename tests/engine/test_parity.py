@@ -153,7 +153,8 @@ def test_every_config_reads_the_same_from_a_saved_file(pair: Any, tmp_path: Any)
 def text_configs(draw: st.DrawFn) -> dict[str, Any]:
     """Any small shape that transformers can build."""
     num_layers = draw(st.integers(1, 4))
-    kinds = draw(st.lists(st.sampled_from(["sliding_attention", "full_attention"]), min_size=num_layers, max_size=num_layers))
+    kind = st.sampled_from(["sliding_attention", "full_attention"])
+    kinds = draw(st.lists(kind, min_size=num_layers, max_size=num_layers))
     kinds[-1] = "full_attention"
     num_heads = draw(st.sampled_from([1, 2, 4, 6]))
     divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]

@@ -1,7 +1,7 @@
 """Whole denoises beside transformers' `generate`: the same random numbers give the same canvas at every step.
 
-A random model whose layers say much is chaotic: through self-conditioning a rounding difference grows tenfold a step, and
-after eight steps two runs of one program would differ. So the layers here say little (`reach`).
+A random model whose layers say much is chaotic: through self-conditioning a rounding difference grows tenfold a step,
+and after eight steps two builds of one program would differ. So the layers here say little (`reach`).
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def generate(truth: Any, prompt: torch.Tensor, num_canvases: int, seed: int, max
     return drafts.canvases, shown
 
 
-def by_steps(model: Any, prompt: torch.Tensor, rows: int, num_canvases: int, seed: int, max_steps: int, policy: SamplingPolicy):
-    return run_denoise(
-        model, prompt.tolist(), [Canvas.free(rows)] * num_canvases, policy, seed=seed, max_steps=max_steps
-    )
+def by_steps(
+    model: Any, prompt: torch.Tensor, rows: int, num_canvases: int, seed: int, max_steps: int, policy: SamplingPolicy
+):
+    canvases = [Canvas.free(rows)] * num_canvases
+    return run_denoise(model, prompt.tolist(), canvases, policy, seed=seed, max_steps=max_steps)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def randomise(tensors: Sequence[tuple[str, Tensor]], seed: int, sharpness: float
         tensor.copy_(value)
 
 
-def random_model(config: ModelConfig = CONFIG, seed: int = 0, sharpness: float = 0.3, reach: float = 1.0) -> DiffusionGemma:
+def random_model(
+    config: ModelConfig = CONFIG, seed: int = 0, sharpness: float = 0.3, reach: float = 1.0
+) -> DiffusionGemma:
     """Ours, in fp32, without transformers."""
     model = DiffusionGemma(config)
     randomise(sorted(model.state_dict().items()), seed, sharpness, reach)
