@@ -6,14 +6,16 @@ protocol of engine/problem.py, and neither LSP nor tensors. Expected outcomes ar
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
 from .calibration import Calibration, Features
+from .context import ContextGatherer
 from .gaps import fill_gaps
+from .index import LineIndex
 from .languages import Language, language_for
 from .layout import Prompt
 from .pose import Policy, canvases_for, problem_for, prompt_for
@@ -28,6 +30,7 @@ from .request import (
     InfillTimings,
     Proposal,
 )
+from .seeds import drafts_for
 from .snapshot import Indent, Snapshot
 from .span import Gap
 from .syntax import SyntaxTree
@@ -40,6 +43,11 @@ MAX_TREES = 8
 
 TRIM_RESERVE_MS = 4.0
 """Kept back from a deadline for what comes after the engine."""
+
+MAX_SHOWN_DRAFTS = 3
+
+CHARS_PER_TOKEN = 3
+"""How much text a token budget is worth, on the safe side."""
 
 MIN_SECOND_FILL_MS = 20.0
 """With less than this left, alternatives are not worth beginning."""
@@ -62,6 +70,7 @@ class _Candidate:
     trimmed: Trimmed
     confidence: float
     logprob: float
+    source: str = "model"
 
 
 class LocalInfiller:
@@ -75,9 +84,10 @@ class LocalInfiller:
         calibration: Calibration | None = None,
         policy: Policy | None = None,
         rules: TriggerRules | None = None,
-        gather: Callable[[InfillRequest, Scene, Gap], str] | None = None,
+        gather: ContextGatherer | None = None,
+        index: LineIndex | None = None,
     ) -> None:
-        """gather: finds neighbouring text for a gap; None: only what the request brings. See infill/context."""
+        """gather: finds neighbouring text for a gap; None: by the policy's budget. index: lines to draft from."""
         self.engine = engine
         self.tokenizer = tokenizer
         self.calibration = calibration or Calibration()
@@ -86,7 +96,13 @@ class LocalInfiller:
         self.recent = RecentProposals()
         self.refusals: Counter[str] = Counter()
         """How many results were not shown, by reason; declines of the trigger count too."""
-        self._gather = gather
+        self.index = index or LineIndex()
+        """Lines of the workspace. The open documents come in with the requests; a WorkspaceIndexer brings the rest."""
+        limits = self.policy.limits
+        self._gather = gather or ContextGatherer(
+            limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
+        )
+        self._learned: dict[str, int] = {}
         self._trees: OrderedDict[tuple[str, str], SyntaxTree] = OrderedDict()
 
     def recall(self, request: InfillRequest) -> InfillResult | None:
@@ -126,6 +142,10 @@ class LocalInfiller:
     ) -> InfillResult:
         """Fill a gap that is decided already: pose, denoise, trim, rank, floor."""
         started = time.perf_counter()
+        drafts = self._drafts(request, scene, gap) if self.policy.use_drafts else []
+        if drafts and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence):
+            if not request.is_explicit and request.num_alternatives == 1:
+                return InfillResult((_proposal(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
         problem = self.problem(self._prompt(request, scene, gap), gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
@@ -135,12 +155,12 @@ class LocalInfiller:
         candidates, reason = self._trim(results, scene, gap, problem)
         if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
             candidates += self._alternatives(request, scene, gap, problem, started, cancelled)
-        ranked = _ranked(candidates)[: max(1, request.num_alternatives)]
+        ranked = _ranked(_agreed(candidates, drafts))[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
         if not shown:
             return self._nothing("low-confidence" if ranked else reason, started, timings)
-        proposals = tuple(Proposal(c.trimmed.text, gap.start, gap.end, c.confidence) for c in shown)
+        proposals = tuple(_proposal(candidate, gap) for candidate in shown)
         return InfillResult(proposals, timings=replace(timings, total_ms=_ms_since(started)))
 
     def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
@@ -174,10 +194,7 @@ class LocalInfiller:
         return decide(request, scene.snapshot, scene.tree, scene.indent, self.rules)
 
     def _prompt(self, request: InfillRequest, scene: Scene, gap: Gap) -> Prompt:
-        if self._gather is not None:
-            neighbours = self._gather(request, scene, gap)
-        else:
-            neighbours = "".join(neighbour.text + "\n" for neighbour in request.neighbours)
+        neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
         return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
 
     def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:
@@ -206,6 +223,26 @@ class LocalInfiller:
         if any(result.is_cancelled for result in results):
             return []
         return self._trim(results, scene, gap, other)[0]
+
+    def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[_Candidate]:
+        """What similar places suggest, as far as it passes the gates, the likeliest first."""
+        self._learn(request)
+        found: list[_Candidate] = []
+        for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
+            outcome = trim(draft.text, True, gap, scene.snapshot, scene.tree, scene.indent)
+            if isinstance(outcome, Trimmed):
+                confidence = draft.probability()
+                found.append(_Candidate(outcome, confidence, math.log(confidence), "similar"))
+        return sorted(found, key=lambda candidate: -candidate.confidence)
+
+    def _learn(self, request: InfillRequest) -> None:
+        """Take one open document into the index that is new or has changed; the others have their turn later."""
+        for neighbour in request.neighbours:
+            stamp = hash(neighbour.text)
+            if self._learned.get(neighbour.path) != stamp and not self.rules.is_excluded(neighbour.path):
+                self._learned[neighbour.path] = stamp
+                self.index.update(neighbour.path, neighbour.text)
+                return
 
     def _trim(
         self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem
@@ -248,6 +285,23 @@ def features_of(result: CanvasResult, gap: Gap, problem: CanvasProblem) -> Featu
 def _is_raw(result: CanvasResult, problem: CanvasProblem) -> bool:
     """Whether the deadline left noise: a causal answer is whole up to where it stopped, a denoised one is not."""
     return problem.decoding == "denoise" and not result.is_finished and result.steps < problem.max_steps
+
+
+def _agreed(candidates: list[_Candidate], drafts: list[_Candidate]) -> list[_Candidate]:
+    """Both kinds together. Where model and workspace say the same, each makes the other likelier."""
+    merged: list[_Candidate] = []
+    by_text = {draft.trimmed.text: draft for draft in drafts}
+    for candidate in candidates:
+        draft = by_text.pop(candidate.trimmed.text, None)
+        if draft is not None:
+            either = 1 - (1 - candidate.confidence) * (1 - draft.confidence)
+            candidate = replace(candidate, confidence=either)
+        merged.append(candidate)
+    return [*merged, *by_text.values()]
+
+
+def _proposal(candidate: _Candidate, gap: Gap) -> Proposal:
+    return Proposal(candidate.trimmed.text, gap.start, gap.end, candidate.confidence, candidate.source)
 
 
 def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:

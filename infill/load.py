@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..engine.errors import VocabularyError
 from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
+from ..engine.problem import Engine
 from .calibration import Calibration
 from .infiller import LocalInfiller
 from .pose import Policy
@@ -25,27 +26,35 @@ def load_infiller(
     *,
     is_excluded: Callable[[str], bool] | None = None,
     policy: Policy | None = None,
+    make_engine: Callable[[Callable[[], Engine]], Engine] | None = None,
 ) -> LocalInfiller:
     """Load a model with its tokenizer and its calibration.
 
     model: a model folder or a packed .safetensors file; None or "" for the embedded one. device: "cpu" or "cuda";
-    "auto" is the CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list.
+    "auto" is the CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list. make_engine: given
+    the function that loads the model into this process, returns the engine to use, which may call it or not.
     Raises: LacunaError of the right kind, with a message for the user.
     """
     source = Path(model).expanduser() if model else EMBEDDED
     tokenizer = load_tokenizer(source)
     calibration = load_calibration(source)
-    from ..engine.local import LocalEngine
 
-    engine = LocalEngine.load(source if model else None, device="cpu" if device == "auto" else device)
-    vocab_size = engine.model.config.vocab_size
-    if tokenizer.vocab_size > vocab_size:
-        engine.close()
-        raise VocabularyError(
-            f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
-            "copy the tokenizer.json that the model was trained with"
-        )
+    def load() -> Engine:
+        from ..engine.local import LocalEngine
+
+        engine = LocalEngine.load(source if model else None, device="cpu" if device == "auto" else device)
+        vocab_size = engine.model.config.vocab_size
+        if tokenizer.vocab_size > vocab_size:
+            engine.close()
+            raise VocabularyError(
+                f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
+                "copy the tokenizer.json that the model was trained with"
+            )
+        return engine
+
+    engine = load() if make_engine is None else make_engine(load)
     rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
+    policy = policy or Policy(use_drafts=True)
     return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)
 
 

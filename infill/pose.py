@@ -25,6 +25,8 @@ class Policy:
     """How gaps are denoised. num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
 
     candidate_lengths: rows at which further canvases have their end pinned, for each alternative that is asked for.
+    use_drafts: whether what similar places have is a candidate too. instant_confidence: a draft that is likely enough is
+    the answer without asking the model.
     """
 
     decoding: Decoding = "verify"
@@ -33,6 +35,8 @@ class Policy:
     num_rows_block: int = 64
     candidate_lengths: tuple[int, ...] = (4, 8, 14)
     limits: Limits = field(default_factory=Limits)
+    use_drafts: bool = False
+    instant_confidence: float = 0.8
 
 
 def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 8_192) -> tuple[str, str]:

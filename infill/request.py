@@ -73,7 +73,7 @@ class Proposal:
     end: int
     confidence: float
     source: str = "model"
-    """"model" or "recent" (typed along a former proposal)."""
+    """"model", "similar" (what a similar place has), or "recent" (typed along a former proposal)."""
 
 
 @dataclass(frozen=True, slots=True)

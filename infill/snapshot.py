@@ -56,11 +56,13 @@ class Snapshot:
 
     def line_above(self, offset: int) -> str:
         """The nearest line above that is not blank, without its newline; "" where there is none within sight."""
+        return next(iter(self.lines_above(offset, 1)), "")
+
+    def lines_above(self, offset: int, num_lines: int) -> list[str]:
+        """Up to num_lines lines before the line of offset that are not blank, the nearest first."""
         start = self.line_start(offset)
-        for line in reversed(self.text[max(0, start - STYLE_WINDOW) : start].split("\n")):
-            if line.strip():
-                return line.rstrip("\r")
-        return ""
+        lines = self.text[max(0, start - STYLE_WINDOW) : start].split("\n")
+        return [line.rstrip("\r") for line in reversed(lines) if line.strip()][:num_lines]
 
     def lines_below(self, offset: int, num_lines: int) -> list[str]:
         """Up to num_lines lines after the line of offset that are not blank, without their newlines."""

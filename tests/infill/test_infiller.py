@@ -132,10 +132,70 @@ def test_the_popups_word_begins_the_proposal():
     assert applied("x = se\n", result.proposals[0]) == "x = self.name\n"
 
 
-def test_neighbours_stand_in_the_prompt():
-    subject = infiller("f(1)")
-    subject.fill(asked(f"x = {B}\n", neighbours=(Neighbour("b.py", "def helper(): ..."),)))
-    assert "helper" in TOKENIZER.decode(subject.engine.problems[0].prompt)
+def test_signatures_of_names_in_use_stand_first_in_the_prompt():
+    subject = infiller("1")
+    subject.fill(asked(f"x = helper({B})\n", neighbours=(Neighbour("b.py", "def helper(a):\n    return a\n"),)))
+    prompt = subject.engine.problems[0].prompt
+    assert prompt[0] == TOKENIZER.ctx
+    assert TOKENIZER.decode(prompt[: prompt.index(TOKENIZER.suf)]).startswith("def helper(a):")
+
+
+def with_drafts(answer, logprob=-3.0, **policy) -> LocalInfiller:
+    subject = infiller(answer, logprob=logprob)
+    subject.policy = replace(BYTE_POLICY, use_drafts=True, **policy)
+    return subject
+
+
+TWIN = f"for a in b:\n    total += weight[a]\nprint(a)\n\nfor a in b:\n    {B}\nprint(a)\n"
+
+
+def test_a_likely_draft_answers_without_the_model():
+    subject = with_drafts("other(a)", instant_confidence=0.3)
+    (proposal,) = subject.fill(asked(TWIN, kind="line")).proposals
+    assert (proposal.text, proposal.source) == ("total += weight[a]", "similar")
+    assert subject.engine.problems == []
+
+
+def test_asked_by_a_key_the_model_has_its_say_and_the_likelier_comes_first():
+    subject = with_drafts("other(a)", instant_confidence=0.3)
+    result = subject.fill(asked(TWIN, kind="line", is_explicit=True, num_alternatives=2))
+    assert [(p.text, p.source) for p in result.proposals] == [
+        ("total += weight[a]", "similar"),
+        ("other(a)", "model"),
+    ]
+    sure = with_drafts("other(a)", logprob=-0.001)
+    result = sure.fill(asked(TWIN, kind="line", is_explicit=True))
+    assert result.proposals[0].source == "model"
+
+
+def test_where_model_and_workspace_agree_both_are_believed_more():
+    alone = with_drafts("other(a)", instant_confidence=2.0).fill(asked(TWIN, kind="line")).proposals[0]
+    both = (
+        with_drafts("total += weight[a]", logprob=-0.05, instant_confidence=2.0)
+        .fill(asked(TWIN, kind="line"))
+        .proposals[0]
+    )
+    assert both.text == alone.text
+    assert both.confidence > alone.confidence
+    assert both.source == "model"
+
+
+def test_a_draft_passes_the_same_gates():
+    text = f"a = [\n    1,\n]\nb(a)\n\na = {B}\n1\nb(a)\n"
+    subject = with_drafts("2")
+    assert [p.text for p in subject.fill(asked(text, num_alternatives=3)).proposals] == ["2"]
+
+
+def test_open_documents_are_drafted_from():
+    subject = with_drafts("other()", instant_confidence=0.3)
+    other = Neighbour("b.py", "import json\n\nwith open(path) as file:\n    data = json.load(file)\nprint(data)\n")
+    request = asked(f"import json\n\nwith open(path) as file:\n    {B}\nprint(data)\n", path="a.py", kind="line")
+    result = subject.fill(replace(request, neighbours=(other,)))
+    assert result.proposals[0].text == "data = json.load(file)"
+    hidden = with_drafts("other()", instant_confidence=0.3)
+    hidden.rules = TriggerRules(is_excluded=lambda path: path == "b.py")
+    assert hidden.fill(replace(request, neighbours=(other,))).proposals[0].text == "other()"
+    assert (len(subject.index), len(hidden.index)) == (1, 0)
 
 
 def test_crlf_reaches_the_model_as_plain_newlines_and_comes_back_as_crlf():

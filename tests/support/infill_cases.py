@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fake_engine import FakeEngine, byte_tokenizer
+from canned_engine import CannedEngine, byte_tokenizer
 from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.pose import Policy
 from lacuna_ls.infill.request import InfillRequest
@@ -26,7 +26,7 @@ def asked(marked: str, language: str = "python", **options) -> InfillRequest:
 def infiller(answer, **options) -> LocalInfiller:
     """A LocalInfiller whose engine answers with the given text."""
     logprob = options.pop("logprob", -0.01)
-    return LocalInfiller(FakeEngine(TOKENIZER, answer, logprob), TOKENIZER, policy=BYTE_POLICY, **options)
+    return LocalInfiller(CannedEngine(TOKENIZER, answer, logprob), TOKENIZER, policy=BYTE_POLICY, **options)
 
 
 def filled(marked: str, answer, language: str = "python", **options) -> str:

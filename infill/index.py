@@ -1,0 +1,297 @@
+"""The workspace's lines by what stands above and below them: code repeats itself, and the most similar place is a draft.
+
+Bounded: the text of recently seen files up to a budget, and one table of fixed size whose newest entries win. Incremental:
+a file is taken in by itself, at once when it is saved, or in the background in slices of a few milliseconds. Every
+candidate is compared with the real text before it is believed, so a lossy table costs recall and never truth.
+Knows paths and text, no model.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+import time
+import zlib
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .languages import PLAIN_TEXT, language_for_path
+from .privacy import redact
+
+MAX_FILE_BYTES = 150_000
+"""Larger files are generated more often than written."""
+
+SLOTS = 4
+"""How many places one key remembers; the oldest is overwritten."""
+
+NUM_KEYS = 1 << 18
+HEAD_WORDS = 3
+
+_WORD = re.compile(r"\w+")
+_NUMBER_OR_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a gap is: the two lines above and below it that are not blank, the nearest first, and its line so far."""
+
+    head: str
+    above: tuple[str, str]
+    below: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A line that begins like the one asked about. rest: what follows the head. likeness: of its place, in [0, 1]."""
+
+    path: str
+    number: int
+    rest: str
+    likeness: float
+
+
+@dataclass(slots=True)
+class _File:
+    path: str
+    base: int
+    text: str
+    starts: array[int]
+    """Where each line that is not blank begins in text."""
+
+    def line(self, i: int) -> str:
+        if not 0 <= i < len(self.starts):
+            return ""
+        start = self.starts[i]
+        end = self.text.find("\n", start)
+        return self.text[start : end if end >= 0 else len(self.text)].rstrip()
+
+
+class LineIndex:
+    """The index. Thread-safe: a background thread fills it while the engine's thread asks it."""
+
+    def __init__(self, max_text_chars: int = 24_000_000) -> None:
+        """max_text_chars: characters of source text kept; the table beside it takes SLOTS * NUM_KEYS * 4 bytes."""
+        self._max_chars = max_text_chars
+        self._num_chars = 0
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._bases: list[int] = []
+        self._by_base: list[_File] = []
+        self._next_line = 1
+        self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
+        self._next_slot = bytearray(NUM_KEYS)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many files are in the index."""
+        return len(self._files)
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much memory the index takes: text, line starts and the table."""
+        num_starts = sum(len(file.starts) for file in self._files.values())
+        return self._num_chars + 4 * num_starts + len(self._table) * self._table.itemsize + len(self._next_slot)
+
+    def update(self, path: str, text: str) -> None:
+        """Take a file in, in place of what was known of it."""
+        text = redact(text.replace("\r\n", "\n"))
+        starts = array("I", _line_starts(text))
+        file = _File(path, 0, text, starts)
+        # the slow part happens before the lock is taken, or a keystroke would wait for it
+        lines = ["", *(file.line(i) for i in range(len(starts))), ""]
+        keys = [(*_keys(lines[i], lines[i + 2]), *_head_key(lines[i + 1])) for i in range(len(starts))]
+        with self._lock:
+            self._drop(path)
+            if not starts or len(text) > self._max_chars:
+                return
+            file.base = self._next_line
+            self._next_line += len(starts)
+            if self._next_line > 0xF000_0000:
+                # four thousand million lines later, begin anew rather than wrap round
+                self._clear()
+                file.base, self._next_line = 1, 1 + len(starts)
+            self._files[path] = file
+            self._bases.append(file.base)
+            self._by_base.append(file)
+            self._num_chars += len(text)
+            for i, of_line in enumerate(keys):
+                for key in of_line:
+                    self._put(key, file.base + i)
+            while self._num_chars > self._max_chars:
+                self._drop(next(iter(self._files)))
+
+    def remove(self, path: str) -> None:
+        """Forget a file."""
+        with self._lock:
+            self._drop(path)
+
+    def similar(self, place: Place, num_wanted: int = 8) -> list[Match]:
+        """Lines that go on from the place's head and stand in places like it, the most alike first."""
+        found: dict[int, Match] = {}
+        with self._lock:
+            for key in (*_keys(place.above[0], place.below[0]), *_head_key(place.head)):
+                slot = key % NUM_KEYS * SLOTS
+                for line_id in self._table[slot : slot + SLOTS]:
+                    if line_id and line_id not in found:
+                        match = self._match(line_id, place)
+                        if match is not None:
+                            found[line_id] = match
+        return sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
+
+    def _match(self, line_id: int, place: Place) -> Match | None:
+        at = bisect_right(self._bases, line_id) - 1
+        if at < 0:
+            return None
+        file, i = self._by_base[at], line_id - self._bases[at]
+        if i >= len(file.starts) or self._files.get(file.path) is not file:
+            return None
+        rest = rest_of(file.line(i), place.head)
+        if not rest:
+            return None
+        alike = likeness(place, (file.line(i - 1), file.line(i - 2)), (file.line(i + 1), file.line(i + 2)))
+        return Match(file.path, i, rest, alike)
+
+    def _put(self, key: int, line_id: int) -> None:
+        row = key % NUM_KEYS
+        slot = self._next_slot[row]
+        self._table[row * SLOTS + slot] = line_id
+        self._next_slot[row] = (slot + 1) % SLOTS
+
+    def _drop(self, path: str) -> None:
+        file = self._files.pop(path, None)
+        if file is None:
+            return
+        self._num_chars -= len(file.text)
+        at = bisect_right(self._bases, file.base) - 1
+        del self._bases[at], self._by_base[at]
+
+    def _clear(self) -> None:
+        self._files.clear()
+        self._bases.clear()
+        self._by_base.clear()
+        self._num_chars = 0
+        self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
+
+
+def _line_starts(text: str) -> Iterator[int]:
+    at = 0
+    for line in text.split("\n"):
+        if line.strip():
+            yield at
+        at += len(line) + 1
+
+
+def _shape(line: str) -> str:
+    """A line with its numbers and strings blanked out: what differs between repetitions."""
+    return _NUMBER_OR_STRING.sub("0", line.strip())
+
+
+def _keys(above: str, below: str) -> Iterator[int]:
+    """Places are found by the line above, by the line below, and by both together."""
+    upper, lower = _shape(above), _shape(below)
+    if upper and lower:
+        yield zlib.crc32(f"b{upper}\n{lower}".encode("utf-8", "replace"))
+    if upper:
+        yield zlib.crc32(f"u{upper}".encode("utf-8", "replace"))
+    if lower:
+        yield zlib.crc32(f"l{lower}".encode("utf-8", "replace"))
+
+
+def _head_key(line: str) -> Iterator[int]:
+    """And by how the line begins, once that is particular enough."""
+    words = _WORD.findall(line)
+    if len(words) >= HEAD_WORDS:
+        yield zlib.crc32(("h" + " ".join(words[:HEAD_WORDS])).encode("utf-8", "replace"))
+
+
+def rest_of(line: str, head: str) -> str:
+    """What follows head in a line that begins with it, indentation apart; "" where it does not, or nothing follows."""
+    body, begun = line.strip(), head.lstrip()
+    return body[len(begun) :] if body.startswith(begun) else ""
+
+
+def likeness(place: Place, above: tuple[str, str], below: tuple[str, str]) -> float:
+    """How alike two places are by the words of the lines around them; the nearest lines count most."""
+    # that both stand at the top or at the end of their file makes no likeness by itself
+    near = sum(alike(a, b) for a, b in ((place.above[0], above[0]), (place.below[0], below[0])) if a.strip())
+    if not near:
+        return 0.0
+    return 0.35 * near + 0.15 * (alike(place.above[1], above[1]) + alike(place.below[1], below[1]))
+
+
+def alike(first: str, second: str) -> float:
+    """How alike two lines are: 1 for the same, 0 for no word in common."""
+    if first == second or first.strip() == second.strip():
+        return 1.0
+    a, b = _words(first), _words(second)
+    return len(a & b) / len(a | b) if a and b else 0.0
+
+
+@functools.lru_cache(maxsize=16_384)
+def _words(line: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(line[:400]))
+
+
+class WorkspaceIndexer:
+    """Fills a LineIndex from folders, a few milliseconds at a time; the caller decides when and on which thread."""
+
+    def __init__(
+        self,
+        index: LineIndex,
+        roots: Iterable[str | Path],
+        is_excluded: Callable[[str], bool],
+        max_files: int = 20_000,
+    ) -> None:
+        """is_excluded: paths that are not read. max_files: after so many files the rest of the workspace is left out."""
+        self._index = index
+        self._is_excluded = is_excluded
+        self._room = max_files
+        self._work = self._walk(deque(str(root) for root in roots))
+        self.num_read = 0
+
+    def step(self, budget_ms: float) -> bool:
+        """Work for about budget_ms, but at least on one file or entry. Returns whether there is more to do."""
+        until = time.perf_counter() + budget_ms / 1e3
+        for _ in self._work:
+            if time.perf_counter() >= until:
+                return True
+        return False
+
+    def _walk(self, folders: deque[str]) -> Iterator[None]:
+        """Every folder in turn, the outer ones first; yields after each entry."""
+        while folders and self._room > 0:
+            try:
+                with os.scandir(folders.popleft()) as entries:
+                    for entry in entries:
+                        if self._room > 0 and not entry.is_symlink():
+                            self._visit(entry, folders)
+                        yield
+            except OSError:
+                # a folder that went away, or that we may not read, is not part of the workspace
+                continue
+
+    def _visit(self, entry: os.DirEntry[str], folders: deque[str]) -> None:
+        if entry.is_dir():
+            if not entry.name.startswith(".") and entry.name not in _SKIPPED:
+                folders.append(entry.path)
+        elif language_for_path(entry.name) is not PLAIN_TEXT and not self._is_excluded(entry.path):
+            self._read(entry)
+
+    def _read(self, entry: os.DirEntry[str]) -> None:
+        try:
+            if entry.stat().st_size > MAX_FILE_BYTES:
+                return
+            text = Path(entry.path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return
+        self._room -= 1
+        self.num_read += 1
+        self._index.update(entry.path, text)
+
+
+_SKIPPED = frozenset(("node_modules", "__pycache__", "build", "dist", "target", "venv", "site-packages", "vendor"))

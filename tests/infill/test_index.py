@@ -1,0 +1,222 @@
+"""The workspace's lines: found by what is around them, bounded, incremental, never a lie."""
+
+from __future__ import annotations
+
+import random
+import string
+import threading
+import time
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from infill_cases import CURSOR, asked
+from lacuna_ls.infill.index import LineIndex, Place, WorkspaceIndexer, alike, rest_of
+from lacuna_ls.infill.privacy import PathRules
+from lacuna_ls.infill.seeds import Draft, drafts_for
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap
+
+B = CURSOR
+SOURCE = "import os\n\n\ndef f(a):\n    b = load(a)\n    c = clean(b)\n    return c\n"
+HERE = Place("c = ", ("    b = load(a)", "def f(a):"), ("    return c", ""))
+
+
+def test_a_line_is_found_by_its_neighbours_and_its_beginning():
+    index = LineIndex()
+    index.update("a.py", SOURCE)
+    (match,) = index.similar(HERE)
+    assert (match.path, match.rest) == ("a.py", "clean(b)")
+    assert match.likeness == pytest.approx(1.0)
+    (match,) = index.similar(Place("c = cl", HERE.above, ("other()", "")))
+    assert match.rest == "ean(b)"
+    assert index.similar(Place("d = ", HERE.above, HERE.below)) == []
+
+
+def test_numbers_and_strings_do_not_hide_a_likeness():
+    index = LineIndex()
+    index.update("a.py", 'check("one", 1)\nassert done\n')
+    assert index.similar(Place("", ('check("two", 22)', ""), ("", "")))[0].rest == "assert done"
+
+
+def test_an_update_replaces_and_a_removal_removes():
+    index = LineIndex()
+    index.update("a.py", SOURCE)
+    index.update("a.py", SOURCE.replace("clean", "wash"))
+    assert [match.rest for match in index.similar(HERE)] == ["wash(b)"]
+    index.remove("a.py")
+    assert index.similar(HERE) == []
+    assert len(index) == 0
+
+
+def test_memory_is_bounded_and_the_latest_files_stay():
+    index = LineIndex(max_text_chars=100_000)
+    rng = random.Random(0)
+    for i in range(300):
+        lines = ["".join(rng.choices(string.ascii_letters, k=30)) for _ in range(40)]
+        index.update(f"{i}.py", "\n".join(lines))
+    assert len(index) < 90
+    assert index.num_bytes < 100_000 + 4 * 40 * 90 + 5_500_000
+    index.update("last.py", SOURCE)
+    assert index.similar(HERE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.lists(st.sampled_from("abcdef"), max_size=12)), max_size=12))
+def test_what_it_says_is_really_there(updates):
+    index = LineIndex(max_text_chars=60)
+    texts: dict[str, str] = {}
+    for number, lines in updates:
+        texts[f"{number}.py"] = "\n".join(lines)
+        index.update(f"{number}.py", texts[f"{number}.py"])
+    for above in "abcdef":
+        for match in index.similar(Place("", (above, ""), ("", ""))):
+            lines = [line for line in texts[match.path].split("\n") if line.strip()]
+            assert lines[match.number] == match.rest
+
+
+def test_secrets_are_redacted_and_carriage_returns_gone():
+    index = LineIndex()
+    index.update("a.py", 'connect()\r\npassword = "hunter2hunter2"\r\ndone()\r\n')
+    (match,) = index.similar(Place("", ("connect()", ""), ("done()", "")))
+    assert match.rest == 'password = "<redacted>"'
+
+
+def test_asking_while_it_is_being_filled():
+    index = LineIndex(max_text_chars=200_000)
+    stop = threading.Event()
+
+    def fill() -> None:
+        i = 0
+        while not stop.is_set():
+            index.update(f"{i % 50}.py", SOURCE * (1 + i % 30))
+            i += 1
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            assert all(match.rest == "clean(b)" for match in index.similar(HERE))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_workspace_is_read_in_slices_and_private_files_are_not(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".gitignore").write_text("ignored.py\n")
+    for name in ("a.py", "sub/b.go", "node_modules/c.js", ".hidden/d.py", "ignored.py", "e.bin", "secrets.py"):
+        (tmp_path / name).write_text(SOURCE)
+    (tmp_path / "f.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "huge.py").write_text("x = 1\n" * 100_000)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], PathRules([tmp_path]).is_excluded)
+    num_steps = 0
+    while indexer.step(0.0):
+        num_steps += 1
+    assert num_steps > 5
+    assert {match.path for match in index.similar(HERE)} == {str(tmp_path / "a.py"), str(tmp_path / "sub/b.go")}
+    assert indexer.num_read == 2
+
+
+def test_a_large_workspace_is_cut_off_and_a_missing_one_is_nothing(tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i}.py").write_text(SOURCE)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path, tmp_path / "gone"], lambda path: False, max_files=10)
+    while indexer.step(5.0):
+        pass
+    assert len(index) == 10
+
+
+def test_the_whole_index_stays_within_its_promise():
+    tracemalloc.start()
+    try:
+        index = LineIndex(max_text_chars=2_000_000)
+        rng = random.Random(1)
+        for i in range(120):
+            lines = [" ".join(rng.choices(("alpha", "beta", "gamma", f"name_{i}"), k=6)) for _ in range(600)]
+            index.update(f"{i}.py", "\n".join(lines))
+        current, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # what Python's own objects add must stay small beside what is counted
+    assert current < 1.5 * index.num_bytes + 8_000_000
+
+
+def drafted(marked: str, index: LineIndex | None = None, extent="rest") -> list[Draft]:
+    request = asked(marked)
+    return drafts_for(Snapshot(request.text), Gap(request.start, request.end, extent), index, "a.py")
+
+
+def test_drafts_come_from_the_document_itself():
+    drafts = drafted(f"if a:\n    go(1)\n    end()\nif b:\n    go(1)\n    {B}\n")
+    assert drafts[0].text == "end()"
+    assert drafts[0].is_own
+    assert 0 < drafts[0].probability() < 1
+
+
+def test_drafts_begin_with_what_is_written_and_never_come_from_their_own_line():
+    assert [draft.text for draft in drafted(f"x = 1\ny = two\nz = 3\n\nx = 1\ny = {B}\nz = 3\n")] == ["two"]
+    assert drafted(f"x = 1\ny = two{B}\nz = 3\n") == []
+    assert drafted(f"{B}\n") == []
+
+
+def test_the_more_places_say_it_the_likelier_it_is():
+    one = "x = 1\ny = two\nz = 3\n\nx = 1\ny = 2\nz = 3\n\n"
+    split = drafted(one + f"x = 1\ny = {B}\nz = 3\n")
+    united = drafted(one.replace("two", "2") + f"x = 1\ny = {B}\nz = 3\n")
+    assert united[0].probability() > split[0].probability()
+
+
+def test_drafts_of_other_documents_join_in():
+    index = LineIndex()
+    index.update("b.py", "x = 1\ny = two\nz = 3\n")
+    index.update("a.py", "x = 1\ny = old\nz = 3\n")
+    drafts = drafted(f"x = 1\ny = {B}\nz = 3\n", index)
+    assert [(draft.text, draft.is_own) for draft in drafts] == [("two", False)], "its own older state is no witness"
+
+
+def test_blocks_are_not_drafted():
+    assert drafted(f"x = 1\ny = two\nx = 1\n{B}\n", extent="block") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "head", "rest"),
+    [
+        pytest.param("    return a", "    ret", "urn a", id="in the middle of a word"),
+        pytest.param("  a = 1  ", "a = ", "1", id="white space at the edges"),
+        pytest.param("a = 1", "b", "", id="another beginning"),
+        pytest.param("a = 1", "a = 1", "", id="nothing follows"),
+    ],
+)
+def test_rest_of(line, head, rest):
+    assert rest_of(line, head) == rest
+
+
+def test_alike():
+    assert alike("  a = f(b)", "a = f(b)") == 1.0
+    assert alike("", "") == 1.0
+    assert alike("a b", "c d") == 0.0
+    assert 0 < alike("a = f(b)", "a = f(c)") < 1
+
+
+def test_drafting_is_quick_in_a_long_document_over_a_full_index():
+    index = LineIndex()
+    for i in range(200):
+        index.update(f"{i}.py", SOURCE * 50)
+    text = SOURCE * 3000
+    gap = Gap(text.index("clean", len(text) // 2), text.index("clean", len(text) // 2), "rest")
+    best = min(_seconds(text, gap, index) for _ in range(8))
+    assert best < 0.03
+
+
+def _seconds(text: str, gap: Gap, index: LineIndex) -> float:
+    started = time.perf_counter()
+    assert drafts_for(Snapshot(text), gap, index) is not None
+    return time.perf_counter() - started
