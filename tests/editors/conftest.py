@@ -40,3 +40,104 @@ def nvim(tmp_path):
     yield start
     for editor in opened:
         editor.close()
+
+
+def can_run_vscode():
+    """Import the driver, or skip with the reason."""
+    try:
+        import vscode_driver
+    except ImportError as error:
+        missing(f"no {error.name}")
+    if not vscode_driver.CODE.exists():
+        missing("no code-server")
+    if not vscode_driver.CHROMIUM:
+        missing("no chromium")
+    if not vscode_driver.VSIX.exists():
+        missing("no .vsix (make vsix)")
+    return vscode_driver
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all windows."""
+    driver = can_run_vscode()
+    chromium = driver.Browser()
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="session")
+def code_server(tmp_path_factory):
+    """One VS Code with the extension, trusted workspaces, and the fake server."""
+    driver = can_run_vscode()
+    code = driver.CodeServer(tmp_path_factory.mktemp("code") / "base")
+    yield code
+    code.close()
+
+
+@pytest.fixture
+def start_code_server(tmp_path):
+    """A function that starts a VS Code of its own, for tests of settings and trust."""
+    driver = can_run_vscode()
+    started = []
+
+    def start(**options):
+        code = driver.CodeServer(tmp_path / f"code{len(started)}", **options)
+        started.append(code)
+        return code
+
+    yield start
+    for code in started:
+        code.close()
+
+
+@pytest.fixture
+def open_window(browser, tmp_path):
+    """A function that opens a window on a folder of its own; a picture is kept of a window whose test failed."""
+    driver = can_run_vscode()
+    opened = []
+
+    def start(code, name=None, **options):
+        window = driver.Window(code, browser, tmp_path / (name or f"ws{len(opened)}"), **options)
+        opened.append(window)
+        return window
+
+    yield start
+    for window in opened:
+        window.close()
+
+
+@pytest.fixture(scope="module")
+def shared_window(code_server, browser, tmp_path_factory):
+    """One window for the tests of a module that only need a file of their own."""
+    driver = can_run_vscode()
+    window = driver.Window(code_server, browser, tmp_path_factory.mktemp("shared") / "ws")
+    yield window.wait_ready()
+    window.close()
+
+
+@pytest.fixture
+def window(shared_window, request):
+    """The shared window, with a new file: `window("text")`."""
+    count = [0]
+
+    def fresh(text="import os\n\n", suffix=".py"):
+        count[0] += 1
+        name = f"{request.node.name.split('[')[0]}_{abs(hash(request.node.name)) % 1000}_{count[0]}{suffix}"
+        return shared_window.open(name, text)
+
+    yield fresh
+    if request.node.stash.get(FAILED, False):
+        shared_window.page.screenshot(path=str(shared_window.folder.with_name("failed.png")))
+    shared_window.keys("Escape", "Escape", "Escape")
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -74,13 +74,14 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     const editor = vscode.window.activeTextEditor;
     const origin = editor && { uri: editor.document.uri, selection: editor.selection, column: editor.viewColumn };
     this.pending = { edit, versions, onAccepted, origin };
+    // before the diff has the focus, so that the first key already finds it
+    await vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', true);
     if (sides.length === 1) {
       const options: vscode.TextDocumentShowOptions = { preview: true, ...(first ? { selection: first } : {}) };
       await vscode.commands.executeCommand('vscode.diff', only[1], only[2], title, options);
     } else {
       await vscode.commands.executeCommand('vscode.changes', title, sides);
     }
-    await vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', true);
     return undefined;
   }
 

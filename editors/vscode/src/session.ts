@@ -94,6 +94,7 @@ export class Session implements vscode.Disposable {
       await client.start();
     } catch (error) {
       this.log.error(error instanceof Error ? error : String(error));
+      await client.dispose().catch(() => undefined);
       if (this.client === client) {
         this.client = undefined;
         this.lifecycle.crashed();
@@ -114,7 +115,7 @@ export class Session implements vscode.Disposable {
       outputChannel: this.log,
       traceOutputChannel: this.trace,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
-      initializationOptions: () => forServer(structuredClone({ ...vscode.workspace.getConfiguration('lacuna') })) as object,
+      initializationOptions: () => forServer(vscode.workspace.getConfiguration().get('lacuna')),
       initializationFailedHandler: () => false,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),

@@ -137,7 +137,7 @@ export function isLanguageOff(language: string): boolean {
 /** Write the override of one language into the user's settings. */
 export async function toggleLanguage(language: string): Promise<void> {
   const settings = vscode.workspace.getConfiguration('lacuna');
-  const overrides: Overrides = structuredClone(settings.inspect<Overrides>('languages')?.globalValue ?? {});
+  const overrides: Overrides = settings.inspect<Overrides>('languages')?.globalValue ?? {};
   const { enable: before, ...rest } = overrides[language] ?? {};
   const changed: Overrides = Object.fromEntries(Object.entries(overrides).filter(([id]) => id !== language));
   if (before !== false) {

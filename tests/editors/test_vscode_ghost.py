@@ -1,0 +1,290 @@
+"""Ghost text and edits in a real VS Code: what the page shows, and the bytes that are saved."""
+
+import contextlib
+import json
+import time
+
+import pytest
+from nvim_driver import until
+
+pytestmark = [pytest.mark.editor, pytest.mark.slow]
+
+MULTI = "def multi(a, b):\n    x = a\n    return x + b"
+HOLES = "def a():\n    ...\n\n\ndef b():\n    pass\n"
+
+
+def test_a_proposal_appears_and_tab_takes_it(window):
+    w = window()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+    until(lambda: w.messages("workspace/executeCommand"), "the accept command")
+    assert w.messages("workspace/executeCommand")[-1]["params"]["command"] == "lacuna.accept"
+    # one undo takes it back
+    w.keys("Control+z")
+    w.see_file("import os\n\ndef multi")
+
+
+def test_typing_along_keeps_it(window):
+    w = window()
+    w.at_end("def")
+    w.see(MULTI[3:])
+    for count, char in enumerate(" multi(a", start=4):
+        w.type(char)
+        w.see(MULTI[count:], 3)
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+
+
+def test_a_word_and_a_line_at_a_time(window):
+    w = window()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Control+ArrowRight")
+    w.see(MULTI[10:])
+    w.see_file("import os\n\ndef multi(")
+    w.keys("Control+Alt+ArrowRight")
+    # VS Code's line goes to the beginning of the next one
+    w.see_file("import os\n\ndef multi(a, b):\n")
+    w.see(MULTI[17:])
+    w.keys("Control+Alt+ArrowRight")
+    w.see_file("import os\n\ndef multi(a, b):\n    x = a\n")
+
+
+def test_escape_drops_it(window):
+    w = window()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Escape")
+    w.see_none()
+    w.see_file("import os\n\ndef multi")
+
+
+def test_alternatives(window):
+    w = window()
+    w.at_end("pick = ")
+    w.see("one")
+    w.keys("Alt+]")
+    w.see("two(2)")
+    w.keys("Alt+[")
+    w.see("one")
+    w.keys("Alt+[")
+    w.see("three")
+    w.keys("Alt+Enter")
+    w.see_file("import os\n\npick = three")
+
+
+def test_tab_is_a_tab_when_nothing_is_shown(window):
+    w = window()
+    w.at_end("zz = 1\n")
+    time.sleep(0.3)
+    w.keys("Tab")
+    w.type("x")
+    w.see_file("import os\n\nzz = 1\n    x")
+
+
+def test_asked_by_hand(window):
+    w = window()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Escape")
+    w.see_none()
+    w.keys("Alt+\\")
+    w.see(MULTI[9:])
+    assert w.messages("textDocument/inlineCompletion")[-1]["params"]["context"]["triggerKind"] == 1
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+
+
+@pytest.mark.parametrize("word", ["null", "boom"])
+def test_no_answer_and_an_error_are_quiet(window, word):
+    w = window()
+    w.at_end(f"{word} = 1\ndef multi")
+    w.see(MULTI[9:])
+    assert "boom" not in w.toasts()
+    w.keys("Tab")
+    w.see_file(f"import os\n\n{word} = 1\n{MULTI}")
+
+
+def test_astral_characters_keep_their_place(window):
+    w = window()
+    w.at_end("emoji = '")
+    w.see("\U0001f600\U0001f680' + name")
+    w.keys("Tab")
+    w.see_file("import os\n\nemoji = '\U0001f600\U0001f680' + name")
+
+
+def test_the_proposal_extends_what_the_menu_has_selected(window):
+    w = window("multitude = 1\n")
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Control+Space")
+    w.page.wait_for_selector(".suggest-widget.visible")
+    until(
+        lambda: (w.messages("textDocument/inlineCompletion")[-1]["params"]["context"].get("selectedCompletionInfo") or {})
+        .get("text", "")
+        .startswith("multi"),
+        "the selected entry in the request",
+    )
+    w.keys("Escape")
+    w.see_file("multitude = 1\ndef multi")
+
+
+def preview(w, title):
+    w.page.wait_for_selector(".monaco-diff-editor", state="visible")
+    until(lambda: title in (w.page.locator(".tab.active").get_attribute("aria-label") or ""), f"a tab {title!r}")
+    w.page.wait_for_selector(".editor-actions .codicon-check", state="visible")
+
+
+def no_preview(w):
+    until(lambda: w.page.locator(".monaco-diff-editor").count() == 0, "the end of the preview")
+    w.page.wait_for_selector(f'.tab.active[data-resource-name="{w.file.name}"]')
+
+
+def test_fill_a_hole_and_undo_in_one_step(window):
+    w = window(HOLES)
+    w.focus()
+    w.keys("Control+Home", "ArrowDown", "Control+Alt+h")
+    preview(w, "Fill this hole")
+    shown = w.page.locator(".monaco-diff-editor .editor.modified .view-lines").last.inner_text().replace("\u00a0", " ")
+    assert "return 42" in shown
+    assert w.file.read_text() == HOLES
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    pass\n")
+    w.keys("Control+z")
+    w.see_file(HOLES)
+
+
+def test_an_edit_is_refused_by_one_key(window):
+    w = window(HOLES)
+    w.focus()
+    w.keys("Control+Home", "ArrowDown", "Control+Alt+h")
+    preview(w, "Fill this hole")
+    w.keys("Escape")
+    no_preview(w)
+    w.see_file(HOLES)
+
+
+def test_fill_all_holes(window):
+    w = window(HOLES)
+    w.focus()
+    w.keys("Control+Alt+Shift+h")
+    preview(w, "Fill all holes")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+    w.keys("Control+z")
+    w.see_file(HOLES)
+
+
+def test_rewrite_the_selection_as_told(window):
+    w = window("first = 1\nsecond = 2\n")
+    w.focus()
+    w.keys("Control+Home", "ArrowDown", "Shift+End", "Control+Alt+i")
+    w.page.wait_for_selector(".quick-input-widget input", state="visible")
+    w.type("be brief")
+    w.keys("Enter")
+    preview(w, "Rewrite selection")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    assert w.messages("lacuna/previewEdit")[-1]["params"]["instruction"] == "be brief"
+    w.see_file("first = 1\nsecond = 2  # be brief\n")
+
+
+def test_rewrite_and_repair_from_the_palette(window):
+    w = window("name = 1\ndef (x):\n    return x\n")
+    w.focus()
+    w.keys("Control+Home", "Shift+End")
+    w.command("Lacuna: Rewrite Selection")
+    preview(w, "Rewrite selection")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("NAME = 1\ndef (x):\n    return x\n")
+    w.command("Lacuna: Repair Syntax Error Here")
+    preview(w, "Repair")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("NAME = 1\ndef repaired(x):\n    return x\n")
+
+
+def test_next_edit(window):
+    w = window("new_name = 1\nprint(old_name)\n")
+    w.focus()
+    w.keys("Control+Home", "Control+Alt+n")
+    preview(w, "next edit")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("new_name = 1\nprint(new_name)\n")
+
+
+def test_nothing_to_fill_is_said(window):
+    w = window("x = 1\n")
+    w.focus()
+    w.keys("Control+Alt+h")
+    until(lambda: "no hole here" in w.toasts(), "the message")
+    w.see_file("x = 1\n")
+
+
+def menu(w):
+    w.focus()
+    w.page.click("[id='lacuna.lacuna.lacuna.status']")
+    w.page.wait_for_selector(".quick-input-list .monaco-list-row", state="visible")
+    return [row.get_attribute("aria-label") for row in w.page.query_selector_all(".quick-input-list .monaco-list-row")]
+
+
+def choose(w, label):
+    entries = menu(w)
+    chosen = next(entry for entry in entries if label in entry)
+    w.page.click(f'.quick-input-list .monaco-list-row[aria-label="{chosen}"]')
+
+
+def test_the_menu_pauses_and_resumes(window):
+    w = window()
+    entries = " | ".join(menu(w))
+    for part in ("fake", "cpu", "Pause", "Snooze for 5 minutes", "Disable for python", "Open log", "Unload the model"):
+        assert part in entries
+    w.keys("Escape")
+    choose(w, "Pause")
+    until(lambda: "paused" in w.status_label(), "the pause")
+    w.at_end("def multi")
+    time.sleep(0.5)
+    assert w.ghost() == ""
+    choose(w, "Resume")
+    until(lambda: "paused" not in w.status_label(), "the end of it")
+    w.at_end("(")
+    w.see(MULTI[10:])
+    w.see_file("import os\n\ndef multi(")
+
+
+def test_snooze(window):
+    w = window()
+    choose(w, "Snooze")
+    until(lambda: "snoozed" in w.status_label(), "the snooze")
+    asked = w.requests()
+    w.at_end("def multi")
+    time.sleep(0.5)
+    assert w.ghost() == ""
+    assert w.requests() == asked
+    choose(w, "Resume")
+    w.at_end("(")
+    w.see(MULTI[10:])
+    w.see_file("import os\n\ndef multi(")
+
+
+def test_a_language_is_switched_off_and_on(window, code_server):
+    w = window()
+
+    def languages():
+        # the editor writes the file in place: half of it is not an answer
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(code_server.settings_files[0].read_text()).get("lacuna.languages", {})
+        return None
+
+    choose(w, "Disable for python")
+    until(lambda: languages() == {"python": {"enable": False}}, "the setting")
+    until(lambda: w.messages("workspace/didChangeConfiguration"), "telling the server")
+    choose(w, "Enable for python")
+    until(lambda: languages() == {}, "the setting's end")
+    w.see_file("import os\n\n")

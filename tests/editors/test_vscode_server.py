@@ -1,0 +1,223 @@
+"""VS Code and the server: found, started when needed, missing, killed, untrusted, installed; windows of every kind."""
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+import zipfile
+
+import psutil
+import pytest
+from nvim_driver import FAKE, until
+
+pytestmark = [pytest.mark.editor, pytest.mark.slow]
+
+MULTI = "def multi(a, b):\n    x = a\n    return x + b"
+
+
+def test_a_killed_server_comes_back(code_server, open_window):
+    w = open_window(code_server).wait_ready()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    os.kill(w.server_pids()[0], signal.SIGKILL)
+    until(lambda: len(w.server_pids()) == 2, "a second server")
+    until(lambda: len(w.messages("textDocument/didOpen")) == 2, "the document, opened again")
+    w.keys("Backspace")
+    w.type("i")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+    # and closing the window leaves nothing behind
+    pid = w.server_pids()[1]
+    assert psutil.pid_exists(pid)
+    w.close()
+    until(lambda: not psutil.pid_exists(pid), "the end of the server", 15)
+
+
+def running_extension(w):
+    """The row of the extension in VS Code's own table, or None when it is not activated."""
+    w.focus()
+    w.command("Developer: Show Running Extensions")
+    rows = w.page.locator(".runtime-extensions-editor .extension")
+    until(lambda: "ms" in rows.first.inner_text() if rows.count() else False, "the table", 30)
+    time.sleep(0.5)
+    row = rows.filter(has_text="Lacuna")
+    return row.first.inner_text().replace("\n", " ") if row.count() else None
+
+
+def test_nothing_is_loaded_for_plain_text(code_server, open_window):
+    w = open_window(code_server, file="notes.txt", text="x\n")
+    assert running_extension(w) is None
+    assert w.messages() == []
+
+
+def test_activation_without_a_supported_file_is_quick_and_starts_nothing(code_server, open_window):
+    """VS Code's own clock. The machine may be busy: the best of a few windows counts."""
+    best = 1e9
+    for _ in range(4):
+        w = open_window(code_server, file="a.lua", text="x = 1\n")
+        row = running_extension(w)
+        assert row
+        times = [float(part.removesuffix("ms")) for part in row.split() if part.removesuffix("ms").isdigit()]
+        best = min(best, times[-1])
+        assert w.messages() == []
+        assert w.status_text() == ""
+        w.close()
+        if best < 50:
+            break
+    assert best < 50
+
+
+def test_bad_settings_cost_a_message(start_code_server, open_window):
+    code = start_code_server(settings={"lacuna.oops": 1, "lacuna.editor.extraLanguages": ["lua"]})
+    w = open_window(code, file="a.lua", text="\n").wait_ready()
+    sent = w.messages("initialize")[0]["params"]["initializationOptions"]
+    # the server hears of its own settings only, and of none that it does not know by the extension's doing
+    assert not {"server", "editor", "trace"} & set(sent)
+    assert sent["proposal"]["extent"] == "auto"
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("\n" + MULTI)
+
+
+def test_a_missing_server_is_said_and_typing_goes_on(start_code_server, open_window, tmp_path):
+    code = start_code_server(settings={"lacuna.server.path": str(tmp_path / "no/such/lacuna")})
+    w = open_window(code)
+    until(lambda: "is not an executable" in w.toasts(), "the message", 30)
+    until(lambda: "server not found" in w.status_label(), "the status")
+    w.at_end("def multi")
+    w.see_file("import os\n\ndef multi")
+    # naming the right one is enough: no reload
+    code.write_settings(**{"lacuna.server.path": str(code.path)})
+    until(lambda: w.messages("textDocument/didOpen"), "a start", 20)
+    w.at_end("(")
+    w.see(MULTI[10:])
+    w.see_file("import os\n\ndef multi(")
+
+
+def test_a_server_that_always_dies_is_given_up(start_code_server, open_window):
+    code = start_code_server(command=[sys.executable, "-S", "-c", "import sys; sys.exit(7)"])
+    w = open_window(code)
+    until(lambda: "ended 6 times" in w.status_label(), "giving up", 60)
+    w.at_end("def multi")
+    w.see_file("import os\n\ndef multi")
+
+
+def test_an_untrusted_workspace_starts_nothing_of_its_own(start_code_server, open_window, tmp_path):
+    """Neither by its settings nor by a program that lies in it."""
+    code = start_code_server(trust=False, settings={"lacuna.server.path": None})
+    mark = tmp_path / "started"
+    evil = f"#!/bin/sh\ntouch {mark}\n"
+    folder = tmp_path / "evil"
+    more = {
+        ".venv/bin/lacuna": evil,
+        ".vscode/settings.json": json.dumps({"lacuna.server.path": str(folder / ".venv/bin/lacuna")}),
+    }
+    for name, content in more.items():
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    (folder / ".venv/bin/lacuna").chmod(0o755)
+    w = open_window(code, "evil")
+    until(lambda: "Restricted Mode" in w.page.locator(".statusbar").inner_text(), "the restricted mode", 30)
+    until(lambda: "server not found" in w.status_label() or "was not found" in w.toasts(), "the status", 30)
+    assert not mark.exists()
+    w.at_end("x = 1")
+    w.see_file("import os\n\nx = 1")
+    assert not mark.exists()
+
+
+def test_a_trusted_workspace_brings_its_environment(start_code_server, open_window, tmp_path):
+    code = start_code_server(settings={"lacuna.server.path": None})
+    folder = tmp_path / "project"
+    program = folder / ".venv/bin/lacuna"
+    program.parent.mkdir(parents=True)
+    quoted = " ".join(f"'{part}'" for part in FAKE)
+    program.write_text(f'#!/bin/sh\nexport FAKE_LOG="${{PWD}}.log"\nexec {quoted} "$@"\n')
+    program.chmod(0o755)
+    w = open_window(code, "project").wait_ready()
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+
+
+def wheel(folder):
+    """A package with the name of the server and its console script, which runs the fake one."""
+    path = folder / "lacuna_ls-9.9-py3-none-any.whl"
+    quoted = repr([*FAKE, "serve"])
+    code = f"import os\ndef main():\n    os.environ['FAKE_LOG'] = os.getcwd() + '.log'\n    os.execv({FAKE[0]!r}, {quoted})\n"
+    info = "lacuna_ls-9.9.dist-info"
+    files = {
+        "fake_lacuna.py": code,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: lacuna-ls\nVersion: 9.9\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nlacuna = fake_lacuna:main\n",
+    }
+    record = ""
+    for name, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
+        record += f"{name},sha256={digest},{len(content.encode())}\n"
+    files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_the_server_is_installed_after_consent(start_code_server, open_window, tmp_path):
+    package = wheel(tmp_path)
+    code = start_code_server(settings={"lacuna.server.path": None, "lacuna.server.package": str(package)})
+    w = open_window(code)
+    until(lambda: "was not found" in w.toasts(), "the offer", 30)
+    w.page.get_by_role("button", name="Install…").click()
+    dialog = w.page.locator(".monaco-dialog-box")
+    dialog.wait_for()
+    assert str(package) in dialog.inner_text()
+    assert w.messages() == []
+    dialog.get_by_role("button", name="Install", exact=True).click()
+    until(lambda: w.messages("textDocument/didOpen"), "the installed server", 90)
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+
+
+def test_several_folders(code_server, open_window, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text("import os\n\n")
+    workspace = tmp_path / "both.code-workspace"
+    workspace.write_text(json.dumps({"folders": [{"path": "one"}, {"path": "two"}]}))
+    w = open_window(code_server, "one", text="import os\n\n", workspace=workspace).wait_ready()
+    folders = [one["name"] for one in w.messages("initialize")[0]["params"]["workspaceFolders"]]
+    assert folders == ["one", "two"]
+    w.at_end("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+
+
+def test_a_notebook_cell(code_server, open_window):
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": ["import os\n"]}
+    metadata = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    text = json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    w = open_window(code_server, file="notes.txt", text="", size=(1200, 700)).focus()
+    w.open("a.ipynb", text)
+    until(lambda: "Lacuna" in w.status_text(), "the status")
+    w.page.click(".notebookOverlay .monaco-editor .view-lines")
+    w.keys("Control+End")
+    w.type("def multi")
+    w.see(MULTI[9:])
+    w.keys("Tab")
+
+    def saved():
+        w.save()
+        time.sleep(0.2)
+        return "".join(json.loads(w.file.read_text())["cells"][0]["source"]) == "import os\n" + MULTI
+
+    until(saved, "the saved cell")
