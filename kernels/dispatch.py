@@ -174,9 +174,7 @@ def mlp_glue(
     *,
     path: Path | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Between the MLPs and the next layer: the experts' weighted sum, four norms and the layer scalar, in one
-    launch.
-    """
+    """Between the MLPs and the next layer: weighted sum of experts, four norms, layer scalar, in one launch."""
     is_truth = choose(x, path) == "reference"
     compute = norms.mlp_glue_reference if is_truth else _triton("norms").mlp_glue
     return compute(x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, eps)

@@ -12,8 +12,6 @@ from .packing import PackedMatrix, unpack
 
 
 def linear_reference(x: Tensor, weight: PackedMatrix) -> Tensor:
-    """x: [T, K]; weight: one matrix [N, K] -> x @ weight.T [T, N] in x's dtype. Computed in fp32, or fp64 for an fp64
-    x.
-    """
+    """x: [T, K]; weight: one matrix [N, K] -> x @ weight.T [T, N] in x's dtype; computed in fp32 (fp64 for fp64)."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     return (x.to(wide) @ unpack(weight, 0, wide).T).to(x.dtype)

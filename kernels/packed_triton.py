@@ -2,7 +2,8 @@
 # ruff: noqa: ANN201
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
-# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportAssignmentType=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportAssignmentType=false
 """One matrix product for every packed format: out^T = W x^T, tile by tile. The experts and the dense linear are this.
 
 Weights are the M operand and rows of x the N operand ("swap-AB"), because a denoise step has few rows per expert: the

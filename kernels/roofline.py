@@ -47,9 +47,7 @@ CARDS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's shape as far as bytes go; the defaults are google/diffusiongemma-26B-A4B-it. kv: (layers, heads, D,
-    window).
-    """
+    """A model's shape as far as bytes go; by default google/diffusiongemma-26B-A4B-it. kv: (layers, heads, D, window)."""
 
     hidden: int = 2816
     vocab: int = 262144

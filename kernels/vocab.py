@@ -42,9 +42,7 @@ class VocabStats:
 
 
 def philox(seed: int, counters: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10. counters: int64 tensors holding 32-bit words, broadcastable -> four int64 tensors of 32-bit
-    words.
-    """
+    """Philox4x32-10. counters: four int64 tensors of 32-bit words, broadcastable -> the same of random words."""
     c0, c1, c2, c3 = counters
     k0, k1 = seed & MASK32, (seed >> 32) & MASK32
     for _ in range(10):

@@ -75,9 +75,7 @@ def vocab_tile_kernel(
     BH: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Grid: (row tiles, vocabulary tiles), rows fastest, so that the row tiles of one piece of the table run
-    together.
-    """
+    """Grid: (row tiles, vocabulary tiles), rows fastest: the row tiles of one piece of the table run together."""
     tile = tl.program_id(1)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     is_row = rows < R
@@ -145,8 +143,9 @@ def vocab_tile_kernel(
 def vocab_merge_kernel(
     stats, top_values, top_ids, temperature, floats, ids, R, num_tiles, TOP: tl.constexpr, BT: tl.constexpr
 ):
-    """One program per row. floats: [5 + TOP, R] logit, sample logit, lse, entropy, lse_1, entropy_1 ...; ids: [2 +
-    TOP, R].
+    """One program per row. ids: [1 + TOP, R], the sample, then the list.
+
+    floats: [5 + TOP, R], the sample's logit, lse, entropy, lse_1, entropy_1, then the list's logits.
     """
     row = tl.program_id(0)
     t = tl.arange(0, BT)

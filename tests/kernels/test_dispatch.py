@@ -53,8 +53,9 @@ ops.rms_norm(x, w, 1e-6)
 ops.attention_glue(x, x, w, w, w, w, 1e-6)
 ops.mlp_glue(x, x, torch.randn(3, 2, 64), share, w, w, w, torch.ones(1), w, 1e-6)
 ops.soft_embedding(ids, share, torch.randn(9, 64), 8.0)
-q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], (torch.ones(3, 16), torch.zeros(3, 16)),
-1e-6) cache = torch.randn(1, 5, 16)
+rope = (torch.ones(3, 16), torch.zeros(3, 16))
+q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], rope, 1e-6)
+cache = torch.randn(1, 5, 16)
 ops.canvas_attention(q, k, v, cache, cache, attention.row_ranges(5, 0, [3], None))
 assert "triton" not in {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
 """

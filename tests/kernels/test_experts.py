@@ -115,9 +115,7 @@ def test_no_rows_at_all(device: str):
 
 
 def test_the_released_models_sizes(device: str):
-    """H=2816 and I=704 with every tile and loop count they bring; two experts, and tiles wide enough for the
-    interpreter.
-    """
+    """H=2816 and I=704 with the loop counts they bring; two experts, and tiles wide enough for the interpreter."""
     experts = make_experts(2, 2816, 704, "int4", 64, device)
     x = torch.randn(9, 2816, generator=torch.Generator().manual_seed(3)).to(BF16).to(device)
     ids = make_ids(9, 2, 2, "spread").to(device)

@@ -58,9 +58,7 @@ def test_banned_tokens_never_appear(device: str):
 
 
 def test_ties_go_to_the_lowest_id(device: str):
-    """Small integers are exact in every order of summation, so equal logits are equal to the last bit, also across
-    tiles.
-    """
+    """Small integers are exact in every order of summation: equal logits are equal to the last bit, in any tile."""
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randint(-2, 3, (6, 32), generator=generator).to(BF16).to(device)
     table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(12, 1).to(device)
