@@ -22,6 +22,7 @@ from . import protocol as names
 from .actions import CodeActions
 from .completion import InlineCompletions
 from .documents import Document, Documents
+from .next_edit import NextEdits
 from .options import Options, for_language, read_options
 from .positions import as_encoding
 from .privacy import Privacy
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 LoadInfiller = Callable[[Options], Infiller]
 
+COPILOT_NEXT_EDIT = "textDocument/copilotInlineEdit"
 PROGRESS_TOKEN = "lacuna/load"
 STOP_TIMEOUT_S = 2.0
 METRICS_INTERVAL_S = 60.0
@@ -78,6 +80,7 @@ class LacunaServer(RpcServer):
         self.privacy = Privacy()
         self.completions = InlineCompletions(self)
         self.actions = CodeActions(self)
+        self.next_edits = NextEdits(self)
 
     # life cycle
 
@@ -371,6 +374,15 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     for alias, method in names.COPILOT_ALIASES.items():
         if method in handlers:
             server.feature(alias)(handlers[method])
+
+    @server.feature(names.NEXT_EDIT)
+    async def next_edit(params: names.NextEditParams) -> names.NextEditResult:
+        return await server.next_edits.answer(params, is_automatic=False)
+
+    @server.feature(COPILOT_NEXT_EDIT)
+    async def copilot_inline_edit(params: names.NextEditParams) -> names.NextEditResult:
+        # Copilot's clients ask at every stop of the cursor
+        return await server.next_edits.answer(params, is_automatic=True)
 
     @server.feature(names.PREVIEW_EDIT)
     async def preview_edit(params: names.PreviewEditParams) -> names.PreviewEditResult | None:
