@@ -126,9 +126,6 @@ def actions(params):
     if start != end:
         kind = "refactor.rewrite.lacuna.rewrite"
         offered.append(action("Rewrite selection", kind, uri, "rewrite", range=params["range"]))
-        offered.append(
-            action("Rewrite selection…", kind, uri, "rewriteWithInstruction", range=params["range"])
-        )
     if any("def (" in line for line in documents[uri][1].split("\n")):
         offered.append(action("Repair", "quickfix.lacuna.repair", uri, "repair"))
     return [one for one in offered if any(one["kind"].startswith(kind) for kind in only)]

@@ -263,15 +263,15 @@ export class Session implements vscode.Disposable {
       void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
       return;
     }
+    // a hole or an error is looked for at the cursor, whatever is selected
+    const at = kind === protocol.REWRITE_KIND ? editor.selection : new vscode.Range(editor.selection.active, editor.selection.active);
     const work = async (): Promise<void> => {
       const actions = await this.request<CodeAction[]>('textDocument/codeAction', {
         textDocument: client.code2ProtocolConverter.asTextDocumentIdentifier(editor.document),
-        range: client.code2ProtocolConverter.asRange(editor.selection),
+        range: client.code2ProtocolConverter.asRange(at),
         context: { diagnostics: [], only: [kind], triggerKind: 1 },
       });
-      const wants = (action: CodeAction): boolean =>
-        ((action.data as { action?: string } | undefined)?.action === 'rewriteWithInstruction') === (instruction !== undefined);
-      const action = actions?.find(wants) ?? actions?.[0];
+      const action = actions?.[0];
       if (!action) {
         void vscode.window.showInformationMessage(nothing);
         return;
@@ -282,7 +282,7 @@ export class Session implements vscode.Disposable {
       } satisfies protocol.PreviewEditParams);
       const edit = result && (await client.protocol2CodeConverter.asWorkspaceEdit(result.edit));
       if (!edit) {
-        void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna found nothing better than what stands there.'));
+        // why there is nothing to show is said by the server itself
         return;
       }
       const message = await this.previews.show(edit, `Lacuna: ${action.title}`);

@@ -45,21 +45,17 @@ local function run(kind, opts)
   local params = opts.range or range_params(client, bufnr)
   params.context = { diagnostics = {}, only = { kind }, triggerKind = 1 }
   server.request('textDocument/codeAction', params, function(actions, failure)
-    local action
-    for _, candidate in ipairs(actions or {}) do
-      local wants = type(candidate.data) == 'table' and candidate.data.action == 'rewriteWithInstruction'
-      if wants == (opts.instruction ~= nil) then
-        action = action or candidate
-      end
-    end
-    action = action or (actions or {})[1]
+    local action = (actions or {})[1]
     if not action then
       tell(failure or opts.nothing)
       return
     end
     server.request('lacuna/previewEdit', { action = action, instruction = opts.instruction }, function(result, message)
       if not result then
-        tell(message or 'nothing better than what stands there was found')
+        -- why there is nothing to show is said by the server itself
+        if message then
+          tell(message)
+        end
         return
       end
       local ok, reason = preview.show(result.edit, client.offset_encoding)

@@ -274,10 +274,10 @@ local function set_keys(bufnr)
 end
 
 --- The lines of a buffer as the text edits would leave them.
-local function edited(bufnr, edits, encoding)
+local function edited(bufnr, edits, encoding, annotations)
   local scratch = api.nvim_create_buf(false, true)
   api.nvim_buf_set_lines(scratch, 0, -1, false, api.nvim_buf_get_lines(bufnr, 0, -1, false))
-  vim.lsp.util.apply_text_edits(edits, scratch, encoding)
+  vim.lsp.util.apply_text_edits(edits, scratch, encoding, annotations)
   local lines = api.nvim_buf_get_lines(scratch, 0, -1, false)
   api.nvim_buf_delete(scratch, { force = true })
   return lines
@@ -318,7 +318,7 @@ function M.show(edit, encoding, on_done)
       return false, 'the text has changed since; ask again'
     end
     local old = api.nvim_buf_get_lines(bufnr, 0, -1, false)
-    local new = edited(bufnr, change.edits, encoding)
+    local new = edited(bufnr, change.edits, encoding, edit.changeAnnotations)
     local indices = vim.text.diff(table.concat(old, '\n') .. '\n', table.concat(new, '\n') .. '\n', {
       result_type = 'indices',
       algorithm = 'histogram',
