@@ -25,7 +25,7 @@ from ..kernels.vocab import VocabStats
 from .config import LayerSpec, ModelConfig
 from .formats import LAYER_NORMS, Part
 from .model import DiffusionGemma, rope_table
-from .text_model import Cache
+from .text_model import Cache, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class PackedModel:
 
     # -- the forward -------------------------------------------------------------------------------------------------
 
-    def plan_rows(self, cache: Cache, num_causal: int, num_rows: Tensor | None, L: int, B: int) -> RowPlan:
+    def plan_rows(self, cache: Place, num_causal: int, num_rows: Tensor | None, L: int, B: int) -> RowPlan:
         """num_causal prompt rows behind what the cache holds, then B canvases of L rows, of which num_rows [B] are in use.
 
         A row that is not in use sees nothing and means nothing.

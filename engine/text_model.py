@@ -14,6 +14,16 @@ from torch import Tensor
 from .config import ModelConfig
 
 
+class Place(Protocol):
+    """Where the next row of a sequence goes."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def origin(self) -> int: ...
+
+
 class Cache(Protocol):
     """Keys and values of one token sequence. See KVCache for the meaning of each method."""
 

@@ -1,0 +1,112 @@
+"""A whole denoise step as one CUDA graph, with an eager twin that runs the same body where there is no GPU.
+
+A body is a function without arguments and results that works on static buffers only: the caller copies its input in, replays,
+and reads its output from the buffers. `DoneFlag` tells the host, a few steps late and without making it wait for the device,
+whether there is anything left to do. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+WARM_UPS = 2
+"""Runs before the capture: Triton compiles, cuBLAS takes its workspace."""
+
+
+class StepGraph:
+    """One body, captured on its first replay. On a CPU, or with is_eager, every replay runs the body itself."""
+
+    def __init__(self, body: Callable[[], None], device: torch.device, pool: Any = None, is_eager: bool = False) -> None:
+        """pool: a memory pool shared by graphs that never run at the same time."""
+        self._body, self._pool = body, pool
+        self._is_eager = is_eager or device.type != "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def is_captured(self) -> bool:
+        return self._graph is not None
+
+    def prepare(self) -> None:
+        """Warm up and capture. The body runs, on whatever the buffers hold: call it before the input is copied in."""
+        if self._is_eager or self._graph is not None:
+            return
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._body()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._body()
+        self._graph = graph
+
+    def replay(self) -> None:
+        if self._is_eager:
+            self._body()
+            return
+        if self._graph is None:
+            raise ValueError("a graph is prepared before its input is copied in, and replayed after")
+        self._graph.replay()
+
+
+class GraphCache(Generic[T]):
+    """What was built for a key, the least recently used dropped first: every graph holds memory on the device."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, build: Callable[[], T]) -> T:
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        while len(self._held) >= self._limit:
+            self._held.popitem(last=False)
+        self._held[key] = build()
+        return self._held[key]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def clear(self) -> None:
+        self._held.clear()
+
+
+class DoneFlag:
+    """What a step on the device found, read by the host `lag` steps later.
+
+    With lag 1 the next step is queued before the answer of this one is looked at, so the device never waits for the host;
+    a step that runs after the end must then change nothing, which the pipeline sees to.
+    """
+
+    def __init__(self, device: torch.device, lag: int) -> None:
+        self._is_cuda, self._lag = device.type == "cuda", lag
+        self._waiting: list[tuple[Tensor, Any]] = []
+
+    def push(self, flag: Tensor) -> None:
+        """flag: bool [1] on the device, of the step that was queued last."""
+        if not self._is_cuda:
+            self._waiting.append((flag.clone(), None))
+            return
+        host = torch.empty(1, dtype=torch.bool, pin_memory=True)
+        host.copy_(flag, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._waiting.append((host, event))
+
+    def is_set(self) -> bool:
+        """Whether the step `lag` before the last one was the end. Waits for that step only."""
+        if len(self._waiting) <= self._lag:
+            return False
+        host, event = self._waiting.pop(0)
+        if event is not None:
+            event.synchronize()
+        return bool(host)

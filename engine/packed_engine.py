@@ -1,0 +1,283 @@
+"""PackedEngine: the full-size model in this process. LocalEngine's contract over packed weights, slots and the fast step.
+
+What is different from LocalEngine: the KV cache is one of several slots under a token budget; diffusion runs as pipeline.py's
+static sweeps, with the rest of a prompt in the first forward; and a canvas longer than the model's is filled block by block.
+The causal decodings are LocalEngine's own. Knows no text. Calls come from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .blocks import BlockResult, denoise_blocks
+from .denoise import Denoised
+from .errors import DeviceError
+from .formats import Progress, Scheme
+from .local import PREFILL_CHUNK, LocalEngine
+from .packed import load_packed
+from .packed_model import PackedModel
+from .pipeline import Pipeline, StepOptions
+from .plan import KV_TOKENS, plan_folder
+from .policies import RegionEntropySum, SamplingPolicy, answer_region
+from .problem import Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
+from .slots import Slot, SlotPool
+
+FUSED_ROWS = 256
+"""At most so many rows of the prompt ride along in the first forward; what is before them is encoded alone."""
+
+FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28, stability=0))
+"""The reference's sampler; but it stops by the entropy of the answer alone: what 256 rows at a mean of 0.005 nats add up to."""
+
+WARM_UP_ROWS = (32, 64)
+"""Canvases captured before the first request: a line and a block."""
+
+
+class PackedEngine(LocalEngine):
+    """Engine over one PackedModel."""
+
+    def __init__(
+        self,
+        model: PackedModel,
+        policy: SamplingPolicy = FULL_SIZE_POLICY,
+        name: str = "",
+        kv_tokens: int = KV_TOKENS,
+        options: StepOptions | None = None,
+        fused_rows: int = FUSED_ROWS,
+    ) -> None:
+        """kv_tokens: positions of all slots together. fused_rows: 0 encodes the whole prompt before the first step."""
+        super().__init__(model, policy, name)
+        self._cache.release()
+        self._packed: PackedModel | None = model
+        self._slots: SlotPool | None = SlotPool(model.config, model.device, model.dtype, kv_tokens)
+        self._pipeline: Pipeline | None = Pipeline(model, policy, options)
+        self._fused_rows = fused_rows
+        self._slot: Slot | None = None
+
+    @classmethod
+    def load_folder(
+        cls,
+        source: Path,
+        device: str = "cuda",
+        kv_tokens: int = KV_TOKENS,
+        cap_bytes: int | None = None,
+        scheme: Scheme | None = None,
+        progress: Progress | None = None,
+        policy: SamplingPolicy = FULL_SIZE_POLICY,
+    ) -> PackedEngine:
+        """Plan first, then load: nothing is allocated for a model that does not fit.
+
+        cap_bytes: the user's limit on device memory. Raises: ModelError and its kinds; DeviceError with advice.
+        """
+        free = None
+        if device.startswith("cuda"):
+            if not torch.cuda.is_available():
+                raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+            # others' use of the device is in this number
+            free = torch.cuda.mem_get_info(device)[0]
+        plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
+        model = load_packed(source, scheme, device, progress)
+        return cls(model, policy, source.name, kv_tokens)
+
+    def status(self) -> EngineStatus:
+        status = super().status()
+        return status if self._slots is None else replace(status, kv_bytes=self._slots.num_bytes)
+
+    def close(self) -> None:
+        # graphs first: they hold buffers that point into the rest
+        if self._pipeline is not None:
+            self._pipeline.clear()
+        self._pipeline = self._slots = self._packed = self._slot = None
+        super().close()
+
+    def warm_up(self, num_rows: Sequence[int] = WARM_UP_ROWS) -> None:
+        """Compile and capture what the first requests will need."""
+        self.prefill((self.model.config.bos_id,))
+        ends = frozenset(self.model.config.eos_ids)
+        for rows in num_rows:
+            self._steps.prepare(self._cache, ends, 1, rows)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        self._take(prompt)
+        try:
+            return super().prefill(prompt, cancelled)
+        finally:
+            self._keep_state()
+
+    @torch.inference_mode()
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        longest = max(len(canvas.tokens) for canvas in problem.canvases)
+        self._take(problem.prompt, longest)
+        if problem.decoding != "denoise":
+            try:
+                return super().fill(problem, cancelled)
+            finally:
+                self._keep_state()
+        for canvas in problem.canvases:
+            self._check_tokens(canvas.tokens)
+        self._check_tokens(problem.prompt, lowest=0)
+        started = time.monotonic()
+        deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
+        timings, rest = self._prefill_most(problem.prompt, cancelled)
+        if self._cache.length + len(rest) < len(problem.prompt):
+            return [_unfinished(canvas, timings) for canvas in problem.canvases]
+        ends = frozenset((*self.model.config.eos_ids, *problem.stop))
+        sweep = _Sweep(self, problem, ends, self._banned(problem), deadline, cancelled, rest)
+        try:
+            return sweep.run(timings, longest > self.model.config.canvas_length)
+        finally:
+            # what a long fill committed is not the prompt
+            self._cache.truncate(min(self._cache.length, len(problem.prompt)))
+
+    # -- for _Sweep, which is the rest of fill ------------------------------------------------------------------------
+
+    def run_steps(self, sweep: _Sweep, canvases: Sequence[Canvas], rest: tuple[int, ...], seed: int) -> Denoised:
+        """Denoise over the cache and rest; the cache holds rest afterwards."""
+        held = self._cache.tokens
+        out = self._steps.denoise(
+            self._cache, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline, sweep.cancelled
+        )  # fmt: skip
+        self._cache.hold((*held, *rest))
+        if rest:
+            # the state of the last prompt token went by in the fused forward; the causal decodings encode it again
+            self._forget_state()
+        return out
+
+    def commit(self, tokens: tuple[int, ...]) -> None:
+        self._append(tokens)
+
+    def back_to(self, prompt: tuple[int, ...]) -> None:
+        self._cache.truncate(len(prompt))
+        self._forget_state()
+
+    # -- slots --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _steps(self) -> Pipeline:
+        _ = self.model
+        assert self._pipeline is not None
+        return self._pipeline
+
+    def _take(self, prompt: tuple[int, ...], num_extra: int = 0) -> None:
+        """Work in the slot that suits the prompt."""
+        _ = self.model
+        assert self._slots is not None
+        self._slot = self._slots.take(prompt, num_extra)
+        self._cache, self._last_hidden = self._slot, self._slot.last_hidden
+
+    def _keep_state(self) -> None:
+        if self._slot is not None:
+            self._slot.last_hidden = self._last_hidden
+
+    def _forget_state(self) -> None:
+        self._last_hidden = None
+        self._keep_state()
+
+    def _prefill_most(self, prompt: tuple[int, ...], cancelled: Cancelled | None) -> tuple[Timings, tuple[int, ...]]:
+        """Encode all of the prompt but its last rows, which ride along in the first step; returns those."""
+        started = time.perf_counter()
+        kept = self._cache.common_prefix(prompt)
+        self._cache.truncate(kept)
+        if kept < len(prompt):
+            self._forget_state()
+        last = max(kept, len(prompt) - self._fused_rows)
+        for first in range(kept, last, PREFILL_CHUNK):
+            self._append(prompt[first : min(last, first + PREFILL_CHUNK)])
+            self._forget_state()
+            if cancelled is not None and cancelled():
+                break
+        ms = (time.perf_counter() - started) * 1e3
+        done = self._cache.length == last
+        num_new = len(prompt) - kept if done else self._cache.length - kept
+        return Timings(prefill_ms=ms, num_prefilled=num_new, num_cached=kept), prompt[last:] if done else ()
+
+
+class _Sweep:
+    """One fill by diffusion: all canvases together, or one after the other in blocks when they are long."""
+
+    def __init__(
+        self,
+        engine: PackedEngine,
+        problem: CanvasProblem,
+        ends: frozenset[int],
+        banned: Tensor | None,
+        deadline: float | None,
+        cancelled: Cancelled | None,
+        rest: tuple[int, ...],
+    ) -> None:
+        self.engine, self.problem, self.ends = engine, problem, ends
+        self.banned, self.deadline, self.cancelled = banned, deadline, cancelled
+        self.rest = rest
+
+    def run(self, timings: Timings, is_long: bool) -> list[CanvasResult]:
+        started = time.perf_counter()
+        found = [self._long(canvas) for canvas in self.problem.canvases] if is_long else self._together()
+        timings = replace(
+            timings,
+            denoise_ms=(time.perf_counter() - started) * 1e3,
+            num_forwards=sum(f.num_forwards for f in found) if is_long else found[0].num_forwards,
+        )
+        return [self._result(each, timings) for each in found]
+
+    def _together(self) -> list[BlockResult]:
+        out = self.engine.run_steps(self, self.problem.canvases, self.rest, self.problem.seed)
+        return [self._block(out, b, len(canvas.tokens)) for b, canvas in enumerate(self.problem.canvases)]
+
+    def _long(self, canvas: Canvas) -> BlockResult:
+        rest, self.rest = self.rest, ()
+        num_blocks = 0
+
+        def denoise_block(block: Canvas) -> BlockResult:
+            nonlocal rest, num_blocks
+            # each block draws from a stream of its own
+            out = self.engine.run_steps(self, [block], rest, self.problem.seed + num_blocks)
+            rest, num_blocks = (), num_blocks + 1
+            return self._block(out, 0, len(block.tokens))
+
+        config = self.engine.model.config
+        try:
+            return denoise_blocks(canvas, config.canvas_length, denoise_block, self.engine.commit, config.pad_id)
+        finally:
+            self.engine.back_to(self.problem.prompt)
+
+    def _block(self, out: Denoised, b: int, num_rows: int) -> BlockResult:
+        tokens = out.tokens[b : b + 1, :num_rows]
+        num_region = int(answer_region(tokens, self.ends).sum())
+        values: list[int] = tokens[0].tolist()
+        return BlockResult(
+            tokens=tuple(values),
+            entropy=tuple(out.entropy[b, :num_rows].tolist()),
+            logprob=tuple(out.logprob[b, :num_rows].tolist()),
+            num_region=num_region,
+            has_end=values[num_region - 1] in self.ends,
+            steps=int(out.steps[b]),
+            num_forwards=out.num_forwards,
+            is_finished=bool(out.finished[b]),
+            is_cancelled=out.is_cancelled,
+        )
+
+    def _result(self, found: BlockResult, timings: Timings) -> CanvasResult:
+        last = found.tokens[found.num_region - 1]
+        return CanvasResult(
+            tokens=found.tokens,
+            entropy=found.entropy,
+            logprob=found.logprob,
+            # an end token does not count as a row of the answer, any other stop token does
+            end=found.num_region - 1 if found.has_end and last in self.engine.model.config.eos_ids else found.num_region,
+            steps=found.steps,
+            is_finished=found.is_finished,
+            is_cancelled=found.is_cancelled,
+            timings=timings,
+        )
+
+
+def _unfinished(canvas: Canvas, timings: Timings) -> CanvasResult:
+    rows = len(canvas.tokens)
+    tokens = tuple(max(0, token) for token in canvas.tokens)
+    return CanvasResult(tokens, (0.0,) * rows, (0.0,) * rows, 0, 0, False, True, timings)
