@@ -35,20 +35,16 @@ Progress = Callable[[int], object]
 
 
 def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
-    """A file of about num_lines lines (never fewer) out of whole files of the snapshot's commonest language."""
+    """A file of num_lines lines: whole files of the snapshot's commonest language one after the other, the last cut."""
     languages = [file.language for file in snapshot.files]
     language = max(dict.fromkeys(languages), key=languages.count)
     files = [file for file in snapshot.files if file.language == language]
     rng = Random(f"{seed}/long")
-    parts: list[str] = []
-    count = 0
-    while count < num_lines:
-        text = rng.choice(files).text.replace("\r\n", "\n").rstrip() + "\n\n"
-
-        parts.append(text)
-        count += text.count("\n")
-    ending = "." + files[0].path.rpartition(".")[2]
-    return SourceFile(f"long_{num_lines}{ending}", language, "".join(parts))
+    lines: list[str] = []
+    while len(lines) < num_lines:
+        lines += [*rng.choice(files).text.replace("\r\n", "\n").rstrip().split("\n"), ""]
+    ending = files[0].path.rpartition(".")[2]
+    return SourceFile(f"long_{num_lines}.{ending}", language, "\n".join(lines[: num_lines - 1]) + "\n")
 
 
 def middle_holes(file: SourceFile, snapshot: Snapshot, count: int, seed: int) -> list[Hole]:

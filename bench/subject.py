@@ -23,6 +23,8 @@ from .client import Json, LspClient, Reply, offset_at, position_at
 from .errors import ServerError
 
 READY_POLL_S = 0.1
+READY_QUIET_S = 3.0
+"""A server that says nothing about loading, and proposes nothing for so long, is taken to be ready."""
 LOG_WAIT_S = 0.02
 WARM_UP = "def add(first, second):\n    return first + \n\n\ndef subtract(first, second):\n    return first - second\n"
 WARM_UP_CURSOR = WARM_UP.index("+ \n") + 2
@@ -156,6 +158,7 @@ class ServerSubject:
         self.client: LspClient | None = None
         self.about: Json = {}
         self._status: Json = {}
+        self._loading: set[str] = set()
         self._log: list[str] = []
         self._has_log = False
         self._opened: dict[str, str] = {}
@@ -166,6 +169,7 @@ class ServerSubject:
         Raises: ServerError where it does not start or says that it cannot work.
         """
         self._opened.clear()
+        self._status, self._loading = {}, set()
         self.client = await LspClient.start(
             self.command,
             root=self.root,
@@ -187,11 +191,18 @@ class ServerSubject:
     def _on_notification(self, method: str, params: Any) -> None:
         if method == "lacuna/status" and isinstance(params, dict):
             self._status = cast(Json, params)
+        elif method == "$/progress" and isinstance(params, dict):
+            token, value = str(cast(Json, params).get("token")), cast(Json, params).get("value") or {}
+            if value.get("kind") == "begin":
+                self._loading.add(token)
+            elif value.get("kind") == "end":
+                self._loading.discard(token)
 
     async def _warm_up(self, client: LspClient) -> None:
         uri = (self.root / "warm_up.py").as_uri()
         client.open(uri, "python", WARM_UP)
-        until = perf_counter() + self.conditions.ready_timeout_s
+        begun = perf_counter()
+        until = begun + self.conditions.ready_timeout_s
         first_ms: float | None = None
         while perf_counter() < until:
             ident, future = client.begin_inline_completion(uri, position_at(WARM_UP, WARM_UP_CURSOR), is_explicit=True)
@@ -202,7 +213,8 @@ class ServerSubject:
                 break
             if self._status.get("kind") == "error":
                 raise ServerError(f"The server cannot work: {self._status.get('message', '')}{client.last_words()}")
-            if self._status.get("kind") in ("normal", "warning"):
+            is_quiet = not self._status and not self._loading and perf_counter() - begun > READY_QUIET_S
+            if is_quiet or self._status.get("kind") in ("normal", "warning"):
                 break
             await asyncio.sleep(READY_POLL_S)
         client.close(uri)

@@ -100,6 +100,8 @@ def repository_folder(tmp_path: Path) -> Path:
 def oracle(tmp_path: Path, repository_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """Start the fake server with words; it knows the texts of the repository (or more of them)."""
     file = tmp_path / "oracle.json"
+    # the oracle needs no time to load a model
+    monkeypatch.setattr("lacuna_ls.bench.subject.READY_QUIET_S", 0.2)
 
     def command(*words: str, texts: list[str] | None = None) -> list[str]:
         known = [SHAPES, STACK, USERS, *(texts or [])]
