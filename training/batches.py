@@ -1,11 +1,11 @@
 """Training examples: one text with a hole becomes encoder tokens, canvases, their noise, the mask and the loss weights.
 
-The prompt is built by infill/layout.py, the function that serving uses. Everything is a pure function of (seed, step), so
-a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and no device.
+The prompt is built by infill/layout.py, the function that serving uses. Everything is a pure function of (seed, step),
+so a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and no device.
 
-One row of a batch is `[encoder: prompt, middle, <eos>, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal; the rows
-of canvas r see the prompt, the first k_r tokens of the middle, and each other. k_r > 0 is what a long fill looks like
-when it goes on block by block.
+One row of a batch is `[encoder: prompt, middle, <eos>, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal; the
+rows of canvas r see the prompt, the first k_r tokens of the middle, and each other. k_r > 0 is what a long fill looks
+like when it goes on block by block.
 Source: uniform-noise loss of TRL/NeMo for DiffusionGemma (facts/infill.md), with weights by row kind instead of a mean.
 """
 
@@ -70,9 +70,9 @@ class LossWeights:
 class Batch:
     """B examples of T rows. All [B, T] unless said otherwise.
 
-    tokens: inputs. positions: of rows in the sequence. targets: what each row is to predict (encoder rows: the next token;
-    canvas rows: their own clean token). weights: fp32. is_pinned: canvas rows whose token is known. mask: bool [B, 1, T, T].
-    is_canvas: bool [T].
+    tokens: inputs. positions: of rows in the sequence. targets: what each row is to predict (encoder rows: the next
+    token; canvas rows: their own clean token). weights: fp32. is_pinned: canvas rows whose token is known.
+    mask: bool [B, 1, T, T], True where a row may look. is_canvas: bool [T].
     """
 
     tokens: Tensor
@@ -84,7 +84,18 @@ class Batch:
     is_canvas: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, f).to(device, non_blocking=True) for f in Batch.__slots__))
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            tokens=move(self.tokens),
+            positions=move(self.positions),
+            targets=move(self.targets),
+            weights=move(self.weights),
+            is_pinned=move(self.is_pinned),
+            mask=move(self.mask),
+            is_canvas=move(self.is_canvas),
+        )
 
 
 class Batches(Dataset[Batch]):
@@ -101,7 +112,7 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self._texts, self._tokenizer_json, self._sample_hole = texts, tokenizer_json, sample_hole
         self._shape, self._seed, self._weights = shape, seed, weights or LossWeights()
-        self._cumulative = np.cumsum(texts.sample_weights)
+        self._cumulative = np.add.accumulate(np.asarray(texts.sample_weights, np.float64))
         self._tokenizer: Tokenizer | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -114,33 +125,39 @@ class Batches(Dataset[Batch]):
     def _example(self, rng: random.Random, noise: np.random.Generator) -> Example:
         assert self._tokenizer is not None
         while True:
-            index = int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1], side="right"))
+            drawn = rng.random() * self._cumulative[-1]
+            index = int(np.searchsorted(self._cumulative, drawn, side="right"))
             text = self._texts.text(min(index, len(self._texts) - 1))
             hole = self._sample_hole(text, rng)
             if hole is None:
                 continue
-            example = make_example(self._tokenizer, text, hole, rng, self._shape)
-            if example is not None:
-                return corrupt(example, self._tokenizer, noise, self._shape, self._weights)
+            posed = pose(self._tokenizer, text, hole, rng, self._shape)
+            if posed is not None:
+                return corrupt(posed, self._tokenizer, noise, self._shape, self._weights)
 
 
-@dataclass(slots=True)
-class Example:
-    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas. The rest is filled by corrupt."""
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas."""
 
     encoder: list[int]
     num_prompt: int
     starts: list[int]
-    canvas_tokens: IntArray | None = None
-    canvas_targets: IntArray | None = None
-    canvas_pinned: npt.NDArray[np.bool_] | None = None
-    canvas_weights: npt.NDArray[np.float32] | None = None
-    encoder_weights: npt.NDArray[np.float32] | None = None
 
 
-def make_example(
-    tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape: BatchShape
-) -> Example | None:
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A posed hole with its noise drawn and its rows weighed. Canvas arrays: [R, C]; encoder_weights: [len(encoder)]."""
+
+    posed: Posed
+    canvas_tokens: IntArray
+    canvas_targets: IntArray
+    canvas_pinned: npt.NDArray[np.bool_]
+    canvas_weights: npt.NDArray[np.float32]
+    encoder_weights: npt.NDArray[np.float32]
+
+
+def pose(tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape: BatchShape) -> Posed | None:
     """None when the middle is too long. One in ten examples has no suffix, as when a file is being written."""
     middle = tokenizer.encode(text[hole.start : hole.end])
     if len(middle) >= shape.max_middle:
@@ -157,21 +174,21 @@ def make_example(
     prompt = build_prompt(tokenizer, prefix, suffix, neighbours, limits)
     length = len(middle) + 1
     starts = [0, *(0 if rng.random() < 0.5 else rng.randrange(length) for _ in range(shape.num_canvases - 1))]
-    return Example([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts)
+    return Posed([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts)
 
 
 def corrupt(
-    example: Example, tokenizer: Tokenizer, noise: np.random.Generator, shape: BatchShape, weights: LossWeights
+    posed: Posed, tokenizer: Tokenizer, noise: np.random.Generator, shape: BatchShape, weights: LossWeights
 ) -> Example:
     """Draw the noise level, the pinned rows and the noise of every canvas, and weigh its rows.
 
     The first canvas of an example is pure noise (t = 1), where every infill begins; the others are stratified in t.
     """
-    R, C = len(example.starts), shape.num_canvas_rows
+    R, C = len(posed.starts), shape.num_canvas_rows
     clean = np.full((R, C), tokenizer.eos, dtype=np.int64)
     is_fill = np.zeros((R, C), dtype=np.bool_)
-    middle = np.asarray(example.encoder[example.num_prompt :], dtype=np.int64)
-    for r, start in enumerate(example.starts):
+    middle = np.asarray(posed.encoder[posed.num_prompt :], dtype=np.int64)
+    for r, start in enumerate(posed.starts):
         rows = middle[start : start + C]
         clean[r, : len(rows)] = rows
         is_fill[r, len(rows) :] = True
@@ -183,7 +200,7 @@ def corrupt(
         if kind < 0.15:
             # a candidate length: the end token is pinned where it belongs, to the last row
             pinned[r] = is_fill[r]
-            end = len(middle) - 1 - example.starts[r]
+            end = len(middle) - 1 - posed.starts[r]
             if end < C:
                 pinned[r, end] = True
         elif kind < 0.25:
@@ -193,20 +210,22 @@ def corrupt(
             pinned[r] &= ~is_fill[r]
     random_tokens = noise.integers(NUM_RESERVED, tokenizer.vocab_size, size=(R, C))
     is_noisy = (noise.random((R, C)) < level[:, None]) & ~pinned
-    example.canvas_tokens = np.where(is_noisy, random_tokens, clean)
-    example.canvas_targets = clean
-    example.canvas_pinned = pinned
     row_weights = np.where(is_noisy, weights.corrupted, weights.clean)
     row_weights = np.where(is_fill, weights.end_fill, row_weights)
-    example.canvas_weights = np.where(pinned, 0.0, row_weights).astype(np.float32)
     # encoder row i predicts token i + 1: the last prompt row predicts the first token of the middle
-    encoder_weights = np.full(len(example.encoder), weights.context, dtype=np.float32)
-    encoder_weights[example.num_prompt - 1 :] = weights.middle
+    encoder_weights = np.full(len(posed.encoder), weights.context, dtype=np.float32)
+    encoder_weights[posed.num_prompt - 1 :] = weights.middle
     encoder_weights[-1] = 0.0
-    targets = np.asarray(example.encoder[1:] + [tokenizer.pad])
+    targets = np.asarray([*posed.encoder[1:], tokenizer.pad])
     encoder_weights[(targets < NUM_RESERVED) & (targets != tokenizer.eos)] = 0.0
-    example.encoder_weights = encoder_weights
-    return example
+    return Example(
+        posed=posed,
+        canvas_tokens=np.where(is_noisy, random_tokens, clean),
+        canvas_targets=clean,
+        canvas_pinned=pinned,
+        canvas_weights=np.where(pinned, 0.0, row_weights).astype(np.float32),
+        encoder_weights=encoder_weights,
+    )
 
 
 def collate(examples: list[Example], shape: BatchShape) -> Batch:
@@ -220,20 +239,25 @@ def collate(examples: list[Example], shape: BatchShape) -> Batch:
     mask = np.zeros((B, T, T), np.bool_)
     mask[:, :Te, :Te] = np.tri(Te, dtype=np.bool_)
     for b, example in enumerate(examples):
-        assert example.canvas_tokens is not None and example.canvas_targets is not None
-        assert example.canvas_pinned is not None and example.canvas_weights is not None
-        n = len(example.encoder)
-        tokens[b, :n] = example.encoder
-        targets[b, : n - 1] = example.encoder[1:]
+        posed = example.posed
+        n = len(posed.encoder)
+        tokens[b, :n] = posed.encoder
+        targets[b, : n - 1] = posed.encoder[1:]
         weights[b, :n] = example.encoder_weights
-        for r, start in enumerate(example.starts):
+        for r, start in enumerate(posed.starts):
             rows = slice(Te + r * C, Te + (r + 1) * C)
-            seen = example.num_prompt + start
+            seen = posed.num_prompt + start
             tokens[b, rows], targets[b, rows] = example.canvas_tokens[r], example.canvas_targets[r]
             weights[b, rows], pinned[b, rows] = example.canvas_weights[r], example.canvas_pinned[r]
             positions[b, rows] = np.arange(seen, seen + C)
             mask[b, rows, :seen] = True
             mask[b, rows, rows] = True
-    is_canvas = np.arange(T) >= Te
-    arrays = (tokens, positions, targets, weights, pinned, mask[:, None], is_canvas)
-    return Batch(*(torch.from_numpy(a) for a in arrays))
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        targets=torch.from_numpy(targets),
+        weights=torch.from_numpy(weights),
+        is_pinned=torch.from_numpy(pinned),
+        mask=torch.from_numpy(mask[:, None]),
+        is_canvas=torch.arange(T) >= Te,
+    )

@@ -1,7 +1,7 @@
 """How good a model is on held-out code, as served: the same infiller, the same prompts, the same trimming.
 
-Also fits the calibration that turns a score into a probability. Half of the held-out packages fit it, the other half judge
-it, so a threshold's precision is measured on code that neither training nor calibration has seen. Knows no editor.
+Also fits the calibration that turns a score into a probability. Half of the held-out packages fit it, the other half
+judge it, so a threshold's precision is measured on code that neither training nor calibration saw. Knows no editor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from .corpus import Corpus
 from .holes import Hole, HoleKind, sample_holes
 
 KINDS: tuple[HoleKind, ...] = ("rest-of-line", "line", "node", "block", "span")
-_REQUEST_KIND: dict[HoleKind, Kind] = {"rest-of-line": "line", "line": "line", "node": "line", "block": "block", "span": "span"}
+_REQUEST_KIND: dict[HoleKind, Kind] = {
+    "rest-of-line": "line", "line": "line", "node": "line", "block": "block", "span": "span",
+}  # fmt: skip
 _DECODINGS: tuple[Decoding, ...] = ("autoregressive", "verify", "denoise")
 
 Half = Literal["fit", "judge"]
@@ -171,7 +173,12 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def evaluate(
-    model: Path | None, corpus: Corpus, num_per_kind: int, seed: int, decodings: Sequence[Decoding], calibration: Calibration | None = None
+    model: Path | None,
+    corpus: Corpus,
+    num_per_kind: int,
+    seed: int,
+    decodings: Sequence[Decoding],
+    calibration: Calibration | None = None,
 ) -> dict[Decoding, list[Outcome]]:
     """Every case once per way of decoding. calibration None: the model's own."""
     source = model or EMBEDDED
@@ -189,27 +196,52 @@ def evaluate(
     return found
 
 
+def only(outcomes: dict[Decoding, list[Outcome]], half: Half) -> dict[Decoding, list[Outcome]]:
+    """The outcomes of one half of the held-out packages."""
+    return {decoding: [o for o in rows if o.half == half] for decoding, rows in outcomes.items()}
+
+
 def table(outcomes: dict[Decoding, list[Outcome]]) -> Table:
     grid = Table(title="held-out packages, as served")
-    columns = ("decoding", "kind", "holes", "exact %", "similarity %", "declined %", "p@10 %", "p@25 %", "p@50 %", "forwards", "tokens", "p50 ms", "p95 ms")
+    columns = (
+        "decoding",
+        "kind",
+        "holes",
+        "exact %",
+        "similarity %",
+        "declined %",
+        "p@10 %",
+        "p@25 %",
+        "p@50 %",
+        "forwards",
+        "tokens",
+        "p50 ms",
+        "p95 ms",
+    )
     for name in columns:
         grid.add_column(name, justify="left" if name in ("decoding", "kind") else "right")
     for decoding, rows in outcomes.items():
         for kind in (*KINDS, "all"):
             chosen = [o for o in rows if kind in (o.kind, "all")]
             if chosen:
-                grid.add_row(decoding, kind, *(f"{v:.1f}" if k != "holes" else f"{v:.0f}" for k, v in summary(chosen).items()))
+                grid.add_row(
+                    decoding, kind, *(f"{v:.1f}" if k != "holes" else f"{v:.0f}" for k, v in summary(chosen).items())
+                )
     return grid
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="lacuna evaluate", description="Measure a model on the held-out packages of a corpus.")
+    parser = argparse.ArgumentParser(
+        prog="lacuna evaluate", description="Measure a model on the held-out packages of a corpus."
+    )
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="packed file or folder (default: the embedded model)")
     parser.add_argument("--holes", type=int, default=100, help="holes per kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoding", action="append", choices=_DECODINGS, help="default: all three")
-    parser.add_argument("--half", choices=("fit", "judge", "both"), default="both", help="which held-out packages count")
+    parser.add_argument(
+        "--half", choices=("fit", "judge", "both"), default="both", help="which held-out packages count"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--calibrate", type=Path, help="fit a calibration on the fitting half and write it here")
     parser.add_argument("--threads", type=int, default=0)
@@ -219,16 +251,23 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     raw = Calibration() if args.calibrate else None
-    outcomes = evaluate(args.model, Corpus(args.corpus, "holdout"), args.holes, args.seed, args.decoding or _DECODINGS, raw)
+    outcomes = evaluate(
+        args.model, Corpus(args.corpus, "holdout"), args.holes, args.seed, args.decoding or _DECODINGS, raw
+    )
     if args.calibrate:
-        fitting = {d: [o for o in rows if o.half == "fit"] for d, rows in outcomes.items()}
-        args.calibrate.write_text(json.dumps(fit(fitting).to_json()), encoding="utf-8")
+        args.calibrate.write_text(json.dumps(fit(only(outcomes, "fit")).to_json()), encoding="utf-8")
     if args.half != "both":
-        outcomes = {d: [o for o in rows if o.half == args.half] for d, rows in outcomes.items()}
+        outcomes = only(outcomes, args.half)
     Console().print(table(outcomes))
     if args.json:
-        rows = {d: {k: summary([o for o in r if k in (o.kind, "all")]) for k in (*KINDS, "all")} for d, r in outcomes.items()}
-        args.json.write_text(json.dumps({"figures": rows, "outcomes": {d: [asdict(o) for o in r] for d, r in outcomes.items()}}), encoding="utf-8")
+        rows = {
+            d: {k: summary([o for o in r if k in (o.kind, "all")]) for k in (*KINDS, "all")}
+            for d, r in outcomes.items()
+        }
+        args.json.write_text(
+            json.dumps({"figures": rows, "outcomes": {d: [asdict(o) for o in r] for d, r in outcomes.items()}}),
+            encoding="utf-8",
+        )
     return 0
 
 

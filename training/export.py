@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
 from ..engine.checkpoint import load_checkpoint, save_folder, save_packed
 from ..engine.config import ModelConfig
@@ -34,7 +34,7 @@ def load_run(run: Path) -> DiffusionGemma:
 
 
 def export(run: Path, tokenizer: Path, out: Path, card: dict[str, object], calibration: str = "") -> int:
-    """Write the packed file and read it back. Returns its size in bytes. Raises: ValueError when it is over MAX_BYTES."""
+    """Write the packed file and read it back. Returns its size in bytes. Raises: ValueError above MAX_BYTES."""
     model = load_run(run)
     metadata = {TOKENIZER_KEY: tokenizer.read_text(encoding="utf-8"), CARD_KEY: json.dumps(card)}
     if calibration:
@@ -51,17 +51,18 @@ def export(run: Path, tokenizer: Path, out: Path, card: dict[str, object], calib
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="lacuna export", description="Pack a training run into one file, or a transformers folder.")
+    about = "Pack a training run into one file, or write it as a transformers folder."
+    parser = argparse.ArgumentParser(prog="lacuna export", description=about)
     parser.add_argument("run", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a .safetensors file, or a folder for transformers' layout")
+    parser.add_argument("--out", type=Path, required=True, help="a .safetensors file, or a folder for transformers")
     parser.add_argument("--card", type=Path, help="JSON with what the model card says: corpus, hours, figures")
     parser.add_argument("--calibration", type=Path, help="JSON that the calibration command wrote")
     args = parser.parse_args(argv)
     if args.out.suffix != ".safetensors":
         save_folder(load_run(args.run), args.out, args.tokenizer.read_text(encoding="utf-8"))
         return 0
-    card = json.loads(args.card.read_text(encoding="utf-8")) if args.card else {}
+    card: dict[str, object] = json.loads(args.card.read_text(encoding="utf-8")) if args.card else {}
     calibration = args.calibration.read_text(encoding="utf-8") if args.calibration else ""
     export(args.run, args.tokenizer, args.out, card, calibration)
     return 0

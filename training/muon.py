@@ -1,9 +1,9 @@
 """Muon: momentum whose update is orthogonalised, for the matrices of the body. AdamW takes the rest.
 
-torch.optim.Muon accepts 2-D parameters only; expert weights are stacks of matrices [E, rows, columns], and each matrix of a
-stack must be orthogonalised on its own, so this class batches the iteration over leading dimensions.
+torch.optim.Muon accepts 2-D parameters only; expert weights are stacks of matrices [E, rows, columns], and each matrix
+of a stack must be orthogonalised on its own, so this class batches the iteration over leading dimensions.
 Source: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), quintic Newton-Schulz
-coefficients (3.4445, -4.7750, 2.0315); differs by the batching and by bf16 only on CUDA and on CPUs with bf16 matrix units.
+coefficients (3.4445, -4.7750, 2.0315), in bf16 as there; differs by the batching.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def orthogonalise(matrix: Tensor, num_iterations: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrix, roughly (singular values in about [0.7, 1.2]). matrix: [..., M, N], any dtype."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.bfloat16()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x / (x.float().square().sum(dim=(-2, -1), keepdim=True).sqrt().to(x.dtype) + 1e-7)
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
     for _ in range(num_iterations):
@@ -29,7 +29,7 @@ def orthogonalise(matrix: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """lr: size of the update's spectral norm. weight_decay is decoupled. Parameters: 2-D or 3-D (a stack of matrices)."""
+    """lr: size of the update's spectral norm. weight_decay is decoupled. Parameters: 2-D, or 3-D stacks of matrices."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0

@@ -1,4 +1,4 @@
-"""The joint loss: next token on encoder rows, clean token on noised canvas rows, from one forward of the shared weights.
+"""The joint loss: next token on encoder rows, clean token on noised canvas rows, in one forward of the shared weights.
 
 Pure function of (model, batch): no optimiser, no schedule, no data.
 Source: TRL/NeMo fine-tuning loss of DiffusionGemma (cross-entropy over canvas rows, no 1/t weight, plus the encoder's
@@ -22,7 +22,7 @@ LOAD_BALANCE = 0.01
 
 @dataclass(slots=True)
 class Losses:
-    """total: what is minimised. encoder, canvas: weighted means in nats per row. correct: canvas rows right at t = 1's argmax."""
+    """total: what is minimised. encoder, canvas: weighted means in nats per row."""
 
     total: Tensor
     encoder: Tensor
@@ -32,12 +32,22 @@ class Losses:
 def encoder_only(batch: Batch) -> Batch:
     """The same batch without its canvases: the first phase trains the language model alone."""
     n = int((~batch.is_canvas).sum())
-    rows = (batch.tokens, batch.positions, batch.targets, batch.weights, batch.is_pinned)
-    return Batch(*(t[:, :n] for t in rows), batch.mask[:, :, :n, :n], batch.is_canvas[:n])
+    return Batch(
+        tokens=batch.tokens[:, :n],
+        positions=batch.positions[:, :n],
+        targets=batch.targets[:, :n],
+        weights=batch.weights[:, :n],
+        is_pinned=batch.is_pinned[:, :n],
+        mask=batch.mask[:, :, :n, :n],
+        is_canvas=batch.is_canvas[:n],
+    )
 
 
 def soft_of(model: DiffusionGemma, batch: Batch, believed: Tensor | None) -> Tensor | None:
-    """Self-conditioning rows [B, T, H]: a pinned row gets its own token's embedding, the others what was believed, or zeros."""
+    """Self-conditioning rows [B, T, H]: a pinned row gets its own token's embedding, the others what was believed.
+
+    None where there is neither. believed: [B, T, H], or None for the zeros of the first step.
+    """
     if believed is None and not bool(batch.is_pinned.any()):
         return None
     known = model.embed(batch.tokens)

@@ -1,7 +1,7 @@
 """The trainer: one command, the same on a CPU and on a GPU, resumable to the step.
 
-The schedule follows the share of the time budget that is used up, so that `--minutes` says when the run ends, whatever the
-machine. State is safetensors and JSON, never pickle. Knows nothing of holes and noise (batches.py) or losses (objective.py).
+The schedule follows the share of the time budget that is used up, so that `--minutes` says when the run ends, whatever
+the machine. State is safetensors and JSON, never pickle. Holes and noise are batches.py's, losses objective.py's.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -36,7 +35,7 @@ from .objective import Losses, believe, encoder_only, losses, soft_of
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Shape of a model trained here. Sliding layers have a window beyond any prompt we use, so every layer sees all of it."""
+    """Shape of a model trained here. The sliding window is beyond any prompt we use, so every layer sees all of it."""
 
     num_layers: int = 6
     hidden_size: int = 256
@@ -74,7 +73,7 @@ class Plan:
     size: str = "cpu"
     minutes: float = 90.0
     seed: int = 0
-    shape: BatchShape = BatchShape()
+    shape: BatchShape = field(default_factory=BatchShape)
     lr_matrix: float = 0.02
     lr_other: float = 0.002
     encoder_only_share: float = 0.3
@@ -89,7 +88,9 @@ class Plan:
 class Run:
     """A run on disk: RUN/state.safetensors, RUN/state.json, RUN/log.jsonl. Picks up where it stopped."""
 
-    def __init__(self, out: Path, plan: Plan, tokenizer: Tokenizer, device: torch.device, init_from: Path | None = None) -> None:
+    def __init__(
+        self, out: Path, plan: Plan, tokenizer: Tokenizer, device: torch.device, init_from: Path | None = None
+    ) -> None:
         self.out, self.plan, self.device = out, plan, device
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
@@ -114,7 +115,7 @@ class Run:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= optimiser_tensors(self.model, self.muon, self.adam)
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, self.out / "state.part")
-        os.replace(self.out / "state.part", self.out / "state.safetensors")
+        (self.out / "state.part").replace(self.out / "state.safetensors")
         state = {"step": self.step, "used_s": self.used_s, "num_tokens": self.num_tokens, "plan": asdict(self.plan)}
         (self.out / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1), encoding="utf-8")
         (self.out / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -152,14 +153,15 @@ def initialise(model: DiffusionGemma) -> DiffusionGemma:
 
 def split_parameters(model: DiffusionGemma) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(matrices of the body for Muon, everything else for AdamW: table, norms, routers)."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         (others if p.dim() < 2 or "router" in name or name.startswith("embed") else matrices).append(p)
     return matrices, others
 
 
 def optimiser_tensors(model: nn.Module, *optimisers: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {p: n for n, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     return {
         f"opt.{names[p]}.{key}": value if isinstance(value, Tensor) else torch.tensor(float(value))
         for optimiser in optimisers
@@ -183,15 +185,24 @@ def learning_rate_scale(plan: Plan, step: int, progress: float) -> float:
     return warm * max(0.02, min(1.0, (1 - progress) / plan.cooldown_share))
 
 
-def train(corpus_dir: Path, out: Path, plan: Plan, device: torch.device, stop_after_s: float = math.inf, num_workers: int = 1,
-          is_compiled: bool = True, init_from: Path | None = None) -> Run:  # fmt: skip
+def train(
+    corpus_dir: Path,
+    out: Path,
+    plan: Plan,
+    device: torch.device,
+    stop_after_s: float = math.inf,
+    num_workers: int = 1,
+    is_compiled: bool = True,
+    init_from: Path | None = None,
+) -> Run:
     """Train until the plan's minutes are used up, or for stop_after_s seconds of this call (then call again to go on).
 
     corpus_dir: what training/corpus.py wrote, with tokenizer.json. Raises: ModelNotFoundError without a corpus.
     """
     tokenizer_path = corpus_dir / "tokenizer.json"
     if not tokenizer_path.exists():
-        raise ModelNotFoundError(f"{tokenizer_path} does not exist; build the corpus first: lacuna train corpus --out {corpus_dir}")
+        advice = f"build the corpus first: lacuna corpus --out {corpus_dir}"
+        raise ModelNotFoundError(f"{tokenizer_path} does not exist; {advice}")
     tokenizer_json = tokenizer_path.read_text(encoding="utf-8")
     run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
     texts, held_out = Corpus(corpus_dir, "train"), Corpus(corpus_dir, "holdout")
@@ -205,9 +216,10 @@ def train(corpus_dir: Path, out: Path, plan: Plan, device: torch.device, stop_af
     forward = torch.compile(losses, dynamic=False) if is_compiled else losses
     rng = random.Random(plan.seed * 7919 + run.step)
     started, last_save, last_probe = time.monotonic(), time.monotonic(), -math.inf
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
-    with Progress(*columns) as bar, (out / "log.jsonl").open("a", encoding="utf-8") as log:
-        task = bar.add_task("training", total=1.0, figures="", completed=run.progress)
+    figures = TextColumn("{task.fields[figures]}")
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), figures, TimeRemainingColumn())
+    with bar, (out / "log.jsonl").open("a", encoding="utf-8") as log:
+        task = bar.add_task("training", total=1.0, figures="")
         while run.progress < 1 and time.monotonic() - started < stop_after_s:
             begun = time.monotonic()
             batch = next(loader).to(device)
@@ -217,16 +229,19 @@ def train(corpus_dir: Path, out: Path, plan: Plan, device: torch.device, stop_af
             run.update_ema()
             run.step += 1
             run.used_s += time.monotonic() - begun
-            run.num_tokens += int((batch.weights > 0).sum()) if is_joint else int((encoder_only(batch).weights > 0).sum())
-            row: dict[str, Any] = {"step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **result}
+            used = batch if is_joint else encoder_only(batch)
+            run.num_tokens += int((used.weights > 0).sum())
+            row: dict[str, Any] = {
+                "step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **result,
+            }  # fmt: skip
             if time.monotonic() - last_probe > 300 or run.step == 1:
                 row |= evaluate(run, probes)
                 last_probe = time.monotonic()
             log.write(json.dumps(row) + "\n")
             log.flush()
             rate = run.num_tokens / max(1e-9, run.used_s)
-            figures = f"step {run.step}  encoder {result['encoder']:.3f}  canvas {result['canvas']:.3f}  {rate:,.0f} tok/s"
-            bar.update(task, completed=run.progress, figures=figures)
+            said = f"step {run.step}  encoder {result['encoder']:.3f}  canvas {result['canvas']:.3f}  {rate:,.0f} tok/s"
+            bar.update(task, completed=run.progress, figures=said)
             if time.monotonic() - last_save > 240:
                 run.save()
                 last_save = time.monotonic()
@@ -234,7 +249,16 @@ def train(corpus_dir: Path, out: Path, plan: Plan, device: torch.device, stop_af
     return run
 
 
-def one_step(run: Run, forward: Any, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float) -> dict[str, float]:
+def encoder_share(plan: Plan, progress: float) -> float:
+    """Weight of the next-token loss beside the canvas loss: 1, falling to encoder_weight_end over the last 40 %."""
+    late = max(0.0, (progress - 0.6) / 0.4)
+    return 1.0 + (plan.encoder_weight_end - 1.0) * late
+
+
+def one_step(
+    run: Run, forward: Any, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float
+) -> dict[str, float]:
+    """Forward, backward and update. scale: of both learning rates. Returns what the log keeps."""
     plan, model = run.plan, run.model
     with torch.autocast(run.device.type, torch.bfloat16):
         if is_joint:
@@ -242,11 +266,10 @@ def one_step(run: Run, forward: Any, batch: Batch, is_joint: bool, is_conditione
             # always a tensor in this phase, so that the compiled graph is one
             soft = soft_of(model, batch, believed)
             soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
-            share = 1.0 if run.progress < 0.6 else plan.encoder_weight_end + (1 - plan.encoder_weight_end) * (1 - run.progress) / 0.4
-            result: Losses = forward(model, batch, soft, share)
+            result: Losses = forward(model, batch, soft, encoder_share(plan, run.progress))
         else:
             result = forward(model, encoder_only(batch), None, 1.0)
-    result.total.backward()
+    cast(Any, result.total).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
         for group in optimiser.param_groups:
@@ -290,7 +313,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_float32_matmul_precision("high")
     shape = BatchShape(num_examples=args.batch, num_canvases=args.canvases)
     plan = Plan(size=args.size, minutes=args.minutes, seed=args.seed, shape=shape)
-    train(args.corpus, args.out, plan, torch.device(args.device), args.stop_after, args.workers, not args.no_compile, args.init_from)
+    device = torch.device(args.device)
+    train(args.corpus, args.out, plan, device, args.stop_after, args.workers, not args.no_compile, args.init_from)
     return 0
 
 
