@@ -194,7 +194,8 @@ class _Reader:
     source: str
 
     def error(self, key: str, value: object, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.source}: {key} is {value!r}, but this engine needs {wanted}")
+        found = "is missing" if key not in self.raw and value in (None, "") else f"is {value!r}"
+        return ConfigError(f"{self.source}: {key} {found}, but this engine needs {wanted}")
 
     def section(self, key: str) -> _Reader:
         value = self.raw.get(key)

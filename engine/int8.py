@@ -55,7 +55,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= NUM_ROWS_FLOAT:
+        # torch's integer product of one-column inputs is wrong (uninitialised memory, seen with torch 2.13)
+        if rows.shape[0] <= NUM_ROWS_FLOAT or rows.shape[1] == 1:
             return F.linear(x, self.weight)
         return int8_matmul(rows, self.weight_kn, self.scale).view(*x.shape[:-1], -1)
 
