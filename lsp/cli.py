@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--stdio", action="store_true", help="accepted for editors that add it; there is nothing else")
     serve.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: warning")
     serve.add_argument("--log-file", type=Path, metavar="FILE", help="append the log here instead of stderr")
+    serve.add_argument("--record", type=Path, metavar="FILE", help="write the session's messages and times to FILE")
+    serve.add_argument("--record-contents", action="store_true", help="with the texts, not only their shapes")
     serve.set_defaults(command=_serve)
 
     fill = commands.add_parser("fill", help="fill one gap of a file")
@@ -96,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("--purge", action="store_true", help="delete it, after showing it")
     metrics.set_defaults(command=_metrics)
 
+    replay = commands.add_parser("replay", help="send a recorded session to a server again, and compare the times")
+    replay.add_argument("file", type=Path, metavar="FILE")
+    replay.add_argument("--speed", type=float, default=1.0, help="so many times faster than it was; default: 1")
+    replay.set_defaults(command=_replay)
+
     # listed for --help only; main() hands them their own command lines
     commands.add_parser("bench", help="fill holes cut into a repository snapshot, and report", add_help=False)
     commands.add_parser("verify", help="compare the engine with transformers on a checkpoint", add_help=False)
@@ -105,7 +112,12 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     from .serve import serve
 
-    serve(level=options.log_level, log_file=options.log_file)
+    serve(
+        level=options.log_level,
+        log_file=options.log_file,
+        record=options.record,
+        with_contents=options.record_contents,
+    )
 
 
 def _fill(options: argparse.Namespace) -> int:
@@ -150,6 +162,12 @@ def _metrics(options: argparse.Namespace) -> int:
     if options.purge:
         sys.stdout.write("deleted\n")
     return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from .record import main as replay
+
+    return replay(options.file, speed=max(0.01, options.speed))
 
 
 def _verify(arguments: list[str]) -> int:

@@ -52,6 +52,8 @@ def serve(
     *,
     level: str = "warning",
     log_file: Path | None = None,
+    record: Path | None = None,
+    with_contents: bool = False,
     load_infiller: Callable[[Options], Infiller] | None = None,
 ) -> NoReturn:
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
@@ -62,6 +64,10 @@ def serve(
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server = create_server(load_infiller or load_for_users)
+    if record is not None:
+        from .record import Recorder
+
+        server.protocol.observer = Recorder(record, with_contents=with_contents)
     try:
         code = asyncio.run(server.run(sys.stdin.buffer, wire))
     except KeyboardInterrupt:

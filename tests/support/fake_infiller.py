@@ -138,4 +138,10 @@ def load(options: Options) -> FakeInfiller:
 if __name__ == "__main__":
     from lacuna_ls.lsp.serve import serve
 
-    serve(level=os.environ.get("LACUNA_FAKE_LOG", "info"), load_infiller=load)
+    recording = os.environ.get("LACUNA_FAKE_RECORD")
+    serve(
+        level=os.environ.get("LACUNA_FAKE_LOG", "info"),
+        record=Path(recording) if recording else None,
+        with_contents=bool(os.environ.get("LACUNA_FAKE_CONTENTS")),
+        load_infiller=load,
+    )
