@@ -15,7 +15,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 PROBE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(PROBE)' >/dev/null 2>&1 && command -v "$$p" && break; done)
 
-.PHONY: help demo test lint types pytest kernels format docs wheel vsix clean
+.PHONY: help demo test lint types pytest editors kernels format docs wheel vsix clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed  ## fill holes in code that the embedded model has neve
 	@$(BIN)/lacuna demo
 
 # every part runs, whatever came before it; one failure fails the whole
-test: $(VENV)/.dev $(VENV)/.editors  ## everything that needs no GPU: ruff, mypy, pyright, all tests
+test: $(VENV)/.dev editors  ## everything that needs no GPU: ruff, mypy, pyright, all tests
 	@status=0; for part in lint types pytest; do \
 	    echo "== make $$part"; $(MAKE) --no-print-directory $$part || status=1; done; exit $$status
 
@@ -37,6 +37,11 @@ types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
 
 pytest: $(VENV)/.dev  ## all tests; ARGS narrows them: make pytest ARGS='tests/infill -x'
 	$(BIN)/python -m pytest $(ARGS)
+
+# where a real editor cannot be fetched the rest is tested all the same, and the editors' tests say why they were skipped
+editors: $(VENV)/.dev  ## real editors for the tests, under .editors/; what is there already is kept
+	@PYTHON=$(abspath $(BIN))/python tests/support/setup_editors.sh || \
+	    echo "make: not all editors are here; the tests of those that are missing are skipped" >&2
 
 # one process cannot both interpret kernels and compile them; the tests start this one themselves
 kernels: $(VENV)/.dev  ## the Triton kernels' numbers alone, in triton's interpreter
@@ -74,8 +79,3 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.installed
 	$(PIP) --constraint constraints.txt --group dev
 	@touch $@
-
-# where a real editor cannot be fetched the rest is tested all the same, and the editors' tests say why they were skipped
-$(VENV)/.editors: $(wildcard tests/support/setup_editors.sh tests/support/get-*.sh) $(VENV)/.dev
-	@if [ -x tests/support/setup_editors.sh ] && ! PYTHON=$(BIN)/python tests/support/setup_editors.sh; then \
-	    echo "make: no real editors here; their tests will be skipped" >&2; else touch $@; fi
