@@ -53,7 +53,7 @@ def shape_of(value: Any, key: str = "") -> Any:
 
 
 def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
 
 
 class Recorder:
