@@ -18,9 +18,10 @@ from torch import Tensor
 from .blocks import BlockResult, denoise_blocks
 from .denoise import Denoised
 from .errors import DeviceError
-from .formats import Progress, Scheme
+from .formats import Progress, Scheme, source_format
+from .kv_cache import KVCache
 from .local import PREFILL_CHUNK, LocalEngine
-from .packed import load_packed
+from .packed import is_packed, load_packed
 from .packed_model import PackedModel
 from .pipeline import Pipeline, StepOptions
 from .plan import KV_TOKENS, plan_folder
@@ -36,6 +37,21 @@ FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28, stability=0)
 
 WARM_UP_ROWS = (32, 64)
 """Canvases captured before the first request: a line and a block."""
+
+
+def load_engine(
+    source: Path | None, device: str = "cpu", kv_tokens: int = KV_TOKENS, cap_bytes: int | None = None, progress: Progress | None = None
+) -> LocalEngine:
+    """The engine that suits a model: packed and quantised folders, and any folder on a GPU, run as PackedEngine; the embedded
+    model and small float folders on the CPU as LocalEngine.
+
+    source: a folder or file (find.find_model gives it), or None for the embedded model. Raises: LacunaError's kinds.
+    """
+    if source is None or not source.is_dir():
+        return LocalEngine.load(source, device=device)
+    if device.startswith("cuda") or is_packed(source) or source_format(source) != "float":
+        return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress=progress)
+    return LocalEngine.load(source, device=device)
 
 
 class PackedEngine(LocalEngine):
@@ -101,6 +117,23 @@ class PackedEngine(LocalEngine):
         ends = frozenset(self.model.config.eos_ids)
         for rows in num_rows:
             self._steps.prepare(self._cache, ends, 1, rows)
+
+    @property
+    def kv_tokens(self) -> int:
+        """The token budget of all slots."""
+        return 0 if self._slots is None else self._slots.budget
+
+    def shrink(self, kv_tokens: int) -> None:
+        """Give memory back: every graph and slot is dropped, and the new storage is for kv_tokens only."""
+        model = self._packed
+        if model is None:
+            return
+        self._steps.clear()
+        # the old storage goes before the new one comes
+        self._slots = self._slot = None
+        self._cache = KVCache(model.config, model.device, model.dtype, 0)
+        self._last_hidden = None
+        self._slots = SlotPool(model.config, model.device, model.dtype, kv_tokens)
 
     @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:

@@ -1,0 +1,325 @@
+"""The life of a model on a device: loaded when it is first needed, given back when nobody asks, and never left half-broken.
+
+ManagedEngine is an Engine around a function that loads one. It catches what a device does to a program: memory that runs out
+(the KV budget is halved and the call tried once more), a device that is lost (everything is dropped and the device probed
+before it is used again). After a failure that cannot be helped the state says why, and every call says it again until
+somebody resumes or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
+
+    unloaded -> loading -> ready <-> busy      any -> unloaded (unload, pause, idle)      any -> failed      any -> closed
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from .errors import DeviceError, EngineError, LacunaError
+from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, EngineStatus, Timings
+
+T = TypeVar("T")
+
+RETRY_AFTER_S = 60.0
+"""A failed device is tried again by itself after so long."""
+
+MIN_KV_TOKENS = 1024
+"""The KV budget is not shrunk below this: less than a short prompt is no use."""
+
+State = Literal["unloaded", "loading", "ready", "busy", "failed", "closed"]
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """An engine whose KV budget can be lowered while it lives (PackedEngine)."""
+
+    @property
+    def kv_tokens(self) -> int: ...
+
+    def shrink(self, kv_tokens: int) -> None: ...
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    def warm_up(self) -> None: ...
+
+
+class ManagedEngine:
+    """Engine whose model comes and goes. Any thread may call; calls run one after the other."""
+
+    def __init__(
+        self,
+        load: Callable[[int], Engine],
+        kv_tokens: int,
+        name: str = "",
+        idle_minutes: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        return_memory: Callable[[], None] | None = None,
+        probe: Callable[[], None] | None = None,
+        has_timer: bool = True,
+    ) -> None:
+        """load: given a KV budget in tokens, loads an engine. idle_minutes: 0 never unloads. return_memory: hands the
+        allocator's free memory back to the device. probe: raises while the device is unusable. has_timer: False where the
+        caller calls `tick` itself.
+        """
+        self._load, self._wanted_kv, self._name = load, kv_tokens, name
+        self._kv_tokens = kv_tokens
+        self._idle_s, self._clock = idle_minutes * 60, clock
+        self._return_memory = return_memory or return_device_memory
+        self._probe = probe or probe_device
+        self._engine: Engine | None = None
+        self._state: State = "unloaded"
+        self._detail = ""
+        self._failed_at = 0.0
+        self._last_used = clock()
+        self._is_paused = False
+        self._is_lost = False
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        if has_timer and self._idle_s:
+            threading.Thread(target=self._watch, name="lacuna-idle", daemon=True).start()
+
+    # -- Engine ------------------------------------------------------------------------------------------------------
+
+    def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        with self._lock:
+            if self._is_paused or _is_cancelled(cancelled):
+                return Timings()
+            return self._guarded(lambda engine: engine.prefill(prompt, cancelled), cancelled, Timings)
+
+    def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        def nothing() -> list[CanvasResult]:
+            return [_cancelled_result(len(canvas.tokens)) for canvas in problem.canvases]
+
+        with self._lock:
+            if self._is_paused or _is_cancelled(cancelled):
+                return nothing()
+            return self._guarded(lambda engine: engine.fill(problem, cancelled), cancelled, nothing)
+
+    def status(self) -> EngineStatus:
+        """Never waits: a call that runs elsewhere is "busy" or "loading"."""
+        state, detail, engine = self._state, self._detail, self._engine
+        if self._is_paused and state == "unloaded":
+            detail = "paused; the model is loaded again after resume"
+        if engine is None or state in ("loading", "failed"):
+            return EngineStatus(state, self._name, detail=detail)
+        inner = engine.status()
+        return EngineStatus(state, inner.model or self._name, inner.device, detail, inner.weights_bytes, inner.kv_bytes)
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+            self._state, self._detail = "closed", ""
+            self._wake.set()
+
+    # -- what a user can ask for ---------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load now, with the warm-up, instead of at the first call. Raises: LacunaError's kinds."""
+        with self._lock:
+            self._ready()
+
+    def unload(self) -> None:
+        """Give the memory back now; the next call loads the model again."""
+        with self._lock:
+            if self._state != "closed":
+                self._drop()
+                self._state, self._detail = "unloaded", ""
+
+    def pause(self) -> None:
+        """Unload, and answer nothing until `resume`: the device belongs to somebody else for a while."""
+        with self._lock:
+            self._is_paused = True
+            self.unload()
+
+    def resume(self) -> None:
+        """Work again; also after a failure, which is forgotten, with the KV budget that was asked for."""
+        with self._lock:
+            self._is_paused = False
+            self._kv_tokens = self._wanted_kv
+            if self._state == "failed":
+                self._state, self._detail = "unloaded", ""
+
+    def tick(self) -> bool:
+        """Unload when nobody has asked for idle_minutes. Returns whether it did. Called by the timer."""
+        with self._lock:
+            is_idle = self._idle_s > 0 and self._clock() - self._last_used >= self._idle_s
+            if self._engine is None or not is_idle:
+                return False
+            self.unload()
+            self._detail = "unloaded while idle; the next request loads it again"
+            return True
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[Engine], T], cancelled: Cancelled | None, nothing: Callable[[], T]) -> T:
+        """Run work, once more with a smaller cache when memory ran out, and leave a state that is true."""
+        for attempt in range(2):
+            engine = self._ready()
+            if _is_cancelled(cancelled):
+                # the caller left while the model was loading
+                self._last_used = self._clock()
+                return nothing()
+            self._state = "busy"
+            try:
+                return work(engine)
+            except LacunaError:
+                raise
+            except Exception as error:
+                kind = device_trouble(error)
+                if kind is None:
+                    raise
+                # the traceback's frames hold tensors of the forward that failed
+                error.__traceback__ = None
+                if kind == "lost":
+                    self._lose(error)
+                elif attempt or not self._shrink(engine):
+                    self._fail(
+                        f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what else uses "
+                        "it, lower the memory options, and resume"
+                    )
+            finally:
+                self._last_used = self._clock()
+                if self._state == "busy":
+                    self._state = "ready"
+        raise AssertionError("the second attempt returns or raises")
+
+    def _ready(self) -> Engine:
+        """The loaded engine. Raises: EngineError when closed, DeviceError while failed, whatever loading raises."""
+        if self._state == "closed":
+            raise EngineError("the engine was closed; start the server again")
+        if self._state == "failed":
+            if self._clock() - self._failed_at < RETRY_AFTER_S:
+                raise DeviceError(self._detail)
+            self._state = "unloaded"
+        if self._engine is not None:
+            return self._engine
+        self._state, self._detail = "loading", "loading the model"
+        try:
+            if self._is_lost:
+                self._probe()
+                self._is_lost = False
+            engine = self._load_fitting()
+            if isinstance(engine, Warmable):
+                engine.warm_up()
+        except LacunaError as error:
+            self._drop()
+            self._state, self._detail, self._failed_at = "failed", str(error), self._clock()
+            raise
+        except Exception as error:
+            error.__traceback__ = None
+            if self._is_lost or device_trouble(error) == "lost":
+                self._lose(error)
+            if device_trouble(error) == "memory":
+                self._fail("the device has too little free memory for the model; close what else uses it, or choose a smaller model")
+            self._drop()
+            self._state, self._detail = "unloaded", ""
+            raise
+        self._engine, self._state, self._detail = engine, "ready", ""
+        self._last_used = self._clock()
+        return engine
+
+    def _load_fitting(self) -> Engine:
+        try:
+            return self._load(self._kv_tokens)
+        except Exception as error:
+            if device_trouble(error) != "memory" or self._kv_tokens // 2 < MIN_KV_TOKENS:
+                raise
+            error.__traceback__ = None
+        # once more with half the cache, after what the first attempt left is gone
+        self._collect()
+        self._kv_tokens //= 2
+        return self._load(self._kv_tokens)
+
+    def _shrink(self, engine: Engine) -> bool:
+        """Halve the KV budget of a living engine. False when that is not possible."""
+        smaller = self._kv_tokens // 2
+        if not isinstance(engine, Shrinkable) or smaller < MIN_KV_TOKENS:
+            return False
+        self._collect()
+        try:
+            engine.shrink(smaller)
+        except Exception as error:
+            if device_trouble(error) is None:
+                raise
+            return False
+        self._kv_tokens = smaller
+        self._detail = f"memory ran short: the KV cache was cut to {smaller} tokens"
+        self._collect()
+        return True
+
+    def _fail(self, message: str) -> None:
+        self._drop()
+        self._state, self._detail, self._failed_at = "failed", message, self._clock()
+        raise DeviceError(message)
+
+    def _lose(self, error: Exception) -> None:
+        self._is_lost = True
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        self._fail(f"the device was lost ({reason}); it is tried again in a minute, and if that fails restart the server")
+
+    def _drop(self) -> None:
+        """Let go of the engine and hand its memory back, whatever state the device is in."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        try:
+            engine.close()
+        except Exception as error:
+            if device_trouble(error) is None:
+                raise
+        del engine
+        self._collect()
+
+    def _collect(self) -> None:
+        gc.collect()
+        try:
+            self._return_memory()
+        except Exception as error:
+            # a lost device has no memory to return
+            if device_trouble(error) is None:
+                raise
+
+    def _watch(self) -> None:
+        while not self._wake.wait(max(1.0, min(30.0, self._idle_s / 4))):
+            self.tick()
+
+
+def device_trouble(error: Exception) -> Literal["memory", "lost"] | None:
+    """What an exception of torch says about the device; None when it says nothing."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "memory"
+    accelerator_error: Any = getattr(torch, "AcceleratorError", None)
+    text = str(error)
+    if "out of memory" in text and isinstance(error, RuntimeError):
+        return "memory"
+    if accelerator_error is not None and isinstance(error, accelerator_error):
+        return "lost"
+    if isinstance(error, RuntimeError) and ("CUDA error" in text or "CUDA driver error" in text or "NVML" in text):
+        return "lost"
+    return None
+
+
+def return_device_memory() -> None:
+    """Hand what torch's allocator holds for later back to the device. Without CUDA there is nothing to hand back."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def probe_device() -> None:
+    """Raises what torch raises when the device cannot do the least thing."""
+    if torch.cuda.is_initialized():
+        torch.zeros(1, device="cuda").add_(1)
+        torch.cuda.synchronize()
+
+
+def _is_cancelled(cancelled: Cancelled | None) -> bool:
+    return cancelled is not None and cancelled()
+
+
+def _cancelled_result(num_rows: int) -> CanvasResult:
+    return CanvasResult((0,) * num_rows, (0.0,) * num_rows, (0.0,) * num_rows, 0, 0, False, True)
