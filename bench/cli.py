@@ -197,7 +197,7 @@ def _bench(options: argparse.Namespace) -> int:
             languages = [word for word in options.languages.split(",") if word]
             snapshot = read_snapshot(options.snapshot, languages, include_tests=not options.no_tests)
             if options.holes > 0:
-                ordered = [kind for kind in KINDS if kind in kinds]
+                ordered: list[HoleKind] = [kind for kind in KINDS if kind in kinds]
                 with all_bars.task("cutting holes", options.holes) as told:
                     holes = cut_holes(snapshot, ordered, options.holes, options.seed, told)
                 if not holes:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from .errors import ServerError
 
@@ -164,7 +164,7 @@ class LspClient:
         reply = await self.request("initialize", params, timeout_s=INITIALIZE_TIMEOUT_S)
         if reply.error or not isinstance(reply.result, dict):
             raise ServerError(f"The server refused `initialize`: {reply.error or 'no result'}.{self.last_words()}")
-        result: Json = reply.result
+        result = cast(Json, reply.result)
         self.initialize_ms = (reply.received_at - self.started_at) * 1000
         self.capabilities, self.server_info = result.get("capabilities") or {}, result.get("serverInfo") or {}
         self.notify("initialized", {})
@@ -180,8 +180,8 @@ class LspClient:
     @property
     def is_incremental(self) -> bool:
         """Whether the server takes changes as ranges."""
-        sync = self.capabilities.get("textDocumentSync")
-        return (sync.get("change") if isinstance(sync, dict) else sync) == 2
+        sync: Any = self.capabilities.get("textDocumentSync")
+        return (cast(Json, sync).get("change") if isinstance(sync, dict) else sync) == 2
 
     def last_words(self) -> str:
         """The end of what the server wrote to stderr, for a message to people."""
@@ -273,7 +273,7 @@ class LspClient:
     def _receive(self, message: Any, now: float) -> None:
         if not isinstance(message, dict):
             return
-        call: Json = message
+        call = cast(Json, message)
         method, ident = call.get("method"), call.get("id")
         if method is None:
             sent_at, future = self._waiting.pop(ident, (0.0, None)) if isinstance(ident, int) else (0.0, None)
@@ -286,7 +286,7 @@ class LspClient:
             self._answer(ident, str(method), call.get("params"))
         else:
             if method in ("window/showMessage", "window/logMessage"):
-                self.messages.append(str((call.get("params") or {}).get("message", "")))
+                self.messages.append(str(cast(Json, call.get("params") or {}).get("message", "")))
             for watcher in self._watchers:
                 watcher(str(method), call.get("params"))
 
@@ -294,7 +294,7 @@ class LspClient:
         """Requests from the server: a client without windows has little to say, but says it at once."""
         result: Any = None
         if method == "workspace/configuration":
-            items: list[Json] = (params or {}).get("items") or []
+            items: list[Json] = cast(Json, params or {}).get("items") or []
             result = [self._settings.get(item.get("section") or "") for item in items]
         elif method == "workspace/workspaceFolders":
             result = self._folders

@@ -115,7 +115,8 @@ def _safim(name: str, row: Json) -> Task | str:
     tests: list[UnitTest] = []
     for each in found:
         wanted: Any = each.get("output", [])
-        outputs = wanted if isinstance(wanted, list) else [wanted]
+        is_several = isinstance(wanted, list)
+        outputs = cast("list[Any]", wanted) if is_several else [wanted]
         tests.append(UnitTest(str(each.get("input", "")), tuple(map(str, outputs))))
     return Task(name, hole, tests=tuple(tests), is_exact_only=not tests)
 

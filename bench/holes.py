@@ -62,7 +62,8 @@ class Hole:
     @property
     def text(self) -> str:
         """The document with everything taken out."""
-        kept, last = [], 0
+        kept: list[str] = []
+        last = 0
         for start, end in self.spans:
             kept.append(self.file.text[last:start])
             last = end

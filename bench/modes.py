@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,14 +39,14 @@ class Bars:
         self._progress = progress
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Told]:
+    def task(self, title: str, total: int) -> Generator[Told, None, None]:
         """One bar; call what is given with the number of things done."""
         task = self._progress.add_task(title, total=total)
         yield lambda done: self._progress.update(task, completed=done)
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
+def bars() -> Generator[Bars, None, None]:
     """Progress bars for everything inside."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

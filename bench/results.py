@@ -204,7 +204,9 @@ def to_json(results: Results) -> Json:
 
 def _record(raw: Json) -> Record:
     first, last = raw["replaced"]
-    return Record(**{**raw, "judgement": Judgement(**raw["judgement"]), "replaced": (first, last)})
+    judgement = Judgement(**raw["judgement"])
+    fields: Json = {**raw, "judgement": judgement, "replaced": (first, last)}
+    return Record(**fields)
 
 
 def from_json(data: Any) -> Results:

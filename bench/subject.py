@@ -103,7 +103,9 @@ def read_items(result: Any, document: str, cursor: int) -> tuple[Item, ...]:
     """The items of an answer, an array or an InlineCompletionList; what makes no sense is left out."""
     raw: Any = cast(Json, result).get("items") if isinstance(result, dict) else result
     items: list[Item] = []
-    for each in raw if isinstance(raw, list) else []:
+    is_array = isinstance(raw, list)
+    found = cast("list[Any]", raw) if is_array else []
+    for each in found:
         if not isinstance(each, dict):
             continue
         item = cast(Json, each)
@@ -114,7 +116,8 @@ def read_items(result: Any, document: str, cursor: int) -> tuple[Item, ...]:
         if not isinstance(text, str) or not text:
             continue
         start, end = cursor, cursor
-        if isinstance(span := item.get("range"), dict):
+        span: Json | None = item.get("range")
+        if isinstance(span, dict):
             start, end = offset_at(document, span["start"]), offset_at(document, span["end"])
         items.append(Item(text, start, max(start, end), _confidence(item)))
     return tuple(items)
@@ -192,7 +195,8 @@ class ServerSubject:
         if method == "lacuna/status" and isinstance(params, dict):
             self._status = cast(Json, params)
         elif method == "$/progress" and isinstance(params, dict):
-            token, value = str(cast(Json, params).get("token")), cast(Json, params).get("value") or {}
+            progress = cast(Json, params)
+            token, value = str(progress.get("token")), cast(Json, progress.get("value") or {})
             if value.get("kind") == "begin":
                 self._loading.add(token)
             elif value.get("kind") == "end":

@@ -191,7 +191,8 @@ def extras_tables(extras: Json) -> RenderableType:
             cells = [_cell(key, row.get(key)) for key, _ in _REPLAY]
             table.add_row(row["subject"], row["pace"], "yes" if row["accepts"] else "no", *cells)
         parts.append(table)
-    for kind, rows in (extras.get("scale") or {}).items():
+    scale: dict[str, list[Json]] = extras.get("scale") or {}
+    for kind, rows in scale.items():
         table = Table(title=f"Latency by {kind}", title_justify="left")
         _columns(table, kind, "requests", "shown", "p50 ms", "p95 ms", "peak MiB")
         for row in rows:
