@@ -106,6 +106,17 @@ def test_rooms_are_listed_alike_everywhere(repository: Path):
     assert not [room for room in ROOMS if f"`{room}/`" not in architecture]
 
 
+def test_every_dependency_has_its_reason(repository: Path):
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    lines += [line for extra in project["project"]["optional-dependencies"].values() for line in extra]
+    names = {re.split(r"[\s;<>=!~\[]", line, maxsplit=1)[0] for line in lines}
+    section = (repository / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Dependencies")[1].split("\n## ")[0]
+    missing = {name for name in names if not re.search(rf"\b{re.escape(name)}\b", section)}
+    # one row speaks for all grammars, one word for pytest's plugins
+    assert not {name for name in missing if not name.startswith(("tree-sitter-", "pytest-"))}
+
+
 @pytest.mark.parametrize(
     ("checker", "arguments"),
     [
