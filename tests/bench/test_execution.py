@@ -74,16 +74,18 @@ def answered(task: Task, proposal: str) -> Record:
         pytest.param("while True: pass", "timeout", id="endless-work"),
         pytest.param("import time; time.sleep(60)", "timeout", id="endless-sleep"),
         pytest.param("x = bytearray(10**10)", "memory", id="memory"),
-        pytest.param("open('big', 'wb').write(b'x' * 10**8)", "failed", id="a-large-file"),
+        pytest.param("open('big', 'wb').write(b'x' * 10**7)", "failed", id="a-large-file"),
         pytest.param("while True: print('x' * 10**6)", "failed", id="endless-output"),
     ],
 )
 def test_programs_end_within_their_limits(tmp_path: Path, program: str, kind: str):
     begun = time.monotonic()
-    outcome = run_limited([*PYTHON, program], tmp_path, Limits(seconds=1.0, memory_mib=512, file_mib=4))
+    # only what should run out of time has little of it: this machine may be busy
+    seconds = 1.0 if kind == "timeout" else 20.0
+    outcome = run_limited([*PYTHON, program], tmp_path, Limits(seconds=seconds, memory_mib=512, file_mib=4))
     assert outcome.kind == kind
     assert outcome.is_passed is (kind == "passed")
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30
     assert len(outcome.output) <= 1 << 20
 
 
@@ -183,7 +185,7 @@ def test_what_is_no_data_set_says_so(tmp_path: Path, content: bytes, message: st
 )
 def test_verdicts(tmp_path: Path, row: dict, proposal: str, verdict: str):
     (task,), _ = read_tasks(tasks_file(tmp_path, row))
-    assert check(task, answered(task, proposal), Limits(seconds=2.0)) == verdict
+    assert check(task, answered(task, proposal), Limits(seconds=2.0 if verdict == "timeout" else 20.0)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_verdicts_on_cpp(tmp_path: Path, proposal: str, verdict: str):
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
     (task,), _ = read_tasks(tasks_file(tmp_path, CPP))
-    assert check(task, answered(task, proposal), Limits(seconds=5.0)) == verdict
+    assert check(task, answered(task, proposal), Limits(seconds=20.0)) == verdict
 
 
 def test_a_proposal_that_replaces_text_is_put_where_it_says(tmp_path: Path):
