@@ -194,7 +194,9 @@ class LocalInfiller:
         return decide(request, scene.snapshot, scene.tree, scene.indent, self.rules)
 
     def _prompt(self, request: InfillRequest, scene: Scene, gap: Gap) -> Prompt:
-        neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
+        neighbours = ""
+        if self.policy.use_neighbours:
+            neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
         return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
 
     def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:

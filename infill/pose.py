@@ -36,6 +36,9 @@ class Policy:
     candidate_lengths: tuple[int, ...] = (4, 8, 14)
     limits: Limits = field(default_factory=Limits)
     use_drafts: bool = False
+    use_neighbours: bool = False
+    """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a token
+    without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""
     instant_confidence: float = 0.8
 
 

@@ -17,7 +17,7 @@ import tree_sitter
 from .brackets import scan_brackets
 from .languages import Language
 
-WINDOW_CHARS = 12_000
+WINDOW_CHARS = 16_000
 """How far the window reaches on each side of the gap, before it is snapped."""
 
 BRACKET_CHARS = 4_000
@@ -25,6 +25,7 @@ BRACKET_CHARS = 4_000
 
 _WINDOW_GRID = 4096
 _COLUMN_0 = re.compile(r"^[^\s)\]}#*]", re.MULTILINE)
+_AFTER_BLANK = re.compile(r"^[ \t]*\r?\n(?=[ \t]+[^\s)\]}#*])", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,13 +44,26 @@ def window_around(text: str, start: int, end: int) -> tuple[int, int]:
     """The part of text that is parsed for a gap [start, end): stays put while the user types."""
     low = max(0, (start - WINDOW_CHARS) // _WINDOW_GRID * _WINDOW_GRID)
     if low:
-        snapped = _COLUMN_0.search(text, text.find("\n", low, start) + 1 or low, start)
-        low = snapped.start() if snapped else low
+        low = _snapped(text, low, start)
     high = min(len(text), end + WINDOW_CHARS)
     if high < len(text):
-        snapped = _COLUMN_0.search(text, text.find("\n", high, high + _WINDOW_GRID) + 1 or high, high + _WINDOW_GRID)
-        high = snapped.start() if snapped else high
+        high = _snapped(text, high, min(len(text), high + _WINDOW_GRID))
     return low, high
+
+
+def _snapped(text: str, low: int, high: int) -> int:
+    """The first place in [low, high) where a piece of source may begin: a line in column 0, or else after a blank one.
+
+    The body of a long class has no line in column 0. Where nothing fits, the next line, or low itself.
+    """
+    line = text.find("\n", low, high) + 1
+    if not line:
+        return low
+    outermost = _COLUMN_0.search(text, line, high)
+    if outermost:
+        return outermost.start()
+    inner = _AFTER_BLANK.search(text, line, high)
+    return inner.end() if inner else line
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +113,9 @@ class SyntaxTree:
         The same margins hold for the window after the change, so that like is compared with like.
         """
         low, high = max(0, start - self.base - BRACKET_CHARS), min(len(self.text), end - self.base + BRACKET_CHARS)
-        front = _COLUMN_0.search(self.text, low, start - self.base) if low else None
-        back = _COLUMN_0.search(self.text, high)
-        return (front.start() if front else 0), (len(self.text) - back.start() if back else 0)
+        front = _snapped(self.text, low, start - self.base) if low else 0
+        back = _snapped(self.text, high, len(self.text)) if high < len(self.text) else high
+        return front, len(self.text) - back
 
     def damage(self, margins: tuple[int, int] = (0, 0)) -> Damage:
         """How broken the window is. margins: see there."""

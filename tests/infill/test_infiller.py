@@ -134,6 +134,7 @@ def test_the_popups_word_begins_the_proposal():
 
 def test_signatures_of_names_in_use_stand_first_in_the_prompt():
     subject = infiller("1")
+    subject.policy = replace(BYTE_POLICY, use_neighbours=True)
     subject.fill(asked(f"x = helper({B})\n", neighbours=(Neighbour("b.py", "def helper(a):\n    return a\n"),)))
     prompt = subject.engine.problems[0].prompt
     assert prompt[0] == TOKENIZER.ctx
@@ -228,9 +229,9 @@ def _best_ms(subject: LocalInfiller, request, num: int = 7) -> float:
     for i in range(num):
         now = replace(request, seed=i)
         subject.recent.forget()
-        started = time.perf_counter()
+        started = time.process_time()
         assert subject.fill(now).proposals
-        best = min(best, (time.perf_counter() - started) * 1e3)
+        best = min(best, (time.process_time() - started) * 1e3)
     return best
 
 

@@ -104,6 +104,6 @@ def test_ordinary_code_is_left_alone(text):
 
 def test_redacting_is_linear():
     text = ("password = " * 20_000) + "'" * 1000
-    started = time.perf_counter()
+    started = time.process_time()
     assert REDACTED not in redact(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

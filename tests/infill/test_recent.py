@@ -144,9 +144,9 @@ def test_recall_is_fast_in_a_large_document():
 
 
 def _seconds(recent: RecentProposals, request: InfillRequest) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     recent.recall(request)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 @settings(max_examples=60, deadline=None)

@@ -125,9 +125,9 @@ def test_a_line_of_one_megabyte_costs_what_a_window_costs():
     text = "x = [" + "1, " * 350_000 + "]\n"
     low, high = window_around(text, 500_000, 500_000)
     assert high - low < 60_000
-    started = time.perf_counter()
+    started = time.process_time()
     SyntaxTree.around(PYTHON, text, 500_000, 500_000)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_a_lone_surrogate_keeps_offsets_true():
