@@ -28,6 +28,17 @@ def tracked(repository: Path) -> list[str]:
     return [name for name, path in paths if path.is_file() and not path.is_symlink()]
 
 
+@pytest.fixture(scope="session")
+def small_tokenizer():
+    """A tokenizer of the embedded model's kind with 800 tokens, learnt from a few files of the standard library."""
+    from lacuna_ls.infill.tokenizer import Tokenizer
+    from lacuna_ls.training import sources
+    from lacuna_ls.training.tokenizer import train_tokenizer
+
+    texts = [raw.decode() for name, raw in sources.standard_library().read() if name.startswith("json/")]
+    return Tokenizer(train_tokenizer(texts, 800))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory):
     """No test reads or writes the developer's caches, settings or sockets, nor does a process that a test starts."""

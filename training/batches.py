@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self._texts, self._tokenizer_json, self._sample_hole = texts, tokenizer_json, sample_hole
         self._shape, self._seed, self._weights = shape, seed, weights or LossWeights()
-        self._cumulative = np.add.accumulate(np.asarray(texts.sample_weights, np.float64))
+        self._cumulative = cast(npt.NDArray[np.float64], np.cumsum(texts.sample_weights))
         self._tokenizer: Tokenizer | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -147,7 +147,7 @@ class Posed:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A posed hole with its noise drawn and its rows weighed. Canvas arrays: [R, C]; encoder_weights: [len(encoder)]."""
+    """A posed hole with its noise drawn and its rows weighed. Canvas arrays: [R, C]; encoder_weights: [n]."""
 
     posed: Posed
     canvas_tokens: IntArray

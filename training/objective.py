@@ -64,8 +64,11 @@ def believe(model: DiffusionGemma, batch: Batch) -> Tensor:
     return F.pad(soft, (0, 0, num_encoder, 0))
 
 
-def losses(model: DiffusionGemma, batch: Batch, soft: Tensor | None, encoder_weight: float) -> Losses:
-    """encoder_weight: share of the next-token loss beside the canvas loss."""
+def losses(model: DiffusionGemma, batch: Batch, soft: Tensor | None, encoder_weight: Tensor | float) -> Losses:
+    """encoder_weight: share of the next-token loss beside the canvas loss.
+
+    A tensor where this function is compiled: a float that changes from step to step would compile it anew every time.
+    """
     hidden, probabilities = model.joint(batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft)
     flat = hidden.flatten(0, 1)
     nll = F.cross_entropy(model.logits(flat), batch.targets.flatten(), reduction="none").view(batch.weights.shape)

@@ -266,9 +266,10 @@ def one_step(
             # always a tensor in this phase, so that the compiled graph is one
             soft = soft_of(model, batch, believed)
             soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
-            result: Losses = forward(model, batch, soft, encoder_share(plan, run.progress))
+            share = torch.tensor(encoder_share(plan, run.progress), device=run.device)
+            result: Losses = forward(model, batch, soft, share)
         else:
-            result = forward(model, encoder_only(batch), None, 1.0)
+            result = forward(model, encoder_only(batch), None, torch.tensor(1.0, device=run.device))
     cast(Any, result.total).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
@@ -276,7 +277,8 @@ def one_step(
             group["lr"] = rate * scale
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return {"encoder": float(result.encoder), "canvas": float(result.canvas), "norm": float(norm), "lr": scale}
+    encoder, canvas = result.encoder.detach(), result.canvas.detach()
+    return {"encoder": float(encoder), "canvas": float(canvas), "norm": float(norm), "lr": scale}
 
 
 @torch.no_grad()

@@ -1,0 +1,192 @@
+"""The trainer: the joint forward is the served model, losses fall, a run resumes exactly, an export reloads exactly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lacuna_ls.engine.checkpoint import load_checkpoint
+from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.engine.kv_cache import KVCache
+from lacuna_ls.engine.model import DiffusionGemma
+from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
+from lacuna_ls.infill.tokenizer import Tokenizer
+from lacuna_ls.training import export as export_module
+from lacuna_ls.training.batches import Batches, BatchShape
+from lacuna_ls.training.corpus import Corpus
+from lacuna_ls.training.evaluate import evaluate, fit, only, summary
+from lacuna_ls.training.export import export, load_run
+from lacuna_ls.training.holes import sample_hole
+from lacuna_ls.training.muon import Muon, orthogonalise
+from lacuna_ls.training.objective import encoder_only, losses, soft_of
+from lacuna_ls.training.train import SIZES, Plan, Run, initialise, learning_rate_scale, train
+
+SHAPE = BatchShape(num_examples=3, num_encoder=128, num_canvases=2, num_canvas_rows=16, max_middle=24)
+PLAN = Plan(size="tiny", minutes=1e9, shape=SHAPE, encoder_only_share=0.0, self_conditioning=0.5, warmup_steps=2)
+CPU = torch.device("cpu")
+
+
+def tiny(vocab_size: int) -> DiffusionGemma:
+    torch.manual_seed(0)
+    return initialise(DiffusionGemma(SIZES["tiny"].config(vocab_size))).eval()
+
+
+def test_the_joint_forward_is_what_serving_computes(small_corpus: Path, small_tokenizer: Tokenizer) -> None:
+    batches = Batches(Corpus(small_corpus), (small_corpus / "tokenizer.json").read_text("utf-8"), SHAPE, sample_hole)
+    batch = batches[0]
+    model = tiny(small_tokenizer.vocab_size)
+    soft = soft_of(model, batch, None)
+    # the training path rounds its mask's bias to bf16 (0 or -1e9), which changes no fp32 score
+    with torch.no_grad():
+        hidden, _ = model.joint(batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft)
+    n, C = SHAPE.num_encoder, SHAPE.num_canvas_rows
+    for b in range(SHAPE.num_examples):
+        row = batch.tokens[b, :n]
+        num_text = row.tolist().index(small_tokenizer.eos, row.tolist().index(small_tokenizer.mid)) + 1
+        cache = KVCache(model.config, CPU, torch.float32)
+        encoded = model.encode(row[:num_text], cache)
+        torch.testing.assert_close(hidden[b, :num_text], encoded, atol=1e-4, rtol=0)
+        for r in range(SHAPE.num_canvases):
+            rows = slice(n + r * C, n + (r + 1) * C)
+            cache.truncate(0)
+            model.encode(row[: int(batch.positions[b, rows][0])], cache)
+            given = None if soft is None else soft[b : b + 1, rows]
+            decoded = model.decode(batch.tokens[b : b + 1, rows], cache, given)[0]
+            torch.testing.assert_close(hidden[b, rows], decoded, atol=1e-4, rtol=0)
+
+
+def test_the_encoder_phase_is_the_joint_phase_without_canvases(small_corpus: Path, small_tokenizer: Tokenizer) -> None:
+    batch = Batches(Corpus(small_corpus), small_tokenizer.to_json(), SHAPE, sample_hole)[1]
+    model = tiny(small_tokenizer.vocab_size)
+    with torch.no_grad():
+        both = losses(model, batch, soft_of(model, batch, None), 1.0)
+        alone = losses(model, encoder_only(batch), None, 1.0)
+    torch.testing.assert_close(both.encoder, alone.encoder, atol=1e-4, rtol=0)
+    assert float(alone.canvas) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (3, 16, 16)], ids=["wide", "tall", "a stack of experts"])
+def test_orthogonalise_flattens_the_singular_values(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    matrix = torch.randn(shape)
+    result = orthogonalise(matrix)
+    values = torch.linalg.svdvals(result.float())
+    assert float(values.min()) > 0.4
+    assert float(values.max()) < 1.4
+    # same singular vectors: the update points where the truth, U V^T, points
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    cosine = torch.nn.functional.cosine_similarity(result.flatten(), (u @ v).flatten(), dim=0)
+    assert cosine > 0.9
+
+
+def test_muon_moves_a_matrix_downhill() -> None:
+    torch.manual_seed(2)
+    weight = torch.nn.Parameter(torch.randn(8, 12))
+    target = torch.randn(8, 12)
+    optimiser = Muon([weight], lr=0.1)
+    before = float((weight.detach() - target).square().sum())
+    for _ in range(60):
+        optimiser.zero_grad()
+        (weight - target).square().sum().backward()
+        optimiser.step()
+    assert float((weight.detach() - target).square().sum()) < 0.2 * before
+
+
+def test_the_learning_rate_warms_up_and_cools_down() -> None:
+    plan = replace(PLAN, warmup_steps=10, cooldown_share=0.5)
+    assert learning_rate_scale(plan, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate_scale(plan, 50, 0.4) == 1.0
+    assert learning_rate_scale(plan, 50, 0.75) == pytest.approx(0.5)
+    assert learning_rate_scale(plan, 50, 1.0) == pytest.approx(0.02)
+
+
+class _StopError(Exception):
+    """Ends a run after a number of steps, as a cut session does."""
+
+
+def run_steps(corpus: Path, out: Path, num_steps: int, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Train until `num_steps` more steps are done, then save as the trainer does at its end."""
+    from lacuna_ls.training import train as module
+
+    done = 0
+    original = module.one_step
+
+    def counted(*args: object) -> dict[str, float]:
+        nonlocal done
+        if done == num_steps:
+            raise _StopError
+        done += 1
+        return original(*args)  # type: ignore[arg-type]
+
+    kept: list[Run] = []
+    build = module.Run
+
+    def remembered(*args: object) -> Run:
+        kept.append(build(*args))  # type: ignore[arg-type]
+        return kept[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "one_step", counted)
+        patch.setattr(module, "Run", remembered)
+        with pytest.raises(_StopError):
+            train(corpus, out, PLAN, CPU, num_workers=0, is_compiled=False)
+    kept[0].save()
+    return kept[0]
+
+
+def test_a_run_resumes_exactly(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_steps(small_corpus, tmp_path / "whole", 6, monkeypatch)
+    run_steps(small_corpus, tmp_path / "halves", 3, monkeypatch)
+    halves = run_steps(small_corpus, tmp_path / "halves", 3, monkeypatch)
+    assert (whole.step, halves.step) == (6, 6)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, halves.model.state_dict()[name]), name
+    log = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
+    assert log[-1]["encoder"] < log[0]["encoder"]
+
+
+def test_an_export_reloads_and_says_what_it_is(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(small_corpus, tmp_path / "run", 2, monkeypatch)
+    out = tmp_path / "packed.safetensors"
+    size = export(tmp_path / "run", small_corpus / "tokenizer.json", out, {"corpus": "json"})
+    assert size == out.stat().st_size
+    assert json.loads(read_metadata(out)[CARD_KEY]) == {"corpus": "json"}
+    assert read_tokenizer(out) == (small_corpus / "tokenizer.json").read_text("utf-8")
+    trained, packed = load_run(tmp_path / "run").state_dict(), load_checkpoint(out, weights="fp32").state_dict()
+    assert trained.keys() == packed.keys()
+    for name, tensor in trained.items():
+        # int8 with a scale per row: half a step of the largest entry, at most
+        assert (tensor - packed[name]).abs().max() <= tensor.abs().max() / 254 + 1e-7, name
+    again = load_checkpoint(out, weights="fp32").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in packed.items())
+    monkeypatch.setattr(export_module, "MAX_BYTES", size // 2)
+    with pytest.raises(ValueError, match="over the limit"):
+        export(tmp_path / "run", small_corpus / "tokenizer.json", tmp_path / "big.safetensors", {})
+    assert not list(tmp_path.glob("big*"))
+
+
+def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps(small_corpus, tmp_path / "run", 2, monkeypatch)
+    model = tmp_path / "packed.safetensors"
+    export(tmp_path / "run", small_corpus / "tokenizer.json", model, {})
+    outcomes = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify", "autoregressive"))
+    assert {len(rows) for rows in outcomes.values()} == {10}
+    exact = {d: [o.is_exact for o in rows] for d, rows in outcomes.items()}
+    assert exact["verify"] == exact["autoregressive"]
+    assert summary(outcomes["verify"])["holes"] == 10
+    assert all(o.half == "fit" for o in only(outcomes, "fit")["verify"])
+    # ten holes are too few for any curve: the joint probability stands for itself
+    assert fit(outcomes).curves == {}
+
+
+def test_training_without_a_corpus_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="lacuna corpus --out"):
+        train(tmp_path, tmp_path / "run", PLAN, CPU)
+    with pytest.raises(ModelNotFoundError, match="train first"):
+        load_run(tmp_path)
