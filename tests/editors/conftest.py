@@ -57,9 +57,10 @@ def can_run_vscode():
     return vscode_driver
 
 
-@pytest.fixture(scope="session")
+# not for the session: while playwright runs, the main thread has a running event loop, and nobody else may have one
+@pytest.fixture(scope="module")
 def browser():
-    """One Chromium for all windows."""
+    """One Chromium for all windows of a module."""
     driver = can_run_vscode()
     chromium = driver.Browser()
     yield chromium

@@ -38,6 +38,15 @@ HOLES = (
 """Files with two `...` each."""
 
 
+BODY = (
+    "def area(width, height):\n    result = width * height\n    print(result)\n    return result\n\n\n"
+    "def load(path):\n    with open(path) as file:\n        data = file.read()\n    names = data.split()\n"
+    "    names.append(path)\n    return names\n"
+)
+BODY_ROWS = (1, 2, 3, 8, 10, 11)
+"""A file, and lines of it (from 0) that the model may rewrite; it leaves alone what it would write again."""
+
+
 def last_key(text):
-    """What the test types after the beginning: the key that makes the editor ask."""
-    return "" if text[-1] in "(.," else " "
+    """What the test types after a beginning: the key that makes the editor ask."""
+    return text[-1] if text[-1] in "(.," else text[-1] + " "

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 from nvim_driver import until
-from real_server import EASY, ENVIRONMENT, HOLES, LACUNA, SETTINGS
+from real_server import BODY, BODY_ROWS, EASY, ENVIRONMENT, HOLES, LACUNA, SETTINGS, last_key
 from test_nvim_edits import PREVIEW
 
 pytestmark = [pytest.mark.editor, pytest.mark.slow]
@@ -40,12 +40,12 @@ def set_text(editor, text):
     editor.lua("vim.api.nvim_win_set_cursor(0, { vim.api.nvim_buf_line_count(0), 0 })")
 
 
-def proposed(editor, skip=0):
+def proposed(editor):
     """Type easy code until something is proposed. The text before it, and the proposal."""
-    for text in EASY[skip:]:
+    for text in EASY:
         set_text(editor, text[:-1])
         editor.keys("A")
-        editor.type(text[-1] + ("" if text[-1] in "(.," else " "))
+        editor.type(last_key(text))
         end = time.monotonic() + 6
         while time.monotonic() < end:
             if editor.ghost_text():
@@ -131,12 +131,10 @@ def test_holes_are_filled_by_the_model(real, command):
 
 def test_a_selection_is_rewritten_by_the_model(real):
     ed = real()
-    texts = ("total = first + second", "print('hello')", "return_value = compute(1, 2)", "if x is None:\n    y = 1")
-    for text in texts:
-        set_text(ed, f"import os\n\n{text}\n")
-        ed.lua("vim.api.nvim_win_set_cursor(0, { 3, 0 })")
+    set_text(ed, BODY.rstrip("\n"))
+    for row in BODY_ROWS:
         ed.vim.command("messages clear")
-        ed.vim.command(f"3,{2 + len(text.splitlines())}Lacuna rewrite")
+        ed.vim.command(f"{row + 1}Lacuna rewrite")
         until(
             lambda: ed.lua("return require('lacuna.preview').is_open()")
             or "Lacuna: rewrite" in ed.lua("return vim.fn.execute('messages')"),
@@ -219,7 +217,7 @@ def test_the_core_client_and_the_real_server(nvim):
     for text in EASY:
         set_text(ed, text[:-1])
         ed.keys("A")
-        ed.type(text[-1] + ("" if text[-1] in "(.," else " "))
+        ed.type(last_key(text))
         end = time.monotonic() + 6
         while time.monotonic() < end and not (ed.ghost(name) or [0, 0, ""])[2].strip():
             time.sleep(0.02)

@@ -186,7 +186,7 @@ class Window:
         self.page.click(".monaco-editor .view-lines")
         return self
 
-    def open(self, name, text):
+    def open(self, name, text, is_logged=True):
         """Another file in this window, which becomes the one that is typed into and saved."""
         self.file = self.folder / name
         self.file.write_bytes(text.encode())
@@ -198,6 +198,8 @@ class Window:
         until(lambda: row.count() and (row.get_attribute("aria-label") or "").startswith(name), f"{name} in the list")
         self.keys("Enter")
         self.page.wait_for_selector(f'.tab.active[data-resource-name="{name}"]')
+        if not is_logged:
+            return self
         # the cells of a notebook are documents too, with a fragment behind the name
         opened = f"/{name}"
         until(

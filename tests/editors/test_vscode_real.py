@@ -1,0 +1,230 @@
+"""VS Code with the real server and the embedded model: what a user gets after installing both."""
+
+import json
+import re
+import signal
+import time
+
+import psutil
+import pytest
+from nvim_driver import until
+from real_server import BODY, BODY_ROWS, EASY, ENVIRONMENT, HOLES, LACUNA, SETTINGS, last_key
+from test_vscode_ghost import no_preview, preview
+
+pytestmark = [pytest.mark.editor, pytest.mark.slow]
+
+
+def flat(settings, prefix="lacuna."):
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+@pytest.fixture(scope="module")
+def real_code(tmp_path_factory):
+    """VS Code whose server is the real one."""
+    from conftest import can_run_vscode
+
+    driver = can_run_vscode()
+    variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    settings = {**dict(flat(SETTINGS)), "editor.autoIndent": "none"}
+    command = ["/usr/bin/env", *variables, str(LACUNA)]
+    code = driver.CodeServer(tmp_path_factory.mktemp("real") / "base", command=command, settings=settings)
+    yield code
+    code.close()
+
+
+@pytest.fixture(scope="module")
+def shared_real(real_code, browser, tmp_path_factory):
+    from conftest import can_run_vscode
+
+    driver = can_run_vscode()
+    w = driver.Window(real_code, browser, tmp_path_factory.mktemp("shared") / "ws", text="")
+    yield wait_for_model(w)
+    w.close()
+
+
+def wait_for_model(w):
+    until(lambda: "embedded" in w.status_label(), f"the model (status: {w.status_label()!r})", 120)
+    return w
+
+
+@pytest.fixture
+def real(shared_real, request):
+    """The shared window, with a new and empty file."""
+    count = [0]
+
+    def fresh(text=""):
+        count[0] += 1
+        name = re.sub(r"\W+", "_", request.node.name) + f"{count[0]}.py"
+        return shared_real.open(name, text, is_logged=False)
+
+    yield fresh
+    shared_real.keys("Escape", "Escape", "Escape")
+
+
+def proposed(w):
+    """Type easy code until something is proposed. The text before it, and the proposal."""
+    for text in EASY:
+        w.keys("Control+a", "Delete")
+        w.page.keyboard.insert_text(text[:-1])
+        w.type(last_key(text))
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            if w.ghost().strip():
+                # a later and longer answer may still replace it
+                time.sleep(0.3)
+                return text[:-1] + last_key(text), w.ghost()
+            time.sleep(0.02)
+    raise AssertionError(f"nothing was proposed for any of {len(EASY)} easy texts")
+
+
+def test_a_proposal_of_the_model_is_accepted_and_undone(real):
+    w = real().focus()
+    before, ghost = proposed(w)
+    w.keys("Tab")
+    w.see_file(before + ghost)
+    w.keys("Control+z")
+    w.see_file(before)
+    assert "embedded" in w.status_label()
+    assert re.search(r"\d+ ms", w.status_label())
+
+
+def test_a_word_and_escape(real):
+    w = real().focus()
+    before, ghost = proposed(w)
+    w.keys("Control+ArrowRight")
+    w.save()
+    until(lambda: len(w.file.read_text()) > len(before), "the word")
+    taken = w.file.read_text()
+    assert (before + ghost).startswith(taken)
+    w.keys("Escape")
+    w.see_none()
+    w.see_file(taken)
+
+
+def clear_toasts(w):
+    """No message of a former try may be taken for the next answer."""
+    if w.page.locator(".notification-toast").count():
+        w.command("Notifications: Clear All Notifications")
+        until(lambda: w.page.locator(".notification-toast").count() == 0, "the end of the messages")
+        w.focus()
+
+
+def previewed(w, key, title):
+    """Whether a preview opened; otherwise the server has said why not."""
+    w.keys(key)
+    until(lambda: w.page.locator(".monaco-diff-editor").count() or title in w.toasts(), "an answer", 60)
+    if w.page.locator(".monaco-diff-editor").count():
+        preview(w, title)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [
+        # one, at the cursor
+        ("Control+Alt+h", "fill this hole"),
+        # all, in one canvas
+        ("Control+Alt+Shift+h", "fill all holes"),
+    ],
+)
+def test_holes_are_filled_by_the_model(real, key, title):
+    for text in HOLES:
+        w = real(text).focus()
+        clear_toasts(w)
+        row = text.split("\n").index(next(line for line in text.split("\n") if line.strip() == "..."))
+        w.keys("Control+Home", *["ArrowDown"] * row, "End")
+        if previewed(w, key, title):
+            break
+    assert w.file.read_text() == text
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.save()
+    until(lambda: w.file.read_text() != text, "the edit")
+    after = w.file.read_text()
+    assert after.count("...") < text.count("...")
+    compile(after, "a.py", "exec")
+    w.keys("Control+z")
+    w.see_file(text)
+
+
+def test_a_selection_is_rewritten_by_the_model(real):
+    w = real(BODY).focus()
+    for row in BODY_ROWS:
+        w.focus()
+        clear_toasts(w)
+        w.keys("Control+Home", *["ArrowDown"] * row, "Home", "Shift+End", "Control+Alt+i")
+        w.page.wait_for_selector(".quick-input-widget input", state="visible")
+        w.type("shorter")
+        if previewed(w, "Enter", "rewrite selection"):
+            break
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.save()
+    until(lambda: w.file.read_text() != BODY, "the edit")
+    w.keys("Control+z")
+    w.see_file(BODY)
+
+
+def test_a_rename_is_carried_on(real):
+    w = real("size = 3\nprint(size)\n").focus()
+    w.keys("Control+Home", "Control+Shift+ArrowRight")
+    w.type("total")
+    w.keys("Escape", "Control+Alt+n")
+    preview(w, "next edit")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("total = 3\nprint(total)\n")
+
+
+def test_a_killed_server_comes_back_with_its_model(real_code, open_window):
+    w = wait_for_model(open_window(real_code, text=""))
+    (first,) = servers(w)
+    first.send_signal(signal.SIGKILL)
+    until(lambda: {one.pid for one in servers(w)} - {first.pid}, "a new server", 30)
+    wait_for_model(w)
+    w.focus()
+    before, ghost = proposed(w)
+    w.keys("Tab")
+    w.see_file(before + ghost)
+    second = next(one for one in servers(w) if one.pid != first.pid)
+    w.close()
+    until(lambda: not psutil.pid_exists(second.pid), "the end of the server", 20)
+
+
+def servers(w):
+    """The servers that were started in the folder of this window."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "serve" in process.cmdline() and process.cwd() == str(w.folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_notebook_cell_and_the_model(real_code, open_window):
+    sources = [["import os\n"], [""]]
+    cells = [
+        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": one} for one in sources
+    ]
+    metadata = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    text = json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    w = open_window(real_code, file="notes.txt", text="", size=(1200, 700)).focus()
+    w.open("a.ipynb", text, is_logged=False)
+    wait_for_model(w)
+    w.page.locator(".notebookOverlay .monaco-editor .view-lines").nth(1).click()
+    before, ghost = proposed(w)
+    w.keys("Tab")
+
+    def saved():
+        w.save()
+        time.sleep(0.2)
+        return "".join(json.loads(w.file.read_text())["cells"][1]["source"]) == before + ghost
+
+    until(saved, "the saved cell")
