@@ -8,7 +8,7 @@ import pytest
 
 # importlib mode puts no test folder on the path, and the drivers are shared by several files here
 sys.path.insert(0, str(Path(__file__).parent))
-from nvim_driver import NVIM, Neovim  # noqa: E402
+from nvim_driver import NVIM, Neovim
 
 REQUIRED = os.environ.get("LACUNA_EDITORS") == "required"
 """Set by CI: an editor that is missing there is a failure, not a skip."""
@@ -23,10 +23,16 @@ def missing(what):
 
 
 @pytest.fixture
-def nvim(tmp_path):
-    """A function that starts Neovim with the plugin and the fake server; see nvim_driver.Neovim for its arguments."""
+def nvim_binary():
+    """The program itself."""
     if not NVIM.exists():
         missing("no Neovim 0.12")
+    return NVIM
+
+
+@pytest.fixture
+def nvim(tmp_path, nvim_binary):
+    """A function that starts Neovim with the plugin and the fake server; see nvim_driver.Neovim for its arguments."""
     opened = []
 
     def start(**options):

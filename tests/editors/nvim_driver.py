@@ -1,5 +1,6 @@
 """Starts a real Neovim with the plugin and drives it: keys in, buffer bytes and extmarks out."""
 
+import contextlib
 import json
 import os
 import sys
@@ -52,7 +53,9 @@ def until(ask, what="it", seconds=10.0):
 class Neovim:
     """One editor process. Its server's log (of the fake server) is read from `messages`."""
 
-    def __init__(self, folder, *, config=None, cmd=FAKE, file="a.py", text="import os\n\n", init="", plugin=True, env=()):
+    def __init__(
+        self, folder, *, config=None, cmd=FAKE, file="a.py", text="import os\n\n", init="", plugin=True, env=()
+    ):
         self.folder = Path(folder)
         self.log = self.folder / "fake.log"
         self.file = self.folder / file
@@ -147,8 +150,6 @@ class Neovim:
         if self.is_closed:
             return
         self.is_closed = True
-        try:
+        with contextlib.suppress(OSError, EOFError):
             self.vim.command("qa!")
-        except (OSError, EOFError):
-            pass
         self.vim.close()

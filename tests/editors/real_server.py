@@ -27,7 +27,8 @@ EASY = (
 """Beginnings of files; the last key, a space or what fits, is typed by the test."""
 
 HOLES = (
-    "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = y\n\n    def get_x(self):\n        ...\n\n"
+    "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = y\n\n"
+    "    def get_x(self):\n        ...\n\n"
     "    def get_y(self):\n        ...\n",
     "def add(a, b):\n    ...\n\n\ndef sub(a, b):\n    return a - b\n\n\ndef mul(a, b):\n    ...\n",
     "def first(items):\n    return items[0]\n\n\ndef last(items):\n    ...\n\n\ndef count(items):\n    ...\n",

@@ -1,4 +1,4 @@
-"""Edits in a real Neovim: previewed as struck and added lines, accepted or refused change by change, undone in one step."""
+"""Edits in a real Neovim: shown as struck and added lines, accepted or refused one by one, undone in one step."""
 
 import pytest
 from nvim_driver import until

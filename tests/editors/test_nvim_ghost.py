@@ -240,7 +240,7 @@ def test_shown_beside_the_menu_when_asked(nvim):
 
 
 MENU = {
-    # nvim-cmp's and blink.cmp's own interface, as their documentation gives it; neither can be installed from a registry
+    # nvim-cmp's and blink.cmp's own interface, as documented: neither can be installed from a registry
     "cmp": """
         local handlers = {}
         package.loaded['cmp'] = {
@@ -340,7 +340,10 @@ def test_the_request_carries_version_and_formatting(nvim):
     ed.see(MULTI[3:])
     sent = ed.messages("textDocument/inlineCompletion")[-1]["params"]
     assert sent["formattingOptions"] == {"tabSize": 4, "insertSpaces": True}
-    assert sent["textDocument"]["version"] == ed.messages("textDocument/didChange")[-1]["params"]["textDocument"]["version"]
+    assert (
+        sent["textDocument"]["version"]
+        == ed.messages("textDocument/didChange")[-1]["params"]["textDocument"]["version"]
+    )
     assert sent["context"]["triggerKind"] == 2
     assert [row["params"] for row in ed.messages("lacuna/didShow")][-1]["id"].startswith("p0:")
 

@@ -28,7 +28,9 @@ def real(nvim):
             env=ENVIRONMENT,
             **options,
         )
-        until(lambda: (editor.lua("return require('lacuna.server').status") or {}).get("kind") == "normal", "a model", 90)
+        until(
+            lambda: (editor.lua("return require('lacuna.server').status") or {}).get("kind") == "normal", "a model", 90
+        )
         return editor
 
     return start
@@ -101,8 +103,10 @@ def previewed(editor, command):
         editor.vim.command("messages clear")
         editor.vim.command(command)
         until(
-            lambda: editor.lua("return require('lacuna.preview').is_open()")
-            or "Lacuna: fill" in editor.lua("return vim.fn.execute('messages')"),
+            lambda: (
+                editor.lua("return require('lacuna.preview').is_open()")
+                or "Lacuna: fill" in editor.lua("return vim.fn.execute('messages')")
+            ),
             "an answer",
             60,
         )
@@ -136,8 +140,10 @@ def test_a_selection_is_rewritten_by_the_model(real):
         ed.vim.command("messages clear")
         ed.vim.command(f"{row + 1}Lacuna rewrite")
         until(
-            lambda: ed.lua("return require('lacuna.preview').is_open()")
-            or "Lacuna: rewrite" in ed.lua("return vim.fn.execute('messages')"),
+            lambda: (
+                ed.lua("return require('lacuna.preview').is_open()")
+                or "Lacuna: rewrite" in ed.lua("return vim.fn.execute('messages')")
+            ),
             "an answer",
             60,
         )
@@ -212,7 +218,9 @@ def test_the_core_client_and_the_real_server(nvim):
 
     env = {**ENVIRONMENT, "LACUNA": str(LACUNA), "LACUNA_SETTINGS": json.dumps({"lacuna": SETTINGS})}
     ed = nvim(plugin=False, init=CORE, env=env, text="\n", wait=False)
-    until(lambda: ed.lua("return #vim.api.nvim_get_autocmds({ event = 'InsertEnter', buffer = 0 }) > 0"), "attaching", 60)
+    until(
+        lambda: ed.lua("return #vim.api.nvim_get_autocmds({ event = 'InsertEnter', buffer = 0 }) > 0"), "attaching", 60
+    )
     name = "nvim.lsp.inline_completion"
     for text in EASY:
         set_text(ed, text[:-1])

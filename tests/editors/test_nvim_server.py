@@ -1,4 +1,4 @@
-"""Neovim and its server: found, started when needed, missing, killed, crashing, wrongly set, stopped; and no process left."""
+"""Neovim and its server: found, started when needed, missing, killed, wrongly set, stopped; and no process left."""
 
 import os
 import shutil
@@ -109,11 +109,11 @@ def test_the_server_is_looked_for_in_the_environment_then_on_the_path(nvim, tmp_
     path, venv = fake_at(tmp_path / "path/bin"), fake_at(tmp_path / "venv/bin")
     search = f"{path}:/usr/bin:/bin"
     ed = nvim(cmd=None, env={"PATH": search})
-    until(lambda: ed.messages(), "a start")
+    until(ed.messages, "a start")
     assert ed.messages()[0]["argv"] == ["path", "serve"]
     # the driver removes VIRTUAL_ENV; this one is set inside
     ed = nvim(cmd=None, env={"PATH": search}, init=f"vim.env.VIRTUAL_ENV = '{venv.parent}'\n")
-    until(lambda: ed.messages(), "a start")
+    until(ed.messages, "a start")
     assert ed.messages()[0]["argv"] == ["venv", "serve"]
     ed = nvim(cmd=None, env={"PATH": "/usr/bin:/bin"}, wait=False)
     until(lambda: "server not found" in notifications(ed), "the message")
@@ -179,7 +179,9 @@ def test_stop_start_restart(nvim):
 def test_commands_and_their_completion(nvim):
     ed = nvim()
     names = ed.vim.call("getcompletion", "Lacuna ", "cmdline")
-    assert {"status", "pause", "resume", "fill", "fillall", "rewrite", "repair", "next", "snooze", "restart"} <= set(names)
+    assert {"status", "pause", "resume", "fill", "fillall", "rewrite", "repair", "next", "snooze", "restart"} <= set(
+        names
+    )
     assert ed.vim.call("getcompletion", "Lacuna re", "cmdline") == ["rewrite", "repair", "refuse", "resume", "restart"]
     assert ed.vim.call("getcompletion", "Lacuna accept ", "cmdline") == ["all"]
     ed.lua("pcall(vim.cmd, 'Lacuna nonsense')")
@@ -263,7 +265,12 @@ def test_a_killed_editor_leaves_no_process(nvim):
 
 def startup_ms(folder, *arguments):
     """Best of several: what the editor itself measures until its screen would be drawn."""
-    env = {**os.environ, "LACUNA_PLUGIN": str(PLUGIN), "XDG_STATE_HOME": str(folder), "NVIM_LOG_FILE": str(folder / "log")}
+    env = {
+        **os.environ,
+        "LACUNA_PLUGIN": str(PLUGIN),
+        "XDG_STATE_HOME": str(folder),
+        "NVIM_LOG_FILE": str(folder / "log"),
+    }
     times = []
     for count in range(8):
         log = folder / f"startup{count}.log"
@@ -321,22 +328,35 @@ def test_a_real_terminal_shows_it(nvim, tmp_path):
 
         missing("no tmux")
     ed = nvim()
-    environment = {**ed.environment, "FAKE_LOG": str(tmp_path / "tmux.log"), "LANG": "C.UTF-8", "TERM": "xterm-256color"}
+    environment = {
+        **ed.environment,
+        "FAKE_LOG": str(tmp_path / "tmux.log"),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+    }
     socket = str(tmp_path / "tmux.sock")
     file = tmp_path / "t.py"
     file.write_text("import os\n\n")
 
     def run(*arguments):
-        return subprocess.run([tmux, "-S", socket, "-f", "/dev/null", *arguments], env=environment, check=True,
-                              capture_output=True, text=True).stdout
+        return subprocess.run(
+            [tmux, "-S", socket, "-f", "/dev/null", *arguments],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     run("new-session", "-d", "-x", "60", "-y", "12", str(NVIM), "--clean", "-u", str(ed.init), str(file))
     try:
         until(lambda: "import os" in run("capture-pane", "-p"), "the screen")
-        until(lambda: (tmp_path / "tmux.log").exists() and "didOpen" in (tmp_path / "tmux.log").read_text(), "the server")
+        until(
+            lambda: (tmp_path / "tmux.log").exists() and "didOpen" in (tmp_path / "tmux.log").read_text(), "the server"
+        )
         run("send-keys", "Go")
         for char in "def multi":
             run("send-keys", "-l", char)
+
         def screen():
             return [line.rstrip() for line in run("capture-pane", "-p").splitlines()]
 

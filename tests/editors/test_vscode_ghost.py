@@ -122,9 +122,11 @@ def test_the_proposal_extends_what_the_menu_has_selected(window):
     w.keys("Control+Space")
     w.page.wait_for_selector(".suggest-widget.visible")
     until(
-        lambda: (w.messages("textDocument/inlineCompletion")[-1]["params"]["context"].get("selectedCompletionInfo") or {})
-        .get("text", "")
-        .startswith("multi"),
+        lambda: (
+            (w.messages("textDocument/inlineCompletion")[-1]["params"]["context"].get("selectedCompletionInfo") or {})
+            .get("text", "")
+            .startswith("multi")
+        ),
         "the selected entry in the request",
     )
     w.keys("Escape")

@@ -150,7 +150,8 @@ def wheel(folder):
     """A package with the name of the server and its console script, which runs the fake one."""
     path = folder / "lacuna_ls-9.9-py3-none-any.whl"
     quoted = repr([*FAKE, "serve"])
-    code = f"import os\ndef main():\n    os.environ['FAKE_LOG'] = os.getcwd() + '.log'\n    os.execv({FAKE[0]!r}, {quoted})\n"
+    code = "import os\ndef main():\n    os.environ['FAKE_LOG'] = os.getcwd() + '.log'\n"
+    code += f"    os.execv({FAKE[0]!r}, {quoted})\n"
     info = "lacuna_ls-9.9.dist-info"
     files = {
         "fake_lacuna.py": code,

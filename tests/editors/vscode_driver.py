@@ -1,4 +1,4 @@
-"""Starts a real VS Code (code-server) in a real browser and drives it: keys in, spans of the page and saved bytes out."""
+"""Starts a real VS Code (code-server) in a real browser and drives it: keys in, spans and saved bytes out."""
 
 import json
 import os
@@ -157,7 +157,9 @@ class Browser:
 class Window:
     """One window of VS Code with one folder and, mostly, one open file."""
 
-    def __init__(self, code, browser, folder, *, file="a.py", text="import os\n\n", more=(), size=(1000, 560), workspace=None):
+    def __init__(
+        self, code, browser, folder, *, file="a.py", text="import os\n\n", more=(), size=(1000, 560), workspace=None
+    ):
         self.code = code
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +259,10 @@ class Window:
         self.page.wait_for_selector(".quick-input-widget input", state="visible")
         self.page.keyboard.type(title)
         row = self.page.locator(".quick-input-list .monaco-list-row").first
-        until(lambda: row.count() and title.lower() in (row.get_attribute("aria-label") or "").lower(), f"the command {title!r}")
+        until(
+            lambda: row.count() and title.lower() in (row.get_attribute("aria-label") or "").lower(),
+            f"the command {title!r}",
+        )
         self.keys("Enter")
 
     def status_text(self):

@@ -1,0 +1,122 @@
+"""What is shipped to the two editors: the .vsix, its manifest, and what is generated into both."""
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from nvim_driver import ROOT
+
+EXTENSION = ROOT / "editors/vscode"
+MANIFEST = json.loads((EXTENSION / "package.json").read_text())
+
+
+def test_settings_are_those_of_the_server():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "editors/generate_settings.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_workspace_must_not_decide_is_restricted():
+    properties = {
+        name: entry
+        for section in MANIFEST["contributes"]["configuration"]
+        for name, entry in section["properties"].items()
+    }
+    restricted = set(MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"])
+    assert {"lacuna.server.path", "lacuna.server.package", "lacuna.engine.kind", "lacuna.engine.model"} <= restricted
+    assert {name for name, entry in properties.items() if entry["scope"] == "machine"} <= restricted
+    # nothing that names a program or weakens privacy is of the workspace's
+    for name in properties:
+        if name.startswith(("lacuna.privacy.", "lacuna.engine.")):
+            assert properties[name]["scope"] == "machine", name
+
+
+def test_tab_is_nobodys():
+    keys = [binding["key"] for binding in MANIFEST["contributes"]["keybindings"]]
+    assert not [key for key in keys if re.fullmatch(r"(shift\+)?(tab|enter)", key)]
+    # escape only where a preview is open
+    for binding in MANIFEST["contributes"]["keybindings"]:
+        assert "lacuna." in binding["when"]
+        if binding["key"] == "escape":
+            assert all("lacuna.previewOpen" in part for part in binding["when"].split("||"))
+
+
+def test_every_string_can_be_translated():
+    strings = json.loads((EXTENSION / "package.nls.json").read_text())
+    used = set(re.findall(r'"%([^%"]+)%"', (EXTENSION / "package.json").read_text()))
+    assert used == set(strings)
+    sources = "".join(path.read_text() for path in (EXTENSION / "src").glob("*.ts"))
+    # messages go through vscode.l10n, not past it
+    assert not re.findall(r"show(?:Information|Warning|Error)Message\(\s*'", sources)
+
+
+def test_commands_are_declared_and_registered():
+    declared = {command["command"] for command in MANIFEST["contributes"]["commands"]}
+    registered = set(re.findall(r"'(lacuna\.\w+)': ", (EXTENSION / "src/extension.ts").read_text()))
+    assert declared == registered
+
+
+def test_only_stable_api():
+    assert "enabledApiProposals" not in MANIFEST
+    assert MANIFEST["engines"]["vscode"] == "^1.91.0"
+    version = MANIFEST["devDependencies"]["vscode-languageclient"].lstrip("^")
+    assert tuple(map(int, version.split("."))) >= (10, 0, 1)
+
+
+def test_the_lock_file_names_no_registry():
+    lock = json.loads((EXTENSION / "package-lock.json").read_text())
+    assert all("resolved" not in package for name, package in lock["packages"].items() if name)
+    assert all("integrity" in package for name, package in lock["packages"].items() if name)
+
+
+def test_the_vsix_holds_what_it_should():
+    path = EXTENSION / "lacuna.vsix"
+    if not path.exists():
+        from conftest import missing
+
+        missing("no .vsix (make vsix)")
+    assert path.stat().st_size < 300_000
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        manifest = json.loads(archive.read("extension/package.json"))
+        notices = archive.read("extension/dist/THIRD-PARTY.md").decode()
+    assert names == {
+        "extension.vsixmanifest",
+        "[Content_Types].xml",
+        "extension/package.json",
+        "extension/package.nls.json",
+        "extension/readme.md",
+        "extension/changelog.md",
+        "extension/LICENSE.txt",
+        "extension/dist/extension.js",
+        "extension/dist/session.js",
+        "extension/dist/THIRD-PARTY.md",
+        "extension/media/icon.png",
+        "extension/media/server.md",
+        "extension/media/ghost.md",
+        "extension/media/holes.md",
+        "extension/media/quiet.md",
+    }
+    # what every window loads stays small
+    assert sizes["extension/dist/extension.js"] < 20_000
+    assert manifest["version"] == MANIFEST["version"]
+    for package in ("vscode-languageclient", "vscode-languageserver-protocol", "vscode-jsonrpc", "semver"):
+        assert f"## {package} " in notices
+
+
+@pytest.mark.parametrize("file", ["editors/neovim/lua", "editors/neovim/plugin", "editors/neovim/lsp", "plugin"])
+def test_lua_compiles(file, nvim_binary):
+    for path in sorted((ROOT / file).rglob("*.lua")):
+        done = subprocess.run(
+            [str(nvim_binary), "--clean", "--headless", "-c", f"lua assert(loadfile('{path}'))", "+qa"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.stderr == "", done.stderr
