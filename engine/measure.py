@@ -1,0 +1,342 @@
+"""How fast the engine is on this machine: random weights at an exact config, our step beside transformers' own.
+
+    python -m lacuna_ls.engine.measure --config FILE --out FILE.json [--device cuda] [--seconds 500]
+
+Writes numbers only; bench/engine_gpu.py runs this in a process of its own and makes the report. Random weights are enough:
+time does not depend on their values, but on how many experts a step touches, which is measured and written down too.
+What does not fit in the time allowed is left out and named. Knows no text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels.packing import PANEL, PackedMatrix, block_k_of
+from .config import ModelConfig
+from .formats import Part, Scheme, parts
+from .packed_engine import FULL_SIZE_POLICY
+from .packed_model import PackedLayer, PackedModel
+from .pipeline import Pipeline, StepOptions, Sweep
+from .plan import plan, total_parameters
+from .problem import Canvas
+from .slots import Slot, SlotPool
+
+CANVASES = (8, 16, 32, 64, 128, 256)
+CONTEXTS = (0, 2048, 8192)
+DELTAS = (1, 8, 32, 128)
+PUBLISHED_TOKENS_PER_FORWARD = 19.7
+
+
+class CountingModel(PackedModel):
+    """Notes how many experts each layer touches, in eager forwards."""
+
+    counts: list[int] | None = None
+
+    def _route(self, x: Tensor, layer: PackedLayer) -> tuple[Tensor, Tensor]:
+        weights, ids = super()._route(x, layer)
+        if self.counts is not None:
+            self.counts.append(int(torch.bincount(ids.flatten(), minlength=self.config.num_experts).count_nonzero()))
+        return weights, ids
+
+
+def random_parts(config: ModelConfig, scheme: Scheme, device: torch.device) -> dict[str, PackedMatrix | Tensor]:
+    """Every part with random contents, made on the device in its packed form: no checkpoint and no quantising."""
+    generator = torch.Generator(device).manual_seed(0)
+    return {part.name: _random_part(part, scheme, device, generator) for part in parts(config, scheme)}
+
+
+def _random_part(part: Part, scheme: Scheme, device: torch.device, generator: torch.Generator) -> PackedMatrix | Tensor:
+    if part.kind == "plain":
+        shape = part.shapes[0]
+        if part.name.endswith("layer_scalar"):
+            return torch.full(shape, 0.5, device=device, dtype=scheme.dtype)
+        if len(shape) == 1:
+            return torch.ones(shape, device=device, dtype=scheme.dtype)
+        return torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
+    E = part.shapes[0][0] if part.kind != "matrix" else 1
+    K, N = part.shapes[0][-1], sum(shape[-2] for shape in part.shapes)
+    if part.kind == "gate_up":
+        N = 2 * (-(-(N // 2) // PANEL) * PANEL)
+    block_k = block_k_of(K, part.format, part.group_size)
+    panels, blocks = -(-N // PANEL), -(-K // block_k)
+    is_int4 = part.format == "int4"
+    shape = (E, panels, blocks, PANEL, block_k // (8 if is_int4 else 1))
+    if part.format == "bf16":
+        data = torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
+        return PackedMatrix(data, None, part.format, N, K, 0, block_k)
+    if is_int4:
+        data = torch.empty(shape, device=device, dtype=torch.int32).random_(-(2**31), 2**31 - 1, generator=generator)
+    else:
+        data = torch.empty(shape, device=device, dtype=torch.int8).random_(-100, 100, generator=generator)
+        data = data.to(torch.float8_e4m3fn) if part.format == "fp8" else data
+    # codes have a standard deviation near 4.6 or 58: scales that make weights of 0.02
+    value = 0.02 / (4.6 if is_int4 else 58.0)
+    if not part.group_size:
+        scale = torch.full((E, 1, panels * PANEL), value, device=device)
+    else:
+        half = int(torch.tensor(value, dtype=torch.bfloat16).view(torch.int16)) & 0xFFFF
+        words = -(-(-(-K // part.group_size)) // 2)
+        scale = torch.full((E, words, panels * PANEL), half | (half << 16), device=device, dtype=torch.int32)
+    return PackedMatrix(data, scale, part.format, N, K, part.group_size, block_k)
+
+
+class Measurement:
+    """One run: numbers go to `found`, in the order they are made; `left` says what time remains."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, seconds: float, repeats: int, contexts: Sequence[int]) -> None:
+        self.config, self.device, self.repeats, self.contexts = config, device, repeats, contexts
+        self._end = time.monotonic() + seconds
+        self.found: dict[str, Any] = {"steps": [], "left_out": []}
+
+    def left(self, wanted_s: float, what: str) -> bool:
+        """Whether there is time for something; notes it where there is not."""
+        if self._end - time.monotonic() >= wanted_s:
+            return True
+        self.found["left_out"].append(what)
+        return False
+
+    def sync(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def ms(self, work: Callable[[], object], repeats: int = 0) -> float:
+        """Median of repeats, each waited for."""
+        work()
+        times: list[float] = []
+        for _ in range(repeats or self.repeats):
+            self.sync()
+            began = time.perf_counter()
+            work()
+            self.sync()
+            times.append((time.perf_counter() - began) * 1e3)
+        return statistics.median(times)
+
+    # -- the machine ---------------------------------------------------------------------------------------------------
+
+    def machine(self) -> None:
+        """Name, and the bandwidth of a large copy (bytes read and written)."""
+        is_cuda = self.device.type == "cuda"
+        size = 4 << 30 if is_cuda else 64 << 20
+        source = torch.empty(size, dtype=torch.uint8, device=self.device).fill_(1)
+        target = torch.empty_like(source)
+        ms = self.ms(lambda: target.copy_(source))
+        self.found["machine"] = {
+            "device": torch.cuda.get_device_name() if is_cuda else "CPU",
+            "torch": torch.__version__,
+            "copy_gb_s": 2 * size / ms / 1e6,
+        }
+
+    # -- ours ----------------------------------------------------------------------------------------------------------
+
+    def ours(self, scheme: Scheme) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        model = CountingModel(self.config, random_parts(self.config, scheme, self.device))
+        slots = SlotPool(self.config, self.device, model.dtype, max(self.contexts) + 512)
+        for i in range(self.config.num_layers):
+            for storage in slots.storage(i):
+                storage.normal_(0, 0.3)
+        by_label: dict[str, int] = {}
+        for part in parts(self.config, scheme):
+            by_label[part.label] = by_label.get(part.label, 0) + part.num_bytes(scheme.dtype)
+        self.found["weights_bytes"] = by_label
+        self.found["kv_bytes_token"] = sum(2 * s.num_kv_heads * s.head_dim * model.dtype.itemsize for s in self.config.layers)
+        with torch.inference_mode():
+            for context in self.contexts:
+                slots.clear()
+                slot = self._slot(slots, context)
+                for rows in CANVASES:
+                    if self.left(5, f"ours, {rows} rows after {context} tokens"):
+                        self._step(model, slot, rows, context, by_label)
+            self._prompt(model, slots)
+        if self.device.type == "cuda":
+            self.found["peak_bytes"] = torch.cuda.max_memory_allocated()
+        del model, slots, slot
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            self.found["bytes_after_unload"] = torch.cuda.memory_reserved()
+
+    def _slot(self, slots: SlotPool, context: int) -> Slot:
+        """A slot that claims to hold `context` tokens: what is in it does not matter for time."""
+        tokens = tuple(i % self.config.vocab_size for i in range(max(1, context)))
+        slot = slots.take(tokens, 256)
+        slot.advance(context)
+        slot.hold(tokens[:context])
+        return slot
+
+    def _step(self, model: CountingModel, slot: Slot, rows: int, context: int, weights: dict[str, int]) -> None:
+        pipeline = Pipeline(model, FULL_SIZE_POLICY, StepOptions())
+        canvases = [Canvas.free(rows)]
+        sweep, graph = pipeline.prepare(slot, frozenset(self.config.eos_ids), 1, rows)
+        sweep.load(canvases, slot, 48, 1, None, 0)
+
+        def run(step: Callable[[], None]) -> float:
+            def once() -> None:
+                sweep.step_index.zero_()
+                step()
+
+            return self.ms(once)
+
+        model.counts = []
+        sweep.step()
+        experts, model.counts = model.counts, None
+        eager_ms = run(sweep.step)
+        graph_ms = run(graph.replay) if graph.is_captured else None
+        touched = statistics.mean(experts) / self.config.num_experts
+        moved = sum(size * (touched if label == "experts" else 1) for label, size in weights.items()) + self._kv_read(context, rows)
+        best = graph_ms or eager_ms
+        self.found["steps"].append({
+            "rows": rows, "context": context, "eager_ms": eager_ms, "graph_ms": graph_ms, "experts": touched * self.config.num_experts,
+            "bytes": moved, "fraction": moved / best / 1e6 / self.found["machine"]["copy_gb_s"],
+        })  # fmt: skip
+
+    def _kv_read(self, context: int, rows: int) -> int:
+        """Bytes of the cache that a step must read: a sliding layer sees its window only."""
+        total = 0
+        for spec in self.config.layers:
+            seen = context if spec.window is None else min(context, spec.window - 1)
+            total += 2 * spec.num_kv_heads * spec.head_dim * 2 * (seen + rows)
+        return total
+
+    def _prompt(self, model: PackedModel, slots: SlotPool) -> None:
+        """Prefill in chunks, and what a few prompt rows cost when they ride along in a step."""
+        chunk = 256
+        slots.clear()
+        slot = self._slot(slots, 0)
+        tokens = torch.arange(chunk, device=self.device) % self.config.vocab_size
+
+        def encode() -> None:
+            model.encode(tokens, slot)
+            slot.truncate(0)
+
+        if self.left(10, "prefill"):
+            ms = self.ms(encode)
+            self.found["prefill"] = {"chunk": chunk, "ms": ms, "tokens_s": chunk / ms * 1e3}
+        self.found["delta"] = []
+        context = min(2048, max(self.contexts))
+        for num_new in DELTAS:
+            if not self.left(5, f"delta prefill of {num_new} rows"):
+                continue
+            slots.clear()
+            slot = self._slot(slots, context)
+            sweep = Sweep(model, slot, FULL_SIZE_POLICY, frozenset(self.config.eos_ids), 1, 64, 64, 8)
+            plan = sweep.load([Canvas.free(64)], slot, 48, 1, None, num_new)
+            assert plan is not None
+            prompt = torch.ones(num_new, dtype=torch.long, device=self.device)
+            self.found["delta"].append({"rows": num_new, "ms": self.ms(lambda: self._ride(sweep, prompt, plan, slot, context))})
+
+    @staticmethod
+    def _ride(sweep: Sweep, prompt: Tensor, plan: Any, slot: Slot, context: int) -> None:
+        sweep.step_index.zero_()
+        sweep.first_step(prompt, plan, slot)
+        slot.truncate(context)
+
+    # -- transformers' own ---------------------------------------------------------------------------------------------
+
+    def reference(self, raw: dict[str, Any], dtype: torch.dtype) -> None:
+        """`generate` of the same config in bf16, eager and compiled: time of a step by the difference of two runs."""
+        self.found["reference"] = []
+        if not self.left(60 if self.device.type == "cuda" else 5, "transformers"):
+            return
+        try:
+            model = self._reference_model(raw, dtype)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            self.found["left_out"].append(f"transformers: {str(error).splitlines()[0]}")
+            return
+        is_cuda = self.device.type == "cuda"
+        context = min(2048, max(self.contexts))
+        wanted = [(rows, False) for rows in (256, 64, 32, 8)] + ([(256, True), (64, True), (32, True)] if is_cuda else [])
+        for rows, is_compiled in wanted:
+            name = f"transformers {'compiled' if is_compiled else 'eager'}, {rows} rows"
+            if not self.left(90 if is_compiled else (15 if is_cuda else 2), name):
+                continue
+            try:
+                ms = self._reference_step(model, rows, context, is_compiled)
+            except Exception as error:
+                # somebody else's program at sizes it was not tried at: what it says is a result too
+                self.found["left_out"].append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+                continue
+            self.found["reference"].append({"rows": rows, "context": context, "is_compiled": is_compiled, "ms": ms})
+
+    def _reference_model(self, raw: dict[str, Any], dtype: torch.dtype) -> Any:
+        from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
+
+        config: Any = DiffusionGemmaConfig(**{k: v for k, v in raw.items() if not k.startswith("_") and k not in ("model_type", "architectures")})
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device(self.device):
+                model: Any = DiffusionGemmaForBlockDiffusion(config)
+        finally:
+            torch.set_default_dtype(before)
+        return model.to(self.device).eval()
+
+    def _reference_step(self, model: Any, rows: int, context: int, is_compiled: bool) -> float:
+        model.config.canvas_length = rows
+        for name in ("_compiled_encoder", "_compiled_decoder_forward", "_compiled_accept_canvas", "_compiled_renoise_canvas",
+                     "_compiled_diffusion_stopping_criteria", "_cache"):  # fmt: skip
+            # compiled for another canvas, or tried before
+            if hasattr(model, name):
+                delattr(model, name)
+        prompt = torch.ones((1, max(1, context)), dtype=torch.long, device=self.device) + 3
+        options: dict[str, Any] = {"cache_implementation": "static"} if is_compiled else {}
+
+        def run(num_steps: int) -> None:
+            # never sure enough to stop
+            model.generate(
+                prompt, max_new_tokens=rows, max_denoising_steps=num_steps, stability_threshold=num_steps + 1,
+                confidence_threshold=1e-30, eos_token_id=None, **options,
+            )  # fmt: skip
+
+        few, many = (4, 16) if self.device.type == "cuda" else (1, 3)
+        run(few)
+        return (self.ms(lambda: run(many), 3) - self.ms(lambda: run(few), 3)) / (many - few)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lacuna_ls.engine.measure")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=500)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
+    parser.add_argument("--no-reference", action="store_true", help="without transformers")
+    options = parser.parse_args(argv)
+    raw = json.loads(options.config.read_text(encoding="utf-8"))
+    config = ModelConfig.from_dict(raw, source=str(options.config))
+    device = torch.device(options.device)
+    run = Measurement(config, device, options.seconds, options.repeats, options.contexts)
+    everything = parts(config, Scheme())
+    sparse = total_parameters([part for part in everything if part.label == "experts"])
+    run.found |= {
+        "published_tokens_per_forward": PUBLISHED_TOKENS_PER_FORWARD,
+        "num_experts": config.num_experts,
+        "active_parameters": total_parameters(everything) - sparse + sparse * config.top_k // config.num_experts,
+        "planned_bytes": plan(config, Scheme()).total,
+    }
+    phases: list[tuple[str, Callable[[], None]]] = [("machine", run.machine), ("ours", lambda: run.ours(Scheme()))]
+    if not options.no_reference:
+        phases.append(("reference", lambda: run.reference(raw, torch.bfloat16)))
+    for name, phase in phases:
+        sys.stderr.write(f"measuring: {name}\n")
+        phase()
+        # after every phase: what is known is kept, whatever comes
+        options.out.write_text(json.dumps(run.found, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
