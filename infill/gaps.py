@@ -17,8 +17,8 @@ from .pose import prompt_for
 from .request import (
     Cancelled,
     GapFill,
-    GapsRequest,
     GapSpan,
+    GapsRequest,
     GapsResult,
     InfillRequest,
     InfillTimings,

@@ -82,7 +82,7 @@ def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> li
     found.sort(key=lambda hole: (hole.gap.start, -hole.gap.end))
     kept: list[Hole] = []
     for hole in found:
-        if not kept or hole.gap.start >= kept[-1].gap.end and hole.gap != kept[-1].gap:
+        if not kept or (hole.gap.start >= kept[-1].gap.end and hole.gap != kept[-1].gap):
             kept.append(hole)
     return kept
 

@@ -293,5 +293,22 @@ class WorkspaceIndexer:
         self.num_read += 1
         self._index.update(entry.path, text)
 
+    def start(self, slice_ms: float = 4.0, pause_ms: float = 16.0) -> Callable[[], None]:
+        """Work in a background thread, a slice at a time with pauses between. Returns what stops it."""
+        stopped = threading.Event()
+
+        def work() -> None:
+            while not stopped.is_set() and self.step(slice_ms):
+                stopped.wait(pause_ms / 1e3)
+
+        thread = threading.Thread(target=work, name="lacuna-index", daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            stopped.set()
+            thread.join(timeout=2.0)
+
+        return stop
+
 
 _SKIPPED = frozenset(("node_modules", "__pycache__", "build", "dist", "target", "venv", "site-packages", "vendor"))

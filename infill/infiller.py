@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
-from .calibration import Calibration, Features
+from .calibration import Calibration
+from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer
 from .gaps import fill_gaps
-from .index import LineIndex
+from .index import LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
 from .pose import Policy, canvases_for, problem_for, prompt_for
@@ -28,7 +30,6 @@ from .request import (
     InfillRequest,
     InfillResult,
     InfillTimings,
-    Proposal,
 )
 from .seeds import drafts_for
 from .snapshot import Indent, Snapshot
@@ -63,16 +64,6 @@ class Scene:
     indent: Indent
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A trimmed result with what it is worth. logprob: of the rows up to and with its end."""
-
-    trimmed: Trimmed
-    confidence: float
-    logprob: float
-    source: str = "model"
-
-
 class LocalInfiller:
     """Implements `Infiller` over an `Engine` and a `Tokenizer`. Calls come from one thread, recall from any."""
 
@@ -103,6 +94,7 @@ class LocalInfiller:
             limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
         )
         self._learned: dict[str, int] = {}
+        self._stop_indexing: Callable[[], None] = _no_indexing
         self._trees: OrderedDict[tuple[str, str], SyntaxTree] = OrderedDict()
 
     def recall(self, request: InfillRequest) -> InfillResult | None:
@@ -145,7 +137,7 @@ class LocalInfiller:
         drafts = self._drafts(request, scene, gap) if self.policy.use_drafts else []
         if drafts and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence):
             if not request.is_explicit and request.num_alternatives == 1:
-                return InfillResult((_proposal(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
+                return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
         problem = self.problem(self._prompt(request, scene, gap), gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
@@ -155,12 +147,12 @@ class LocalInfiller:
         candidates, reason = self._trim(results, scene, gap, problem)
         if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
             candidates += self._alternatives(request, scene, gap, problem, started, cancelled)
-        ranked = _ranked(_agreed(candidates, drafts))[: max(1, request.num_alternatives)]
+        ranked = ranked_by_confidence(agreed(candidates, drafts))[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
         if not shown:
             return self._nothing("low-confidence" if ranked else reason, started, timings)
-        proposals = tuple(_proposal(candidate, gap) for candidate in shown)
+        proposals = tuple(proposal_of(candidate, gap) for candidate in shown)
         return InfillResult(proposals, timings=replace(timings, total_ms=_ms_since(started)))
 
     def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
@@ -173,7 +165,17 @@ class LocalInfiller:
         state = "ready" if engine.state == "unloaded" else engine.state
         return InfillerStatus(state, engine.model, engine.device, engine.detail)
 
+    def index_workspace(self, roots: Sequence[str], is_excluded: Callable[[str], bool] | None = None) -> None:
+        """Read the lines of the workspace in the background, so that drafts can come from files that are not open.
+
+        Called again it begins anew. is_excluded: files that are not read; None: those that nothing is proposed in.
+        """
+        self._stop_indexing()
+        indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.rules.is_excluded)
+        self._stop_indexing = indexer.start()
+
     def close(self) -> None:
+        self._stop_indexing()
         self.recent.forget()
         self._trees.clear()
         self.engine.close()
@@ -214,7 +216,7 @@ class LocalInfiller:
         problem: CanvasProblem,
         started: float,
         cancelled: Cancelled | None,
-    ) -> list[_Candidate]:
+    ) -> list[Candidate]:
         """Other readings of the gap. Causal decoding knows one answer only; diffusion has one per length."""
         deadline_ms = _left_ms(request, started)
         if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
@@ -226,15 +228,15 @@ class LocalInfiller:
             return []
         return self._trim(results, scene, gap, other)[0]
 
-    def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[_Candidate]:
+    def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
         """What similar places suggest, as far as it passes the gates, the likeliest first."""
         self._learn(request)
-        found: list[_Candidate] = []
+        found: list[Candidate] = []
         for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
             outcome = trim(draft.text, True, gap, scene.snapshot, scene.tree, scene.indent)
             if isinstance(outcome, Trimmed):
                 confidence = draft.probability()
-                found.append(_Candidate(outcome, confidence, math.log(confidence), "similar"))
+                found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
         return sorted(found, key=lambda candidate: -candidate.confidence)
 
     def _learn(self, request: InfillRequest) -> None:
@@ -248,12 +250,12 @@ class LocalInfiller:
 
     def _trim(
         self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem
-    ) -> tuple[list[_Candidate], str]:
+    ) -> tuple[list[Candidate], str]:
         """The results worth ranking, and why the first of the others is not."""
-        candidates: list[_Candidate] = []
+        candidates: list[Candidate] = []
         first_reason = ""
         for result, canvas in zip(results, problem.canvases, strict=True):
-            if _is_raw(result, problem):
+            if is_raw(result, problem):
                 outcome: Trimmed | Refusal = Refusal("deadline")
             else:
                 raw = self.tokenizer.decode(result.tokens[: result.end])
@@ -265,7 +267,7 @@ class LocalInfiller:
                 first_reason = first_reason or outcome.reason
                 continue
             features = features_of(result, gap, problem)
-            candidates.append(_Candidate(outcome, self.calibration.probability(features), features.logprob_sum))
+            candidates.append(Candidate(outcome, self.calibration.probability(features), features.logprob_sum))
         return candidates, first_reason
 
     def _nothing(self, reason: str, started: float, timings: InfillTimings | None = None) -> InfillResult:
@@ -275,43 +277,8 @@ class LocalInfiller:
         return InfillResult(declined=reason, timings=timings)
 
 
-def features_of(result: CanvasResult, gap: Gap, problem: CanvasProblem) -> Features:
-    """What calibration looks at: the rows of the middle and the row that ends it."""
-    num_rows = min(result.end + 1, len(result.tokens))
-    if result.end and result.tokens[result.end - 1] in problem.stop:
-        # a stop token is the last row of the middle itself
-        num_rows = result.end
-    return Features(sum(result.logprob[:num_rows]), num_rows, gap.extent, problem.decoding)
-
-
-def _is_raw(result: CanvasResult, problem: CanvasProblem) -> bool:
-    """Whether the deadline left noise: a causal answer is whole up to where it stopped, a denoised one is not."""
-    return problem.decoding == "denoise" and not result.is_finished and result.steps < problem.max_steps
-
-
-def _agreed(candidates: list[_Candidate], drafts: list[_Candidate]) -> list[_Candidate]:
-    """Both kinds together. Where model and workspace say the same, each makes the other likelier."""
-    merged: list[_Candidate] = []
-    by_text = {draft.trimmed.text: draft for draft in drafts}
-    for candidate in candidates:
-        draft = by_text.pop(candidate.trimmed.text, None)
-        if draft is not None:
-            either = 1 - (1 - candidate.confidence) * (1 - draft.confidence)
-            candidate = replace(candidate, confidence=either)
-        merged.append(candidate)
-    return [*merged, *by_text.values()]
-
-
-def _proposal(candidate: _Candidate, gap: Gap) -> Proposal:
-    return Proposal(candidate.trimmed.text, gap.start, gap.end, candidate.confidence, candidate.source)
-
-
-def _ranked(candidates: list[_Candidate]) -> list[_Candidate]:
-    """The likeliest first, each text once."""
-    best: dict[str, _Candidate] = {}
-    for candidate in sorted(candidates, key=lambda c: (-c.confidence, -c.logprob)):
-        best.setdefault(candidate.trimmed.text, candidate)
-    return list(best.values())
+def _no_indexing() -> None:
+    return
 
 
 def _left_ms(request: InfillRequest, started: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 from infill_cases import BYTE_POLICY, TOKENIZER, applied, asked, infiller
 from lacuna_ls.engine.problem import CanvasResult
 from lacuna_ls.infill.infiller import LocalInfiller
+from lacuna_ls.infill.privacy import PathRules
 from lacuna_ls.infill.request import Infiller, Neighbour
 from lacuna_ls.infill.trigger import TriggerRules
 
@@ -222,6 +224,22 @@ def test_an_engine_that_is_unloaded_counts_as_ready(monkeypatch):
     state = subject.engine.status()
     monkeypatch.setattr(subject.engine, "status", lambda: replace(state, state="unloaded"))
     assert subject.status().state == "ready"
+
+
+def test_the_workspace_is_read_in_the_background_and_closing_ends_it(tmp_path):
+    (tmp_path / "b.py").write_text("import json\n\nwith open(path) as file:\n    data = json.load(file)\nprint(data)\n")
+    (tmp_path / "secrets.py").write_text("with open(path) as file:\n    leak(file)\nprint(data)\n")
+    subject = with_drafts("other()", instant_confidence=0.3)
+    subject.rules = TriggerRules(is_excluded=PathRules([tmp_path]).is_excluded)
+    subject.index_workspace([str(tmp_path)])
+    until = time.monotonic() + 10
+    while len(subject.index) < 1 and time.monotonic() < until:
+        time.sleep(0.01)
+    request = asked(f"with open(path) as file:\n    {B}\nprint(data)\n", path="a.py", kind="line")
+    assert subject.fill(request).proposals[0].text == "data = json.load(file)"
+    subject.close()
+    assert len(subject.index) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "lacuna-index" and thread.is_alive()]
 
 
 def _best_ms(subject: LocalInfiller, request, num: int = 7) -> float:
