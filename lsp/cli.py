@@ -32,11 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"lacuna {version()}\n")
         return 0
-    # these have command lines of their own
-    if arguments[:1] == ["verify"]:
-        return _guarded(lambda: _verify(arguments[1:]))
-    if arguments[:1] == ["bench"]:
-        return _guarded(lambda: _bench(arguments[1:]))
+    if arguments and (passed := PASSED_ON.get(arguments[0])) is not None:
+        return _guarded(lambda: passed[1](arguments[1:]))
     options = _parser().parse_args(arguments)
     command: Command = options.command
     return _guarded(lambda: command(options))
@@ -103,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--speed", type=float, default=1.0, help="so many times faster than it was; default: 1")
     replay.set_defaults(command=_replay)
 
-    # listed for --help only; main() hands them their own command lines
-    commands.add_parser("bench", help="fill holes cut into a repository snapshot, and report", add_help=False)
-    commands.add_parser("verify", help="compare the engine with transformers on a checkpoint", add_help=False)
+    # listed for --help only: main() hands them their own command lines
+    for name, (text, _) in PASSED_ON.items():
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
@@ -170,17 +167,65 @@ def _replay(options: argparse.Namespace) -> int:
     return replay(options.file, speed=max(0.01, options.speed))
 
 
+def _bench(arguments: list[str]) -> int:
+    from ..bench.cli import run
+
+    return run(arguments)
+
+
+def _demo(arguments: list[str]) -> int:
+    from ..bench.demo import run
+
+    return run(arguments)
+
+
 def _verify(arguments: list[str]) -> int:
     from ..engine.verify import main as verify
 
     return verify(arguments)
 
 
-def _bench(arguments: list[str]) -> int:
-    from ..bench.cli import run
+def _quantize(arguments: list[str]) -> int:
+    from ..engine.packed import quantize_main
 
-    return run(arguments)
+    return quantize_main(arguments)
 
+
+def _pull(arguments: list[str]) -> int:
+    from ..engine.find import pull_main
+
+    return pull_main(arguments)
+
+
+def _train(arguments: list[str]) -> int:
+    from ..training.train import main as train
+
+    return train(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from ..training.evaluate import main as evaluate
+
+    return evaluate(arguments)
+
+
+def _export(arguments: list[str]) -> int:
+    from ..training.export import main as export
+
+    return export(arguments)
+
+
+PASSED_ON: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "bench": ("fill holes cut into a repository snapshot, and report", _bench),
+    "demo": ("fill a few holes in code that the model has never seen, and show them", _demo),
+    "verify": ("compare the engine with transformers on a checkpoint", _verify),
+    "pull": ("download a model, after saying how much it is and asking", _pull),
+    "quantize": ("write a model in the packed format", _quantize),
+    "train": ("train the embedded model on a corpus", _train),
+    "evaluate": ("measure a model on held-out packages", _evaluate),
+    "export": ("pack a training run into one file", _export),
+}
+"""Commands of other rooms, with command lines of their own: what they do, and how they are called."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from lsp_client import FAKE_SERVER, Client, ResponseError, initialize_params
+from lsp_client import FAKE_SERVER, Client, ResponseError, initialize_params, lacuna
 
 URI = "file:///workspace/a.py"
-
-
-def lacuna() -> str:
-    """The console script of the environment that runs the tests."""
-    beside = Path(sys.executable).with_name("lacuna")
-    found = str(beside) if beside.exists() else shutil.which("lacuna")
-    if found is None:
-        pytest.skip("the console script is not installed")
-    return found
 
 
 def test_importing_the_server_loads_nothing_heavy():

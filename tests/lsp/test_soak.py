@@ -62,7 +62,8 @@ def test_soak(start):
         server.wait(request, timeout_s=120)
     elapsed_s = time.monotonic() - begun
     grown_bytes = process.memory_info().rss - warm_bytes
-    sys.stdout.write(f"{NUM_EDITS} edits, {len(asked)} requests in {elapsed_s:.0f} s, grown by {grown_bytes / 2**20:.1f} MiB\n")
+    grown = f"grown by {grown_bytes / 2**20:.1f} MiB"
+    sys.stdout.write(f"{NUM_EDITS} edits, {len(asked)} requests in {elapsed_s:.0f} s, {grown}\n")
     assert grown_bytes < MAX_GROWTH_BYTES
     assert server.close() == 0
     assert not server.stderr

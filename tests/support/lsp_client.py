@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
 FAKE_SERVER = [sys.executable, "-P", str(HERE / "fake_infiller.py")]
 CLIENTS = HERE.parent / "lsp" / "clients"
+
+
+def lacuna() -> str:
+    """The console script of the environment that runs the tests."""
+    beside = Path(sys.executable).with_name("lacuna")
+    found = str(beside) if beside.exists() else shutil.which("lacuna")
+    if found is None:
+        pytest.skip("the console script is not installed")
+    return found
 
 
 class ResponseError(Exception):
