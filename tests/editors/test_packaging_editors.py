@@ -14,9 +14,8 @@ MANIFEST = json.loads((EXTENSION / "package.json").read_text())
 
 
 def test_settings_are_those_of_the_server():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "editors/generate_settings.py"), "--check"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / "editors/generate_settings.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
