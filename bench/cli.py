@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--timeout", type=float, default=30.0, metavar="S", help="longest wait for one answer; default: 30"
     )
+    how.add_argument("--ready", type=float, default=180.0, metavar="S", help="longest wait for the model; default: 180")
     how.add_argument("--options", default="", metavar="JSON", help="the server's options, as a JSON object")
     more = out.add_argument_group("more than holes (--holes 0: only these)")
     more.add_argument("--replay", choices=("fast", "human"), help="type stretches of the snapshot key by key")
@@ -170,6 +171,7 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
         key_ms=options.key_ms,
         think_ms=options.think_ms,
         timeout_s=options.timeout,
+        ready_timeout_s=options.ready,
         num_neighbours=options.neighbours,
         initialization_options=given,
         settings={"lacuna": given} if given is not None else None,

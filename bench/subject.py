@@ -50,7 +50,7 @@ class Conditions:
     key_ms: float = 150.0
     think_ms: float = 0.0
     timeout_s: float = 30.0
-    ready_timeout_s: float = 90.0
+    ready_timeout_s: float = 180.0
     num_neighbours: int = 2
     initialization_options: Json | None = None
     settings: Json | None = None
