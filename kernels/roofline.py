@@ -47,7 +47,7 @@ CARDS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's shape as far as bytes go; by default google/diffusiongemma-26B-A4B-it. kv: (layers, heads, D, window)."""
+    """A model's shape as far as bytes go; by default the released model's. kv: (layers, heads, D, window)."""
 
     hidden: int = 2816
     vocab: int = 262144

@@ -8,6 +8,7 @@ kernel_gate = pytest.importorskip("kernel_gate", reason="Triton has no build for
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "arch",
     [

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,15 +36,26 @@ class Row:
     tile: str
     report: triton_offline.Report
     problems: list[str]
+    weights_per_turn: int = 0
+    """Weights that one turn of the main loop decodes and multiplies; 0 where that is not the point."""
 
-    def line(self) -> str:
+    @property
+    def cost(self) -> str:
+        """Instructions of a thread per weight: what limits an H200 (see kernels/roofline.py)."""
+        if not self.weights_per_turn:
+            return ""
+        threads = 32 * self.report.num_warps
+        return f"  {self.report.loop_instructions() * threads / self.weights_per_turn:.2f} instructions a weight"
+
+    def line(self, with_cost: bool = False) -> str:
+        """with_cost: also disassemble, which takes as long as compiling."""
         r, o = self.report, self.report.occupancy()
         counts = r.ptx_counts()
         made = " ".join(f"{k} {counts[k]}" for k in ("mma", "wgmma", "ldmatrix", "cp_async") if counts[k])
         return (
             f"sm_{r.arch} {self.name:26s} {self.tile:42s} regs {r.regs:3d}  shared {r.shared:6d}"
             f"  spill {r.spill_stores}  blocks {o['blocks']} ({o['limit']})  warps {o['occupancy']:4.0%}"
-            f"  {made}{'  <-- ' if self.problems else ''}"
+            f"  {made}{self.cost if with_cost else ''}{'  <-- ' if self.problems else ''}"
             f"{'; '.join(self.problems)}"
         )
 
@@ -211,8 +223,14 @@ def gate(arch: int, only: str = "") -> list[Row]:
             done.add((title, ""))
             report = triton_offline.compile_launch(kernel, args, kwargs, arch)
             shown = shape if title == name else ""
-            rows.append(Row(title, shown, report, wanted(title, arch, report)))
+            rows.append(Row(title, shown, report, wanted(title, arch, report), weights_of_a_turn(kernel, kwargs)))
     return rows
+
+
+def weights_of_a_turn(kernel: Any, kwargs: dict[str, Any]) -> int:
+    if kernel.__name__ != "packed_product":
+        return 0
+    return kwargs["BN"] * kwargs["BK"] * (2 if kwargs["GATED"] else 1)
 
 
 MAIN = {"packed_product", "vocab_tile_kernel", "attention_kernel"}
@@ -223,5 +241,5 @@ if __name__ == "__main__":
     for arch in (89, 90):
         for row in gate(arch, only=sys.argv[1] if len(sys.argv) > 1 else ""):
             failed += bool(row.problems)
-            print(row.line())
+            print(row.line(with_cost=True), flush=True)
     sys.exit(failed > 0)

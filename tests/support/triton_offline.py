@@ -115,6 +115,19 @@ class Report:
             c[m.group(1)] = c.get(m.group(1), 0) + 1
         return c
 
+    def loop_instructions(self):
+        """SASS instructions of one turn of the longest loop: what a warp must issue per block of K."""
+        labels, position, best = {}, 0, 0
+        for line in self.sass().splitlines():
+            if found := re.match(r"^(\.L\w+):", line):
+                labels[found[1]] = position
+            elif found := re.match(r"^\s+/\*[0-9a-f]+\*/\s+(.*?);", line):
+                target = re.search(r"\bBRA.*`\((\.L\w+)\)", found[1])
+                if target and target[1] in labels:
+                    best = max(best, position - labels[target[1]] + 1)
+                position += 1
+        return best
+
     def occupancy(self):
         return occupancy(self.regs, self.shared + self.static_smem, self.num_warps, self.arch)
 
