@@ -1,8 +1,8 @@
 """What else the model gets to read: signatures of the names in use, and similar regions of other documents.
 
 Within a budget of characters, each piece only where it is not in the window already, secrets redacted, excluded files
-left out. The choice is sticky: it is made when the cursor comes to a line and stays while that line is typed, and pieces
-that are still useful keep their place on the next line, because whatever changes here is read by the model anew.
+left out. The choice is sticky: it is made when the cursor comes to a line and stays while that line is typed, and
+pieces that are still useful keep their place on the next line: whatever changes here is read by the model anew.
 Knows no model.
 """
 
@@ -33,102 +33,14 @@ MAX_REMEMBERED = 32
 
 _NAME = re.compile(r"[^\W\d]\w{2,}")
 _COMMON = frozenset(
-    [
-        "and",
-        "assert",
-        "async",
-        "await",
-        "auto",
-        "bool",
-        "break",
-        "case",
-        "catch",
-        "char",
-        "class",
-        "const",
-        "continue",
-        "def",
-        "default",
-        "del",
-        "elif",
-        "else",
-        "enum",
-        "except",
-        "export",
-        "extends",
-        "false",
-        "final",
-        "finally",
-        "float",
-        "for",
-        "from",
-        "func",
-        "function",
-        "global",
-        "goto",
-        "if",
-        "implements",
-        "import",
-        "in",
-        "instanceof",
-        "int",
-        "interface",
-        "is",
-        "lambda",
-        "len",
-        "let",
-        "long",
-        "match",
-        "mut",
-        "namespace",
-        "new",
-        "nil",
-        "none",
-        "nonlocal",
-        "not",
-        "null",
-        "or",
-        "package",
-        "pass",
-        "print",
-        "private",
-        "protected",
-        "pub",
-        "public",
-        "raise",
-        "range",
-        "return",
-        "self",
-        "short",
-        "sizeof",
-        "static",
-        "str",
-        "string",
-        "struct",
-        "super",
-        "switch",
-        "this",
-        "throw",
-        "throws",
-        "trait",
-        "true",
-        "try",
-        "type",
-        "typedef",
-        "typeof",
-        "undefined",
-        "union",
-        "unsigned",
-        "use",
-        "using",
-        "var",
-        "virtual",
-        "void",
-        "where",
-        "while",
-        "with",
-        "yield",
-    ]
+    """
+    and assert async await auto bool break case catch char class const continue def default del elif else enum
+    except export extends false final finally float for from func function global goto if implements import in
+    instanceof int interface is lambda len let long match mut namespace new nil none nonlocal not null or
+    package pass print private protected pub public raise range return self short sizeof static str string
+    struct super switch this throw throws trait true try type typedef typeof undefined union unsigned use using
+    var virtual void where while with yield
+    """.split()  # noqa: SIM905
 )
 
 

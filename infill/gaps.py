@@ -1,8 +1,8 @@
 """Several gaps of one document: one after the other from top to bottom, or jointly in one canvas.
 
 Jointly: the text between the gaps is pinned, so that every gap is denoised in sight of all the others, which only a
-diffusion engine can do. The length of each gap has to be known for that; it is taken from filling it alone. Results pass
-the same gates either way, and what does not pass leaves its gap as it is.
+diffusion engine can do. The length of each gap has to be known for that; it is taken from filling it alone. Results
+pass the same gates either way, and what does not pass leaves its gap as it is.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _judged(
     result: CanvasResult,
     started: float,
 ) -> GapsResult:
-    """Each gap of a joint canvas through the gates, top to bottom; where it fails them the gap keeps its own filling."""
+    """Each gap of a joint canvas through the gates, top to bottom; one that fails them keeps what it had alone."""
     spans = iter(free)
     done = _Filled(request.text, 0)
     fills: list[GapFill] = []

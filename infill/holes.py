@@ -1,8 +1,8 @@
 """Find the holes of a file: the places where its author left something to be written.
 
-`...`, `pass`, TODO comments, `raise NotImplementedError` and its kin in other languages, empty bodies: by the tree-sitter
-query of the language's row. What is a legitimate `pass` or `...` (an exception class, an overload, a protocol) is no
-hole of the file, but still one when the user points at it. Knows no model.
+`...`, `pass`, TODO comments, `raise NotImplementedError` and its kin in other languages, empty bodies: by the
+tree-sitter query of the language's row. What is a legitimate `pass` or `...` (an exception class, an overload, a
+protocol) is no hole of the file, but still one when the user points at it. Knows no model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The workspace's lines by what stands above and below them: code repeats itself, and the most similar place is a draft.
+"""The workspace's lines by what stands above and below them: code repeats itself, so a similar place is a draft.
 
-Bounded: the text of recently seen files up to a budget, and one table of fixed size whose newest entries win. Incremental:
-a file is taken in by itself, at once when it is saved, or in the background in slices of a few milliseconds. Every
+Bounded: the text of recently seen files up to a budget, and one table of fixed size whose newest entries win.
+Incremental: a file is taken in by itself, at once when it is saved, or in the background in slices of a few
+milliseconds. Every
 candidate is compared with the real text before it is believed, so a lossy table costs recall and never truth.
 Knows paths and text, no model.
 """
@@ -247,7 +248,7 @@ class WorkspaceIndexer:
         is_excluded: Callable[[str], bool],
         max_files: int = 20_000,
     ) -> None:
-        """is_excluded: paths that are not read. max_files: after so many files the rest of the workspace is left out."""
+        """is_excluded: paths that are not read. max_files: after so many the rest of the workspace is left out."""
         self._index = index
         self._is_excluded = is_excluded
         self._room = max_files
@@ -257,10 +258,7 @@ class WorkspaceIndexer:
     def step(self, budget_ms: float) -> bool:
         """Work for about budget_ms, but at least on one file or entry. Returns whether there is more to do."""
         until = time.perf_counter() + budget_ms / 1e3
-        for _ in self._work:
-            if time.perf_counter() >= until:
-                return True
-        return False
+        return any(time.perf_counter() >= until for _ in self._work)
 
     def _walk(self, folders: deque[str]) -> Iterator[None]:
         """Every folder in turn, the outer ones first; yields after each entry."""

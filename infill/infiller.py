@@ -135,9 +135,9 @@ class LocalInfiller:
         """Fill a gap that is decided already: pose, denoise, trim, rank, floor."""
         started = time.perf_counter()
         drafts = self._drafts(request, scene, gap) if self.policy.use_drafts else []
-        if drafts and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence):
-            if not request.is_explicit and request.num_alternatives == 1:
-                return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
+        is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
+        if is_sure and not request.is_explicit and request.num_alternatives == 1:
+            return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
         problem = self.problem(self._prompt(request, scene, gap), gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)

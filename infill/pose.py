@@ -25,7 +25,7 @@ class Policy:
     """How gaps are denoised. num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
 
     candidate_lengths: rows at which further canvases have their end pinned, for each alternative that is asked for.
-    use_drafts: whether what similar places have is a candidate too. instant_confidence: a draft that is likely enough is
+    use_drafts: whether what similar places have is a candidate too. instant_confidence: a draft that is so likely is
     the answer without asking the model.
     """
 
@@ -37,8 +37,8 @@ class Policy:
     limits: Limits = field(default_factory=Limits)
     use_drafts: bool = False
     use_neighbours: bool = False
-    """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a token
-    without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""
+    """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a
+    token without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""
     instant_confidence: float = 0.8
 
 

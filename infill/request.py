@@ -94,7 +94,7 @@ class GapSpan:
 class GapsRequest:
     """Several gaps to fill in one snapshot of one document. Fields not named here are as in InfillRequest.
 
-    gaps: from top to bottom, apart from each other. jointly: denoise them in one canvas with the text between them pinned;
+    gaps: from top to bottom, apart from each other. jointly: denoise them in one canvas, the text between them pinned;
     otherwise one after the other, each seeing those above it filled.
     """
 
@@ -139,7 +139,7 @@ class InfillResult:
 
     proposals: tuple[Proposal, ...] = ()
     declined: str = ""
-    """Why there is nothing: a short stable key such as "inside-word", "comment", "syntax", "low-confidence", "empty"."""
+    """Why there is nothing: a short stable key such as "inside-word", "comment", "syntax", "low-confidence"."""
     is_cancelled: bool = False
     timings: InfillTimings = field(default_factory=InfillTimings)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from lacuna_ls.infill.holes import find_holes, hole_at
 from lacuna_ls.infill.languages import language_for
@@ -150,7 +152,7 @@ def test_a_filled_hole_stands_where_it_should(language, text, written):
 
 def test_holes_never_overlap_and_huge_files_are_left_alone():
     holes = find_holes(language_for("javascript"), "function f() { const g = () => {}; }\n" * 3)
-    for above, below in zip(holes, holes[1:]):
+    for above, below in itertools.pairwise(holes):
         assert above.gap.end <= below.gap.start
     assert find_holes(language_for("python"), "pass\n" * 500_000) == []
 
