@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self._texts, self._tokenizer_json, self._sample_hole = texts, tokenizer_json, sample_hole
         self._shape, self._seed, self._weights = shape, seed, weights or LossWeights()
-        self._cumulative = cast(npt.NDArray[np.float64], np.cumsum(texts.sample_weights))
+        self._cumulative = np.cumsum(texts.sample_weights)
         self._tokenizer: Tokenizer | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -125,7 +125,7 @@ class Batches(Dataset[Batch]):
     def _example(self, rng: random.Random, noise: np.random.Generator) -> Example:
         assert self._tokenizer is not None
         while True:
-            drawn = rng.random() * self._cumulative[-1]
+            drawn = rng.random() * float(self._cumulative[-1])
             index = int(np.searchsorted(self._cumulative, drawn, side="right"))
             text = self._texts.text(min(index, len(self._texts) - 1))
             hole = self._sample_hole(text, rng)

@@ -179,8 +179,12 @@ def evaluate(
     seed: int,
     decodings: Sequence[Decoding],
     calibration: Calibration | None = None,
+    use_drafts: bool = False,
 ) -> dict[Decoding, list[Outcome]]:
-    """Every case once per way of decoding. calibration None: the model's own."""
+    """Every case once per way of decoding. calibration None: the model's own.
+
+    use_drafts: let what similar lines of the same file have compete with the model, as the server does.
+    """
     source = model or EMBEDDED
     engine = LocalEngine.load(model)
     tokenizer = load_tokenizer(source)
@@ -189,7 +193,8 @@ def evaluate(
     found: dict[Decoding, list[Outcome]] = {}
     for decoding in decodings:
         recorder = _Recorder(base.curves, base.length_exponent)
-        infiller = LocalInfiller(engine, tokenizer, calibration=recorder, policy=Policy(decoding=decoding))
+        policy = Policy(decoding=decoding, use_drafts=use_drafts)
+        infiller = LocalInfiller(engine, tokenizer, calibration=recorder, policy=policy)
         console = Console(stderr=True)
         found[decoding] = [run(infiller, case, recorder) for case in track(todo, decoding, console=console)]
     engine.close()
@@ -244,16 +249,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--calibrate", type=Path, help="fit a calibration on the fitting half and write it here")
+    parser.add_argument("--drafts", action="store_true", help="with drafts from similar lines, as the server fills")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
     import torch
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.calibrate and args.drafts:
+        parser.error("a calibration is fitted on the model's own answers: leave --drafts out")
     raw = Calibration() if args.calibrate else None
-    outcomes = evaluate(
-        args.model, Corpus(args.corpus, "holdout"), args.holes, args.seed, args.decoding or _DECODINGS, raw
-    )
+    corpus = Corpus(args.corpus, "holdout")
+    decodings: Sequence[Decoding] = args.decoding or _DECODINGS
+    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts)
     if args.calibrate:
         args.calibrate.write_text(json.dumps(fit(only(outcomes, "fit")).to_json()), encoding="utf-8")
     if args.half != "both":

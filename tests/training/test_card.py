@@ -1,0 +1,59 @@
+"""The model card says what the files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from lacuna_ls.training.card import main, read_log
+from lacuna_ls.training.train import SIZES
+
+FIGURES = {
+    "holes": 2, "exact": 50.0, "similarity": 75.5, "declined": 0.0, "precision_10": 100.0, "precision_25": 100.0,
+    "precision_50": 50.0, "forwards": 3.0, "tokens": 6.5, "p50_ms": 12.0, "p95_ms": 30.4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    row = {"step": 1, "tokens": 500_000, "encoder": 4.0, "canvas": 0.0, "probe_encoder": 4.5, "probe_canvas": 5.0}
+    later = {**row, "step": 2, "tokens": 1_000_000, "encoder": 3.0, "canvas": 4.0, "probe_encoder": 3.25}
+    lines = [json.dumps(row), json.dumps(later), '{"step": 3, "tok']
+    (folder / "log.jsonl").write_text("\n".join(lines), "utf-8")
+    (folder / "state.json").write_text(json.dumps({"step": 2, "num_tokens": 1_000_000, "used_s": 600.0}), "utf-8")
+    (folder / "config.json").write_text(json.dumps(SIZES["tiny"].config(800).to_dict()), "utf-8")
+    return folder
+
+
+def test_a_line_cut_short_is_dropped(run: Path) -> None:
+    assert [row["step"] for row in read_log(run)] == [1, 2]
+
+
+def test_the_card(run: Path, tmp_path: Path) -> None:
+    package = {"version": "1.2", "licence": "MIT", "files": 3, "bytes": 2_500_000}
+    packages = {"small": {**package, "split": "train", "bytes": 100_000}, "big": {**package, "split": "train"}}
+    manifest = {"packages": {**packages, "kept": {**package, "split": "holdout"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (tmp_path / "figures.json").write_text(json.dumps({"figures": {"verify": {"line": FIGURES}}}), "utf-8")
+    (tmp_path / "notes.md").write_text("Two busy cores.", "utf-8")
+    out = tmp_path / "docs" / "CARD.md"
+    arguments = [str(run), "--manifest", str(tmp_path / "manifest.json"), "--notes", str(tmp_path / "notes.md")]
+    assert main([*arguments, "--figures", f"As served={tmp_path / 'figures.json'}", "--out", str(out)]) == 0
+    text = out.read_text("utf-8")
+    for wanted in (
+        "2 layers, hidden size 64",
+        "2 steps and 1.0 million supervised tokens in 10 minutes",
+        "3.250 nats per token",
+        "Two busy cores.",
+        "### As served",
+        "| verify | line | 2 | 50.0 | 75.5 | 0.0 | 100.0 | 100.0 | 50.0 | 3.0 | 6.5 | 12 | 30 |",
+        "| kept | 1.2 | MIT | 3 | 2.5 |",
+    ):
+        assert wanted in text
+    assert text.index("| big |") < text.index("| small |")
+    picture = out.with_name("training-curve.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 100_000

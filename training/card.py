@@ -1,0 +1,154 @@
+"""The model card: what the shipped checkpoint was trained on, for how long, and how good it is. Written, never typed.
+
+Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md and the loss curve. The
+curve needs matplotlib, an extra of the package (`lacuna-ls[training]`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+Row = Mapping[str, Any]
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log.jsonl; a last line that a cut session left half written is dropped."""
+    rows: list[dict[str, Any]] = []
+    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def draw_curve(rows: Sequence[Row], out: Path) -> None:
+    """Losses over tokens as a PNG: both training losses (running means) and both losses on held-out packages."""
+    import matplotlib
+
+    cast(Any, matplotlib).use("agg")
+    import matplotlib.pyplot as pyplot
+
+    plt = cast(Any, pyplot)
+    figure, axes = plt.subplots(figsize=(7, 3.6), dpi=80)
+    for key, label in (("encoder", "encoder, next token"), ("canvas", "canvas, noised rows")):
+        # the canvas loss is 0 in the first phase, which has no canvases
+        points = [(row["tokens"] / 1e6, row[key]) for row in rows if row[key] > 0]
+        means = _running_mean([y for _, y in points], 20)
+        axes.plot([x for x, _ in points], means, label=label, linewidth=1)
+        probes = [(r["tokens"] / 1e6, r[f"probe_{key}"]) for r in rows if f"probe_{key}" in r and r[key] > 0]
+        axes.plot([x for x, _ in probes], [y for _, y in probes], "o", markersize=3, label=f"{label} (held out)")
+    axes.set_xlabel("million supervised tokens")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)
+
+
+def _running_mean(values: Sequence[float], width: int) -> list[float]:
+    return [sum(values[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(values))]
+
+
+def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The evaluation's figures as a Markdown table, one row per decoding and kind of hole."""
+    columns = (
+        ("holes", "holes", 0),
+        ("exact", "exact %", 1),
+        ("similarity", "similarity %", 1),
+        ("declined", "declined %", 1),
+        ("precision_10", "precision at 10 % coverage", 1),
+        ("precision_25", "at 25 %", 1),
+        ("precision_50", "at 50 %", 1),
+        ("forwards", "forwards", 1),
+        ("tokens", "tokens", 1),
+        ("p50_ms", "p50 ms", 0),
+        ("p95_ms", "p95 ms", 0),
+    )
+    lines = ["| decoding | hole | " + " | ".join(name for _, name, _ in columns) + " |"]
+    lines.append("|---|---|" + "---:|" * len(columns))
+    for decoding, kinds in figures.items():
+        for kind, row in kinds.items():
+            cells = " | ".join(f"{row[key]:.{digits}f}" for key, _, digits in columns)
+            lines.append(f"| {decoding} | {kind} | {cells} |")
+    return "\n".join(lines)
+
+
+def corpus_table(manifest: Mapping[str, Any], split: str) -> str:
+    """Package, version, licence, files and size of every package of a split, the largest first."""
+    packages = cast(dict[str, dict[str, Any]], manifest["packages"])
+    chosen = [(name, p) for name, p in packages.items() if p["split"] == split and p["bytes"]]
+    lines = ["| package | version | licence | files | MB |", "|---|---|---|---:|---:|"]
+    for name, p in sorted(chosen, key=lambda pair: -int(pair[1]["bytes"])):
+        lines.append(f"| {name} | {p['version']} | {p['licence']} | {p['files']} | {p['bytes'] / 1e6:.1f} |")
+    return "\n".join(lines)
+
+
+def write_card(
+    run: Path, manifest: Row, evaluation: Sequence[tuple[str, Row]], notes: str, out: Path, curve: Path
+) -> None:
+    """notes: what a person has to say of hardware and conditions. evaluation: (title, figures JSON) pairs."""
+    rows, state = read_log(run), json.loads((run / "state.json").read_text(encoding="utf-8"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))["text_config"]
+    last_probe = next(row for row in reversed(rows) if "probe_encoder" in row)
+    parts = [
+        "# Model card: the embedded model",
+        "",
+        "A small checkpoint of the DiffusionGemma architecture, trained from scratch by this project and shipped",
+        "in the wheel. It is here so that ghost text works without a GPU, a download or an account. It knows Python only.",
+        "Written by `python -m lacuna_ls.training.card`; every figure below comes from a file that a command wrote.",
+        "",
+        "## What it is",
+        "",
+        f"- {config['num_hidden_layers']} layers, hidden size {config['hidden_size']}, "
+        f"{config['num_attention_heads']} query and {config['num_key_value_heads']} key heads, "
+        f"dense width {config['intermediate_size']} beside {config['num_experts']} experts of width "
+        f"{config['moe_intermediate_size']} (top {config['top_k_experts']}), vocabulary {config['vocab_size']}.",
+        f"- Trained for {state['step']:,} steps and {state['num_tokens'] / 1e6:.1f} million supervised tokens in "
+        f"{state['used_s'] / 60:.0f} minutes.",
+        f"- Last losses on held-out packages: {last_probe['probe_encoder']:.3f} nats per token (encoder), "
+        f"{last_probe['probe_canvas']:.3f} (canvas, weighted over noised rows).",
+        "",
+        notes.strip(),
+        "",
+        f"![loss curves]({curve.name})",
+        "",
+        "## How good it is",
+        "",
+        "Holes cut at a seed from packages that were never trained on, asked as the server asks. *exact*: the proposal",
+        "equals what stood there, to the character. *coverage*: the share of all holes that get a proposal when only",
+        "the most confident ones are shown.",
+    ]
+    for title, figures in evaluation:
+        parts += ["", f"### {title}", "", figures_table(figures["figures"])]
+    parts += ["", "## What it was trained on", "", corpus_table(manifest, "train")]
+    parts += ["", "Held out, whole, in any version:", "", corpus_table(manifest, "holdout"), ""]
+    draw_curve(rows, curve)
+    out.write_text("\n".join(parts), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="lacuna card", description="Write the model card of a training run.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest.json of the corpus")
+    parser.add_argument("--figures", action="append", default=[], metavar="TITLE=FILE", help="JSON of lacuna evaluate")
+    parser.add_argument("--notes", type=Path, required=True, help="Markdown: hardware, conditions, limits")
+    parser.add_argument("--out", type=Path, default=Path("docs/MODEL_CARD.md"))
+    args = parser.parse_args(argv)
+    pairs = [cast(str, item).partition("=") for item in args.figures]
+    evaluation = [(title, json.loads(Path(file).read_text(encoding="utf-8"))) for title, _, file in pairs]
+    manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
+    notes = args.notes.read_text(encoding="utf-8")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_card(args.run, manifest, evaluation, notes, args.out, args.out.with_name("training-curve.png"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
