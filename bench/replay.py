@@ -105,8 +105,11 @@ class Typist:
         self._pending: tuple[int, asyncio.Future[Reply]] | None = None
         self._is_along = False
 
-    async def write(self, edit: Edit, pace: Pace, seed: int = 0) -> None:
-        """Type one edit. fast: the next key comes with the answer; human: when a person would press it."""
+    async def write(self, edit: Edit, pace: Pace, seed: int = 0, max_keys: int = 1 << 30) -> bool:
+        """Type one edit; whether all of it was typed when num_keys_wanted came to max_keys.
+
+        fast: the next key comes with the answer; human: when a person would press it.
+        """
         client, stats = self._client, self.stats
         cursor = edit.start
         self._ghost = ""
@@ -114,24 +117,26 @@ class Typist:
             client.change(self._uri, cursor, cursor + edit.num_deleted, "")
         keys = keys_of(edit.text)
         pauses = human_pauses(keys, seed)
-        stats.num_keys_wanted += len(keys)
         end = edit.start + len(edit.text)
-        while cursor < end:
+        while cursor < end and stats.num_keys_wanted < max_keys:
             await self._wait(next(pauses, _MEDIAN_KEY_MS) if pace == "human" else None, edit, cursor)
             left = edit.text[cursor - edit.start :]
             if self._worth_accepting(left):
                 if pace == "human":
                     await asyncio.sleep(READ_MS / 1000)
                 cursor = self._accept(cursor)
-                # what was typed with one key is skipped in the stream of pauses, too
-                keys = keys_of(edit.text[cursor - edit.start :])
+                rest = keys_of(edit.text[cursor - edit.start :])
+                stats.num_keys_wanted += len(keys) - len(rest)
+                keys = rest
             else:
                 key = keys.pop(0)
                 self._press(cursor, key)
+                stats.num_keys_wanted += 1
                 cursor += len(key)
             self._ask(cursor)
         await self._wait(None, edit, cursor)
         self._ghost = ""
+        return cursor == end
 
     def _worth_accepting(self, left: str) -> bool:
         ghost = self._ghost
@@ -223,7 +228,7 @@ async def replay(
     max_keys: int = 2000,
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[ReplayStats, Json]:
-    """Have one server watch files being written, one after the other, at most max_keys keys in all.
+    """Have one server watch files being written, one after the other, until max_keys keys are done.
 
     progress is told the number of keys so far.
     Returns the counts, and what is to be said of the server. Raises: ServerError where it ends or stays silent.
@@ -237,19 +242,15 @@ async def replay(
             await subject.start()
             begun = perf_counter()
             for writing in writings:
+                if total.num_keys_wanted >= max_keys:
+                    break
                 assert subject.client is not None
                 uri = (root / writing.path).as_uri()
                 subject.open(uri, writing.language, writing.old)
                 typist = Typist(subject.client, uri, conditions, accepts=accepts)
                 typist.stats = total
                 for number, edit in enumerate(edits_between(writing.old, writing.new)):
-                    left = max_keys - total.num_keys_wanted
-                    if left <= 0:
-                        break
-                    text = "".join(keys_of(edit.text)[:left])
-                    cut = Edit(edit.start, edit.num_deleted, text)
-                    await typist.write(cut, pace, seed + number)
-                    if text != edit.text:
+                    if not await typist.write(edit, pace, seed + number, max_keys):
                         break
                     progress(total.num_keys_wanted)
                 subject.close(uri)

@@ -6,6 +6,7 @@ Knows results and plots, and no way to get them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import cast
 
 from . import plots
 from .errors import ResultsError
-from .results import Json, Record, Results, SubjectResult, by, curve_of, summarise
+from .holes import KINDS
+from .results import Json, Record, Results, SubjectResult, curve_of, summarise
 from .tables import milliseconds, percent
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -137,7 +139,8 @@ def _run(run: Results) -> list[str]:
     parts += [f'<p class="note">{escape(_told(subject))}</p>' for subject in run.subjects if subject.command]
     cards = _plots(run)
     parts.append('<div class="grid2">' + "".join(_card(title, body) for title, body in cards) + "</div>")
-    kinds = by([record for subject in run.subjects for record in subject.records], lambda record: record.kind)
+    present = {record.kind for subject in run.subjects for record in subject.records}
+    kinds = [kind for kind in KINDS if kind in present]
     rows = [
         ("" if each.command else "baseline", [kind, each.name, *_cells(mine)])
         for kind in kinds
@@ -163,7 +166,7 @@ def _told(subject: SubjectResult) -> str:
     parts = [
         f"{subject.name}: initialize {milliseconds(about.get('initialize_ms'))} ms",
         f"first proposal after {milliseconds(about.get('first_proposal_ms'))} ms",
-        f"every answer p95 {milliseconds(summary.all_p95_ms)} ms",
+        f"every answer p95 {milliseconds(summary.all_p95_ms)}, longest {milliseconds(summary.max_ms)} ms",
         f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
         f"p95 {milliseconds(summary.keystroke_p95_ms)} ms",
     ]
@@ -188,7 +191,10 @@ def _plots(run: Results) -> list[tuple[str, str]]:
         cards.append((title, plots.distribution(title, times, "milliseconds", GOAL_MS)))
     proposing = [subject for subject in run.subjects if any(record.proposal for record in subject.records)]
     for what, key in (("kind of hole", "kind"), ("language", "language")):
-        groups = list(dict.fromkeys(getattr(r, key) for subject in run.subjects for r in subject.records))
+        found = Counter(getattr(record, key) for subject in run.subjects for record in subject.records)
+        groups = (
+            [kind for kind in KINDS if kind in found] if key == "kind" else [name for name, _ in found.most_common()]
+        )
         if key == "language" and len(groups) < 2:
             continue
         for measure in ("exact", "line_exact"):

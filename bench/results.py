@@ -82,7 +82,7 @@ class Results:
 class Summary:
     """Sums over records. Rates are in [0, 1] of all gaps; rates of harm (`*_rate` from has_*) are of the proposals.
 
-    p50_ms .. p99_ms: request to answer, of answers that hold a proposal; all_p95_ms: of every answer.
+    p50_ms .. p99_ms: request to answer, of answers that hold a proposal; all_p95_ms, max_ms: of every answer.
     """
 
     num_gaps: int
@@ -103,6 +103,7 @@ class Summary:
     p95_ms: float
     p99_ms: float
     all_p95_ms: float
+    max_ms: float
     keystroke_p50_ms: float
     keystroke_p95_ms: float
     declines: dict[str, int]
@@ -146,6 +147,7 @@ def summarise(records: Sequence[Record]) -> Summary:
         p95_ms=percentile(shown_ms, 95),
         p99_ms=percentile(shown_ms, 99),
         all_p95_ms=percentile([record.request_ms for record in records], 95),
+        max_ms=max((record.request_ms for record in records), default=math.nan),
         keystroke_p50_ms=percentile(typed_ms, 50),
         keystroke_p95_ms=percentile(typed_ms, 95),
         declines=dict(Counter(record.declined for record in records if record.declined).most_common()),

@@ -112,7 +112,7 @@ def server_lines(subject: SubjectResult) -> Text:
             f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
             f"p95 {milliseconds(summary.keystroke_p95_ms)} ms"
         )
-    parts.append(f"every answer p95 {milliseconds(summary.all_p95_ms)} ms")
+    parts.append(f"every answer p95 {milliseconds(summary.all_p95_ms)}, longest {milliseconds(summary.max_ms)} ms")
     if is_finite(summary.num_forwards_mean):
         parts.append(f"{summary.num_forwards_mean:.1f} denoise steps a fill")
     low, high = summary.exact_interval

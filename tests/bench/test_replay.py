@@ -190,7 +190,8 @@ def test_replay_and_scale_over_the_command_line(
     assert run([str(repository_folder), *words, "--replay", "fast", "--replay-keys", "60", *scale]) == 0
     extras = load(file).extras
     assert [row["accepts"] for row in extras["replay"]] == [True, False]
-    assert extras["replay"][0]["num_keys_wanted"] == 60
+    assert extras["replay"][0]["num_keys_wanted"] >= 60
+    assert extras["replay"][1]["num_keys_wanted"] == 60
     assert [row["size"] for row in extras["scale"]["lines"]] == [100]
     assert [row["size"] for row in extras["scale"]["documents"]] == [1, 2, 4, 8, 16, 32]
     assert all(row["num_requests"] >= 3 for row in extras["scale"]["documents"])
