@@ -101,7 +101,7 @@ def write_card(
         "# Model card: the embedded model",
         "",
         "A small checkpoint of the DiffusionGemma architecture, trained from scratch by this project and shipped",
-        "in the wheel. It is here so that ghost text works without a GPU, a download or an account. It knows Python only.",
+        "in the wheel, so that ghost text works without a GPU, a download or an account. It knows Python only.",
         "Written by `python -m lacuna_ls.training.card`; every figure below comes from a file that a command wrote.",
         "",
         "## What it is",
