@@ -1,4 +1,5 @@
-"""The engine's benchmark on one GPU, in one command and without an installation: `python bench/engine_gpu.py --out DIR`.
+"""The engine's benchmark on one GPU, in one command and without an installation: `python bench/engine_gpu.py --out
+DIR`.
 
 Runs engine/measure.py in a process of its own (it imports the engine; this file does not) and makes of its numbers
 engine_gpu.json, engine_gpu.md (tables, and the projection to an RTX 4090 with its arithmetic) and engine_gpu.png (a
@@ -38,7 +39,9 @@ def measure(out: Path, config: Path, device: str, seconds: float, extra: list[st
         command += ["--device", device, "--seconds", str(seconds), *extra]
         try:
             # half a minute more than it was told, for what is under way when its time is up
-            run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=HERE.parent, timeout=seconds + 30, check=False)
+            run = subprocess.run(
+                command, env={**os.environ, "PYTHONPATH": path}, cwd=HERE.parent, timeout=seconds + 30, check=False
+            )
         except subprocess.TimeoutExpired:
             return 124
     return run.returncode
@@ -47,8 +50,9 @@ def measure(out: Path, config: Path, device: str, seconds: float, extra: list[st
 def project(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Every measured step on an RTX 4090: the same bytes at the same share of what a copy reaches there.
 
-    time = max(bytes / (fraction * copy share * 1008 GB/s), 2 * active parameters * rows / 165.2 TFLOP/s). The copy share is
-    the measured copy over the nominal bandwidth of the card that was measured; 0.92 where that card is not an H200.
+    time = max(bytes / (fraction * copy share * 1008 GB/s), 2 * active parameters * rows / 165.2 TFLOP/s). The copy
+    share is the measured copy over the nominal bandwidth of the card that was measured; 0.92 where that card is not an
+    H200.
     """
     machine = found["machine"]
     is_h200 = "H200" in machine["device"]
@@ -59,10 +63,18 @@ def project(found: dict[str, Any]) -> list[dict[str, Any]]:
         memory_ms = step["bytes"] / speed / 1e6
         compute_ms = 2 * found["active_parameters"] * step["rows"] / RTX_4090["bf16_tflops"] / 1e9
         arithmetic = (
-            f"{step['bytes'] / 1e9:.2f} GB / ({min(1.0, step['fraction']):.2f} * {share:.2f} * 1008 GB/s) = {memory_ms:.1f} ms; "
+            f"{step['bytes'] / 1e9:.2f} GB / ({min(1.0, step['fraction']):.2f} * {share:.2f} * 1008 GB/s) = "
+            f"{memory_ms:.1f} ms; "
             f"2 * {found['active_parameters'] / 1e9:.2f}e9 * {step['rows']} / 165.2e12 = {compute_ms:.1f} ms"
         )
-        rows.append({"rows": step["rows"], "context": step["context"], "ms": max(memory_ms, compute_ms), "arithmetic": arithmetic})
+        rows.append(
+            {
+                "rows": step["rows"],
+                "context": step["context"],
+                "ms": max(memory_ms, compute_ms),
+                "arithmetic": arithmetic,
+            }
+        )
     return rows
 
 
@@ -72,8 +84,10 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"# The engine on {machine['device']}",
         "",
-        f"torch {machine['torch']}; a copy reaches {machine['copy_gb_s']:.0f} GB/s (read and written). Random weights at the exact config, "
-        "experts int4 g64, attention and dense int8, embedding bf16; one canvas; median of repeated steps, each waited for.",
+        f"torch {machine['torch']}; a copy reaches {machine['copy_gb_s']:.0f} GB/s (read and written). Random weights "
+        "at the exact config, "
+        "experts int4 g64, attention and dense int8, embedding bf16; one canvas; median of repeated steps, each "
+        "waited for.",
         "",
         "| rows | context | step ms | eager ms | experts touched | GB moved | of copy bandwidth |",
         "|---|---|---|---|---|---|---|",
@@ -81,21 +95,31 @@ def markdown(found: dict[str, Any]) -> str:
     for step in found["steps"]:
         graph = step["graph_ms"]
         lines.append(
-            f"| {step['rows']} | {step['context']} | {'not captured' if graph is None else f'{graph:.2f}'} | {step['eager_ms']:.2f} | "
-            f"{step['experts']:.0f} of {found['num_experts']} | {step['bytes'] / 1e9:.2f} | {100 * step['fraction']:.0f} % |"
+            f"| {step['rows']} | {step['context']} | {'not captured' if graph is None else f'{graph:.2f}'} | "
+            f"{step['eager_ms']:.2f} | "
+            f"{step['experts']:.0f} of {found['num_experts']} | {step['bytes'] / 1e9:.2f} | "
+            f"{100 * step['fraction']:.0f} % |"
         )
     full = [step for step in found["steps"] if step["rows"] == 256]
     if full:
         best = min(step["graph_ms"] or step["eager_ms"] for step in full)
         tokens = found["published_tokens_per_forward"]
-        lines += ["", f"At the published {tokens} tokens a forward, 256 rows in {best:.2f} ms are {tokens / best * 1e3:.0f} tokens/s."]
+        lines += [
+            "",
+            f"At the published {tokens} tokens a forward, 256 rows in {best:.2f} ms are {tokens / best * 1e3:.0f} "
+            "tokens/s.",
+        ]
     if "prefill" in found:
         lines.append(f"Prefill: {found['prefill']['tokens_s']:.0f} tokens/s in chunks of {found['prefill']['chunk']}.")
     for delta in found.get("delta", []):
-        lines.append(f"A first step of 64 rows with {delta['rows']} prompt rows in the same forward, eager: {delta['ms']:.2f} ms.")
+        lines.append(
+            f"A first step of 64 rows with {delta['rows']} prompt rows in the same forward, eager: {delta['ms']:.2f} "
+            "ms."
+        )
     if "peak_bytes" in found:
         lines.append(
-            f"Device memory: {found['peak_bytes'] / 1e9:.2f} GB at the peak (planned {found['planned_bytes'] / 1e9:.2f} with the CUDA context), "
+            f"Device memory: {found['peak_bytes'] / 1e9:.2f} GB at the peak (planned "
+            f"{found['planned_bytes'] / 1e9:.2f} with the CUDA context), "
             f"{found['bytes_after_unload'] / 1e9:.2f} GB held after unloading."
         )
     lines += _reference_lines(found)
@@ -109,7 +133,13 @@ def markdown(found: dict[str, Any]) -> str:
 def _reference_lines(found: dict[str, Any]) -> list[str]:
     if not found.get("reference"):
         return []
-    lines = ["", "## Beside transformers, bf16", "", "| rows | context | transformers | ms | ours ms | times |", "|---|---|---|---|---|---|"]
+    lines = [
+        "",
+        "## Beside transformers, bf16",
+        "",
+        "| rows | context | transformers | ms | ours ms | times |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in found["reference"]:
         same = [s for s in found["steps"] if (s["rows"], s["context"]) == (row["rows"], row["context"])]
         ours = same[0]["graph_ms"] or same[0]["eager_ms"] if same else None
@@ -143,7 +173,13 @@ def draw(found: dict[str, Any], path: Path) -> bool:
                 axes.annotate(str(step["rows"]), (at_x, at_y), textcoords="offset points", xytext=(4, -10), fontsize=8)
     ends = [min(intensity) / 2, max(intensity) * 2]
     axes.plot(ends, [x * bandwidth / 1e3 for x in ends], "k--", label=f"copy bandwidth, {bandwidth:.0f} GB/s")
-    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="TFLOP/s", title=f"Denoise step by rows, {found['machine']['device']}")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOP per byte",
+        ylabel="TFLOP/s",
+        title=f"Denoise step by rows, {found['machine']['device']}",
+    )
     axes.legend(fontsize=8)
     axes.grid(visible=True, which="both", alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -161,7 +197,11 @@ def main(argv: list[str]) -> int:
     options, extra = parser.parse_known_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     numbers = options.kept or options.out / "engine_gpu.json"
-    code = 0 if options.kept else measure(numbers.resolve(), options.config.resolve(), options.device, options.seconds, extra)
+    code = (
+        0
+        if options.kept
+        else measure(numbers.resolve(), options.config.resolve(), options.device, options.seconds, extra)
+    )
     if not numbers.exists():
         sys.stderr.write("nothing was measured; what went wrong is said above\n")
         return code or 1

@@ -1,7 +1,7 @@
 """Fills longer than one canvas: denoise a block, commit it to the KV cache, denoise the next, until an end token.
 
-This is how the reference generates, and with its random numbers the tokens are its tokens. A block sees the prompt and the
-blocks before it, never those after it. Knows no text and no device.
+This is how the reference generates, and with its random numbers the tokens are its tokens. A block sees the prompt and
+the blocks before it, never those after it. Knows no text and no device.
 Source: transformers 5.23.0, generation_diffusion_gemma.py, `generate` and `_finalize_canvas`.
 """
 
@@ -21,8 +21,8 @@ Commit = Callable[[tuple[int, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """One block, or all of them joined. tokens, entropy, logprob: L values each. num_region: rows up to and including the
-    first end token, L when there is none.
+    """One block, or all of them joined. tokens, entropy, logprob: L values each. num_region: rows up to and including
+    the first end token, L when there is none.
     """
 
     tokens: tuple[int, ...]
@@ -44,8 +44,11 @@ def split(canvas: Canvas, block_rows: int) -> list[Canvas]:
     ]
 
 
-def denoise_blocks(canvas: Canvas, block_rows: int, denoise_block: DenoiseBlock, commit: Commit, pad_id: int) -> BlockResult:
-    """Fill a long canvas. Rows after the end token become pad_id, as in the reference; blocks behind it are not denoised.
+def denoise_blocks(
+    canvas: Canvas, block_rows: int, denoise_block: DenoiseBlock, commit: Commit, pad_id: int
+) -> BlockResult:
+    """Fill a long canvas. Rows after the end token become pad_id, as in the reference; blocks behind it are not
+    denoised.
 
     A block that was cut short by a deadline or a cancel is the last. What was committed stays in the KV cache.
     """

@@ -1,8 +1,8 @@
 """A whole denoise step as one CUDA graph, with an eager twin that runs the same body where there is no GPU.
 
-A body is a function without arguments and results that works on static buffers only: the caller copies its input in, replays,
-and reads its output from the buffers. `DoneFlag` tells the host, a few steps late and without making it wait for the device,
-whether there is anything left to do. Knows no model.
+A body is a function without arguments and results that works on static buffers only: the caller copies its input in,
+replays, and reads its output from the buffers. `DoneFlag` tells the host, a few steps late and without making it wait
+for the device, whether there is anything left to do. Knows no model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ WARM_UPS = 2
 class StepGraph:
     """One body, captured on its first replay. On a CPU, or with is_eager, every replay runs the body itself."""
 
-    def __init__(self, body: Callable[[], None], device: torch.device, pool: Any = None, is_eager: bool = False) -> None:
+    def __init__(
+        self, body: Callable[[], None], device: torch.device, pool: Any = None, is_eager: bool = False
+    ) -> None:
         """pool: a memory pool shared by graphs that never run at the same time."""
         self._body, self._pool = body, pool
         self._is_eager = is_eager or device.type != "cuda"
@@ -83,8 +85,8 @@ class GraphCache(Generic[T]):
 class DoneFlag:
     """What a step on the device found, read by the host `lag` steps later.
 
-    With lag 1 the next step is queued before the answer of this one is looked at, so the device never waits for the host;
-    a step that runs after the end must then change nothing, which the pipeline sees to.
+    With lag 1 the next step is queued before the answer of this one is looked at, so the device never waits for the
+    host; a step that runs after the end must then change nothing, which the pipeline sees to.
     """
 
     def __init__(self, device: torch.device, lag: int) -> None:

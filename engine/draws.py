@@ -1,8 +1,9 @@
 """Random numbers without a state: what a row draws depends on seed, step, canvas and row, and on nothing else.
 
-So a canvas comes out the same whether it is padded to a bucket, shares its sweep with others, or runs in a CUDA graph. The
-plain loop takes its numbers from a torch.Generator, as the reference does, unless it is given these.
-Source: Philox4x32-10, see kernels/vocab.py, which draws the samples from the same stream (its fourth counter word is 0).
+So a canvas comes out the same whether it is padded to a bucket, shares its sweep with others, or runs in a CUDA graph.
+The plain loop takes its numbers from a torch.Generator, as the reference does, unless it is given these.
+Source: Philox4x32-10, see kernels/vocab.py, which draws the samples from the same stream (its fourth counter word is
+0).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROW_BITS = 16
 
 
 class Draws(Protocol):
-    """Where a denoise loop gets its random numbers from. Called in this order: noise, then sample and noise per step."""
+    """Where a denoise loop gets its random numbers from. Called in this order: noise, then sample and noise per
+    step.
+    """
 
     def noise(self, shape: tuple[int, int]) -> Tensor:
         """A canvas of uniform random tokens, int64 [B, L]."""

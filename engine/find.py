@@ -1,7 +1,7 @@
 """Where a model is looked for, and the only way one is ever downloaded.
 
-`find_model` looks at a path, then in the Hugging Face cache, and never at the network. `pull` downloads, after it has said
-how much and been told yes. Knows no tensor.
+`find_model` looks at a path, then in the Hugging Face cache, and never at the network. `pull` downloads, after it has
+said how much and been told yes. Knows no tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from .errors import LacunaError, ModelError, ModelNotFoundError
 from .shards import find_files
@@ -47,14 +47,17 @@ def find_model(name: str) -> Path:
     config = try_to_load_from_cache(repository, "config.json")
     if not isinstance(config, str):
         raise ModelNotFoundError(
-            f"{name} is neither a folder here nor in the Hugging Face cache ({cache_folder()}); run `lacuna pull {repository}` to download it"
+            f"{name} is neither a folder here nor in the Hugging Face cache ({cache_folder()}); run `lacuna pull "
+            f"{repository}` to download it"
         )
     folder = Path(config).parent
     if not (folder / "lacuna.json").exists():
         try:
             find_files(folder)
         except ModelError as error:
-            raise type(error)(f"the download of {repository} is incomplete ({error}); run `lacuna pull {repository}` again") from None
+            raise type(error)(
+                f"the download of {repository} is incomplete ({error}); run `lacuna pull {repository}` again"
+            ) from None
     return folder
 
 
@@ -75,7 +78,9 @@ def ask_size(repository: str) -> Download:
     info = _online(repository, lambda: HfApi().model_info(repository, files_metadata=True))
     wanted = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in WANTED_FILES)]
     if not any(file.rfilename.endswith(".safetensors") for file in wanted):
-        raise ModelNotFoundError(f"{repository} holds no safetensors files; only those are ever loaded. Choose another repository")
+        raise ModelNotFoundError(
+            f"{repository} holds no safetensors files; only those are ever loaded. Choose another repository"
+        )
     missing = [file for file in wanted if not isinstance(try_to_load_from_cache(repository, file.rfilename), str)]
     return Download(
         repository,
@@ -86,16 +91,21 @@ def ask_size(repository: str) -> Download:
 
 
 def pull(repository: str, is_agreed: Callable[[Download, Path], bool]) -> Path | None:
-    """Download a model into the Hugging Face cache. is_agreed: asked once, with the size and the folder, before anything is
-    fetched. Progress is huggingface_hub's own bars on stderr; an interrupted download goes on where it stopped.
+    """Download a model into the Hugging Face cache. is_agreed: asked once, with the size and the folder, before
+    anything is fetched. Progress is huggingface_hub's own bars on stderr; an interrupted download goes on where it
+    stopped.
 
     Returns the folder, or None when the answer was no. Raises: ModelError and its kinds.
     """
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
 
+    # its signature is an overload that a checker cannot read to the end
+    fetch = cast(Callable[..., str], huggingface_hub.snapshot_download)  # pyright: ignore[reportUnknownMemberType]
     repository = SHORT_NAMES.get(repository, repository)
     if not _is_repository(repository):
-        raise ModelNotFoundError(f"{repository!r} is not a Hugging Face name; write it as org/model, for example {RELEASED}")
+        raise ModelNotFoundError(
+            f"{repository!r} is not a Hugging Face name; write it as org/model, for example {RELEASED}"
+        )
     download = ask_size(repository)
     folder = cache_folder()
     if not is_agreed(download, folder):
@@ -103,11 +113,11 @@ def pull(repository: str, is_agreed: Callable[[Download, Path], bool]) -> Path |
     free = shutil.disk_usage(_existing(folder)).free
     if download.num_bytes + RESERVE_BYTES > free:
         raise ModelError(
-            f"{download.num_bytes / 1e9:.1f} GB do not fit on the disk of {folder} ({free / 1e9:.1f} GB free); make room, or set HF_HOME to "
+            f"{download.num_bytes / 1e9:.1f} GB do not fit on the disk of {folder} ({free / 1e9:.1f} GB free); make "
+            "room, or set HF_HOME to "
             "a larger disk"
         )
-    folder_name: str = _online(repository, lambda: snapshot_download(repository, allow_patterns=list(download.files)))
-    return Path(folder_name)
+    return Path(_online(repository, lambda: fetch(repository, allow_patterns=list(download.files))))
 
 
 def cache_folder() -> Path:
@@ -118,7 +128,9 @@ def cache_folder() -> Path:
 
 def pull_main(argv: list[str]) -> int:
     """`lacuna pull [NAME]`: for lsp/cli.py. Asks on stderr. Returns the exit code; LacunaErrors pass through."""
-    parser = argparse.ArgumentParser(prog="lacuna pull", description="Download a model into the Hugging Face cache. Asks first.")
+    parser = argparse.ArgumentParser(
+        prog="lacuna pull", description="Download a model into the Hugging Face cache. Asks first."
+    )
     parser.add_argument("name", nargs="?", default=RELEASED, metavar="NAME", help=f"default: {RELEASED}")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     options = parser.parse_args(argv)
@@ -144,21 +156,37 @@ def pull_main(argv: list[str]) -> int:
 
 def _online(repository: str, request: Callable[[], T]) -> T:
     """Run a request, with the library's errors turned into ours."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     try:
         return request()
     except GatedRepoError:
-        raise ModelError(f"{repository} asks you to accept its terms: do so on its page, then run `hf auth login`") from None
+        raise ModelError(
+            f"{repository} asks you to accept its terms: do so on its page, then run `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
-        raise ModelNotFoundError(f"{repository} does not exist on Hugging Face, or is private; check the name, or run `hf auth login`") from None
+        raise ModelNotFoundError(
+            f"{repository} does not exist on Hugging Face, or is private; check the name, or run `hf auth login`"
+        ) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):
-        raise ModelError(f"{repository} cannot be fetched offline; unset HF_HUB_OFFLINE, or copy the model here from another machine") from None
+        raise ModelError(
+            f"{repository} cannot be fetched offline; unset HF_HUB_OFFLINE, or copy the model here from another machine"
+        ) from None
     except Exception as error:
         # the library's transport changes its name between versions, and not all of its errors are OSErrors
-        if not isinstance(error, OSError) and not type(error).__module__.startswith(("httpx", "httpcore", "requests", "huggingface_hub")):
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(
+            ("httpx", "httpcore", "requests", "huggingface_hub")
+        ):
             raise
-        raise ModelError(f"{repository} could not be fetched ({type(error).__name__}: {error}); check the connection and run it again") from None
+        raise ModelError(
+            f"{repository} could not be fetched ({type(error).__name__}: {error}); check the connection and run it "
+            "again"
+        ) from None
 
 
 def _is_repository(name: str) -> bool:

@@ -1,12 +1,13 @@
 """What the packed model is made of, and how the tensors of a checkpoint become it, one piece at a time.
 
-`parts` lists every packed matrix and plain tensor of a model from its config alone; `stream` reads a folder file by file
-and yields each part as soon as its last piece was read, quantised on the way. So the host never holds more than the parts
-that are not finished yet and the file being read. Read are bf16 (or any float) folders and, weight-only, compressed-tensors'
-pack-quantized INT4 and nvfp4-pack-quantized. Knows no device's memory and writes nothing.
+`parts` lists every packed matrix and plain tensor of a model from its config alone; `stream` reads a folder file by
+file and yields each part as soon as its last piece was read, quantised on the way. So the host never holds more than
+the parts that are not finished yet and the file being read. Read are bf16 (or any float) folders and, weight-only,
+compressed-tensors' pack-quantized INT4 and nvfp4-pack-quantized. Knows no device's memory and writes nothing.
 
-Codes of a published INT4 checkpoint are taken over exactly, its scales as bf16, which they are. NVFP4 has sixteen columns a scale and fifteen values, which no
-kernel here streams, so its weights are dequantised exactly and quantised again by the scheme (see ARCHITECTURE.md).
+Codes of a published INT4 checkpoint are taken over exactly, its scales as bf16, which they are. NVFP4 has sixteen
+columns a scale and fifteen values, which no kernel here streams, so its weights are dequantised exactly and quantised
+again by the scheme (see ARCHITECTURE.md).
 Source: compressed-tensors 0.20, compressors/pack_quantized/helpers.py and nvfp4/helpers.py (the byte orders).
 """
 
@@ -49,7 +50,8 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How weights are held. experts, dense: formats of kernels/packing.py; dense: attention, dense MLP, self-conditioning.
+    """How weights are held. experts, dense: formats of kernels/packing.py; dense: attention, dense MLP,
+    self-conditioning.
 
     dtype: of everything that stays as it is (embedding, norms, router). The default is the 24 GB card's: 15.4 GB.
     """
@@ -86,10 +88,10 @@ class Part:
             return dtype.itemsize * _product(self.shapes[0])
         E = self.shapes[0][0] if self.kind != "matrix" else 1
         K = self.shapes[0][-1]
-        N = sum(shape[-2] for shape in self.shapes)
+        num_rows = sum(shape[-2] for shape in self.shapes)
         if self.kind == "gate_up":
-            N = 2 * _up(N // 2, PANEL)
-        rows, cols = _up(N, PANEL), _up(K, block_k_of(K, self.format, self.group_size))
+            num_rows = 2 * _up(num_rows // 2, PANEL)
+        rows, cols = _up(num_rows, PANEL), _up(K, block_k_of(K, self.format, self.group_size))
         weight = {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "bf16": float(dtype.itemsize)}[self.format]
         if self.format == "bf16":
             scale = 0
@@ -127,7 +129,14 @@ def parts(config: ModelConfig, scheme: Scheme) -> list[Part]:
             Part(f"{at}.qkv", "attention", "matrix", names, tuple((rows, H) for _, rows in heads), *dense),
             Part(f"{at}.out", "attention", "matrix", (f"{at}.self_attn.o_proj.weight",), ((H, q),), *dense),
             *mlp(f"{at}.mlp", f"{at}.mlp"),
-            Part(f"{at}.experts.gate_up", "experts", "gate_up", (f"{at}.experts.gate_up_proj",), ((E, 2 * I, H),), *sparse),
+            Part(
+                f"{at}.experts.gate_up",
+                "experts",
+                "gate_up",
+                (f"{at}.experts.gate_up_proj",),
+                ((E, 2 * I, H),),
+                *sparse,
+            ),
             Part(f"{at}.experts.down", "experts", "down", (f"{at}.experts.down_proj",), ((E, H, I),), *sparse),
             plain(f"{at}.router.proj.weight", (E, H)),
             plain(f"{at}.router.scale", (H,)),
@@ -150,7 +159,7 @@ LAYER_NORMS = (
 def source_format(folder: Path) -> SourceFormat:
     """What config.json says about quantisation. Raises: ConfigError for a scheme that cannot be read."""
     path = folder / "config.json"
-    raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    raw = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
     quantisation = cast(dict[str, Any] | None, raw.get("quantization_config"))
     if not quantisation:
         return "float"
@@ -164,8 +173,10 @@ def source_format(folder: Path) -> SourceFormat:
             "'pack-quantized' (INT4) and 'nvfp4-pack-quantized', or unquantised weights"
         )
     for name, group in groups.items():
-        weights = group.get("weights") or {}
-        if form == "pack-quantized" and (weights.get("num_bits") != 4 or weights.get("symmetric") is False or weights.get("actorder")):
+        weights = cast(dict[str, Any], group.get("weights") or {})
+        if form == "pack-quantized" and (
+            weights.get("num_bits") != 4 or weights.get("symmetric") is False or weights.get("actorder")
+        ):
             raise ConfigError(
                 f"{path}: quantization_config.config_groups.{name}.weights is {weights}; only symmetric 4-bit weights "
                 "without activation order can be read"
@@ -182,7 +193,8 @@ def stream(
 ) -> Iterator[tuple[Part, PackedMatrix | Tensor]]:
     """Read a folder (or one file) and yield every part, on the device. Quantising happens there too.
 
-    Raises: CheckpointError for a tensor that is missing, extra, misshaped, not finite or cut off, naming it and its file.
+    Raises: CheckpointError for a tensor that is missing, extra, misshaped, not finite or cut off, naming it and its
+    file.
     """
     shards = Shards(source)
     reader = _Reader(shards, torch.device(device), scheme)
@@ -200,7 +212,9 @@ def stream(
                 if name is None:
                     continue
                 if name not in builders:
-                    raise CheckpointError(f"{file}: tensor {key} does not belong to this config; are config and weights of one model?")
+                    raise CheckpointError(
+                        f"{file}: tensor {key} does not belong to this config; are config and weights of one model?"
+                    )
                 builder = builders[name]
                 builder.add(name, key)
                 if builder.is_complete:
@@ -245,12 +259,18 @@ class _Reader:
     def plain(self, key: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self.checked(key, shape)
         # cloned, so that the file's memory map can go
-        return tensor.clone() if self.device.type == "cpu" and tensor.dtype == self.scheme.dtype else tensor.to(self.device, self.scheme.dtype)
+        return (
+            tensor.clone()
+            if self.device.type == "cpu" and tensor.dtype == self.scheme.dtype
+            else tensor.to(self.device, self.scheme.dtype)
+        )
 
     def checked(self, key: str, shape: tuple[int, ...]) -> Tensor:
         stored = self.shards.stored[key]
         if stored.shape != shape:
-            raise CheckpointError(f"{stored.file}: tensor {key} has shape {list(stored.shape)}, the config asks for {list(shape)}")
+            raise CheckpointError(
+                f"{stored.file}: tensor {key} has shape {list(stored.shape)}, the config asks for {list(shape)}"
+            )
         tensor = self.shards.read(key)
         check_finite(tensor, key, stored.file)
         return tensor
@@ -264,7 +284,9 @@ class _Reader:
             return self._int4(key, shape)
         if dtype == "U8":
             return self._nvfp4(key, shape)
-        raise CheckpointError(f"{self.shards.stored[key].file}: tensor {key} has dtype {dtype}, neither INT4 (I32) nor NVFP4 (U8)")
+        raise CheckpointError(
+            f"{self.shards.stored[key].file}: tensor {key} has dtype {dtype}, neither INT4 (I32) nor NVFP4 (U8)"
+        )
 
     def _int4(self, key: str, shape: tuple[int, int] | tuple[int, ...]) -> _Coded:
         N, K = shape
@@ -292,7 +314,10 @@ class _Reader:
 
     def _stored_shape(self, key: str) -> tuple[int, ...]:
         if key not in self.shards.stored:
-            raise CheckpointError(f"{self.shards.source}: tensor {key} is missing, though its packed weight is there; copy the model again")
+            raise CheckpointError(
+                f"{self.shards.source}: tensor {key} is missing, though its packed weight is there; copy the model "
+                "again"
+            )
         return self.shards.stored[key].shape
 
     def _misfit(self, key: str, got: tuple[int, ...], wanted: str) -> CheckpointError:
@@ -349,13 +374,17 @@ class _Join:
             # a checkpoint that leaves one of them unquantised: all of them by our own scheme
             coded = [self.reader.coded(piece.weights(), self.part) for piece in coded]
         first = coded[0]
-        scale = None if first.scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])[None]
+        scale = (
+            None if first.scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])[None]
+        )
         return pack(_rows([piece.codes for piece in coded])[None], scale, first.format, first.group_size)
 
 
 @dataclass(slots=True)
 class _Stack:
-    """The gate and up, or the down matrices of all experts of a layer, packed expert by expert into their final place."""
+    """The gate and up, or the down matrices of all experts of a layer, packed expert by expert into their final
+    place.
+    """
 
     part: Part
     reader: _Reader
@@ -405,7 +434,9 @@ class _Stack:
             coded = [self.halves.pop((e, other)) for other in self.roles]
             if len({(piece.format, piece.group_size) for piece in coded}) > 1:
                 coded = [self.reader.coded(piece.weights(), self.part) for piece in coded]
-            scale = None if coded[0].scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])
+            scale = (
+                None if coded[0].scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])
+            )
             codes = _rows([piece.codes for piece in coded])
             self._place(e, _Coded(codes, scale, coded[0].format, coded[0].group_size))
 
@@ -421,10 +452,13 @@ class _Stack:
         if self.result is None:
             data = one.data.new_empty((self.num_experts, *one.data.shape[1:]))
             scales = None if one.scale is None else one.scale.new_empty((self.num_experts, *one.scale.shape[1:]))
-            self.result = PackedMatrix(data, scales, one.format, one.num_rows, one.num_cols, one.group_size, one.block_k)
+            self.result = PackedMatrix(
+                data, scales, one.format, one.num_rows, one.num_cols, one.group_size, one.block_k
+            )
         if (one.format, one.group_size) != (self.result.format, self.result.group_size):
             raise CheckpointError(
-                f"{self.reader.shards.source}: {self.part.name}: expert {e} is {one.format} in groups of {one.group_size}, others "
+                f"{self.reader.shards.source}: {self.part.name}: expert {e} is {one.format} in groups of "
+                f"{one.group_size}, others "
                 f"{self.result.format} in groups of {self.result.group_size}; such a mixture cannot be read"
             )
         self.result.data[e] = one.data[0]
@@ -444,7 +478,9 @@ _Builder = _Join | _Stack
 def _weight_name(key: str, file: Path) -> str | None:
     """Our name of the weight that a stored tensor is, or None for what is read with it, tied or skipped."""
     if key.endswith(UNSUPPORTED):
-        raise CheckpointError(f"{file}: tensor {key} belongs to an asymmetric or re-ordered scheme, which cannot be read")
+        raise CheckpointError(
+            f"{file}: tensor {key} belongs to an asymmetric or re-ordered scheme, which cannot be read"
+        )
     name = our_name(key)
     if name is None or key.endswith(COMPANIONS):
         return None

@@ -1,11 +1,13 @@
-"""The life of a model on a device: loaded when it is first needed, given back when nobody asks, and never left half-broken.
+"""The life of a model on a device: loaded when it is first needed, given back when nobody asks, and never left
+half-broken.
 
-ManagedEngine is an Engine around a function that loads one. It catches what a device does to a program: memory that runs out
-(the KV budget is halved and the call tried once more), a device that is lost (everything is dropped and the device probed
-before it is used again). After a failure that cannot be helped the state says why, and every call says it again until
-somebody resumes or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
+ManagedEngine is an Engine around a function that loads one. It catches what a device does to a program: memory that
+runs out (the KV budget is halved and the call tried once more), a device that is lost (everything is dropped and the
+device probed before it is used again). After a failure that cannot be helped the state says why, and every call says it
+again until somebody resumes or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
 
-    unloaded -> loading -> ready <-> busy      any -> unloaded (unload, pause, idle)      any -> failed      any -> closed
+    unloaded -> loading -> ready <-> busy      any -> unloaded (unload, pause, idle)      any -> failed      any ->
+    closed
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ class ManagedEngine:
         has_timer: bool = True,
     ) -> None:
         """load: given a KV budget in tokens, loads an engine. idle_minutes: 0 never unloads. return_memory: hands the
-        allocator's free memory back to the device. probe: raises while the device is unusable. has_timer: False where the
-        caller calls `tick` itself.
+        allocator's free memory back to the device. probe: raises while the device is unusable. has_timer: False where
+        the caller calls `tick` itself.
         """
         self._load, self._wanted_kv, self._name = load, kv_tokens, name
         self._kv_tokens = kv_tokens
@@ -178,7 +180,8 @@ class ManagedEngine:
                     self._lose(error)
                 elif attempt or not self._shrink(engine):
                     self._fail(
-                        f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what else uses "
+                        f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what "
+                        "else uses "
                         "it, lower the memory options, and resume"
                     )
             finally:
@@ -214,7 +217,10 @@ class ManagedEngine:
             if self._is_lost or device_trouble(error) == "lost":
                 self._lose(error)
             if device_trouble(error) == "memory":
-                self._fail("the device has too little free memory for the model; close what else uses it, or choose a smaller model")
+                self._fail(
+                    "the device has too little free memory for the model; close what else uses it, or choose a "
+                    "smaller model"
+                )
             self._drop()
             self._state, self._detail = "unloaded", ""
             raise
@@ -259,7 +265,9 @@ class ManagedEngine:
     def _lose(self, error: Exception) -> None:
         self._is_lost = True
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        self._fail(f"the device was lost ({reason}); it is tried again in a minute, and if that fails restart the server")
+        self._fail(
+            f"the device was lost ({reason}); it is tried again in a minute, and if that fails restart the server"
+        )
 
     def _drop(self) -> None:
         """Let go of the engine and hand its memory back, whatever state the device is in."""
@@ -305,14 +313,14 @@ def device_trouble(error: Exception) -> Literal["memory", "lost"] | None:
 
 def return_device_memory() -> None:
     """Hand what torch's allocator holds for later back to the device. Without CUDA there is nothing to hand back."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 
 def probe_device() -> None:
     """Raises what torch raises when the device cannot do the least thing."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.zeros(1, device="cuda").add_(1)
         torch.cuda.synchronize()
 

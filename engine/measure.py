@@ -2,9 +2,9 @@
 
     python -m lacuna_ls.engine.measure --config FILE --out FILE.json [--device cuda] [--seconds 500]
 
-Writes numbers only; bench/engine_gpu.py runs this in a process of its own and makes the report. Random weights are enough:
-time does not depend on their values, but on how many experts a step touches, which is measured and written down too.
-What does not fit in the time allowed is left out and named. Knows no text.
+Writes numbers only; bench/engine_gpu.py runs this in a process of its own and makes the report. Random weights are
+enough: time does not depend on their values, but on how many experts a step touches, which is measured and written down
+too. What does not fit in the time allowed is left out and named. Knows no text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ CANVASES = (8, 16, 32, 64, 128, 256)
 CONTEXTS = (0, 2048, 8192)
 DELTAS = (1, 8, 32, 128)
 PUBLISHED_TOKENS_PER_FORWARD = 19.7
+
+COMPILED = (
+    "_compiled_encoder",
+    "_compiled_decoder_forward",
+    "_compiled_accept_canvas",
+    "_compiled_renoise_canvas",
+    "_compiled_diffusion_stopping_criteria",
+    "_cache",
+)
+"""What transformers' generate keeps on the model between calls."""
 
 
 class CountingModel(PackedModel):
@@ -65,16 +76,16 @@ def _random_part(part: Part, scheme: Scheme, device: torch.device, generator: to
             return torch.ones(shape, device=device, dtype=scheme.dtype)
         return torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
     E = part.shapes[0][0] if part.kind != "matrix" else 1
-    K, N = part.shapes[0][-1], sum(shape[-2] for shape in part.shapes)
+    K, num_rows = part.shapes[0][-1], sum(shape[-2] for shape in part.shapes)
     if part.kind == "gate_up":
-        N = 2 * (-(-(N // 2) // PANEL) * PANEL)
+        num_rows = 2 * (-(-(num_rows // 2) // PANEL) * PANEL)
     block_k = block_k_of(K, part.format, part.group_size)
-    panels, blocks = -(-N // PANEL), -(-K // block_k)
+    panels, blocks = -(-num_rows // PANEL), -(-K // block_k)
     is_int4 = part.format == "int4"
     shape = (E, panels, blocks, PANEL, block_k // (8 if is_int4 else 1))
     if part.format == "bf16":
         data = torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
-        return PackedMatrix(data, None, part.format, N, K, 0, block_k)
+        return PackedMatrix(data, None, part.format, num_rows, K, 0, block_k)
     if is_int4:
         data = torch.empty(shape, device=device, dtype=torch.int32).random_(-(2**31), 2**31 - 1, generator=generator)
     else:
@@ -86,15 +97,18 @@ def _random_part(part: Part, scheme: Scheme, device: torch.device, generator: to
         scale = torch.full((E, 1, panels * PANEL), value, device=device)
     else:
         half = int(torch.tensor(value, dtype=torch.bfloat16).view(torch.int16)) & 0xFFFF
-        words = -(-(-(-K // part.group_size)) // 2)
+        num_groups = -(-K // part.group_size)
+        words = (num_groups + 1) // 2
         scale = torch.full((E, words, panels * PANEL), half | (half << 16), device=device, dtype=torch.int32)
-    return PackedMatrix(data, scale, part.format, N, K, part.group_size, block_k)
+    return PackedMatrix(data, scale, part.format, num_rows, K, part.group_size, block_k)
 
 
 class Measurement:
     """One run: numbers go to `found`, in the order they are made; `left` says what time remains."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, seconds: float, repeats: int, contexts: Sequence[int]) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device, seconds: float, repeats: int, contexts: Sequence[int]
+    ) -> None:
         self.config, self.device, self.repeats, self.contexts = config, device, repeats, contexts
         self._end = time.monotonic() + seconds
         self.found: dict[str, Any] = {"steps": [], "left_out": []}
@@ -151,18 +165,19 @@ class Measurement:
         for part in parts(self.config, scheme):
             by_label[part.label] = by_label.get(part.label, 0) + part.num_bytes(scheme.dtype)
         self.found["weights_bytes"] = by_label
-        self.found["kv_bytes_token"] = sum(2 * s.num_kv_heads * s.head_dim * model.dtype.itemsize for s in self.config.layers)
+        self.found["kv_bytes_token"] = sum(
+            2 * s.num_kv_heads * s.head_dim * model.dtype.itemsize for s in self.config.layers
+        )
         with torch.inference_mode():
             for context in self.contexts:
-                slots.clear()
-                slot = self._slot(slots, context)
                 for rows in CANVASES:
                     if self.left(5, f"ours, {rows} rows after {context} tokens"):
-                        self._step(model, slot, rows, context, by_label)
+                        slots.clear()
+                        self._step(model, self._slot(slots, context), rows, context, by_label)
             self._prompt(model, slots)
         if self.device.type == "cuda":
             self.found["peak_bytes"] = torch.cuda.max_memory_allocated()
-        del model, slots, slot
+        del model, slots
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -195,10 +210,13 @@ class Measurement:
         eager_ms = run(sweep.step)
         graph_ms = run(graph.replay) if graph.is_captured else None
         touched = statistics.mean(experts) / self.config.num_experts
-        moved = sum(size * (touched if label == "experts" else 1) for label, size in weights.items()) + self._kv_read(context, rows)
+        moved = sum(size * (touched if label == "experts" else 1) for label, size in weights.items()) + self._kv_read(
+            context, rows
+        )
         best = graph_ms or eager_ms
         self.found["steps"].append({
-            "rows": rows, "context": context, "eager_ms": eager_ms, "graph_ms": graph_ms, "experts": touched * self.config.num_experts,
+            "rows": rows, "context": context, "eager_ms": eager_ms, "graph_ms": graph_ms,
+            "experts": touched * self.config.num_experts,
             "bytes": moved, "fraction": moved / best / 1e6 / self.found["machine"]["copy_gb_s"],
         })  # fmt: skip
 
@@ -235,7 +253,8 @@ class Measurement:
             plan = sweep.load([Canvas.free(64)], slot, 48, 1, None, num_new)
             assert plan is not None
             prompt = torch.ones(num_new, dtype=torch.long, device=self.device)
-            self.found["delta"].append({"rows": num_new, "ms": self.ms(lambda: self._ride(sweep, prompt, plan, slot, context))})
+            ride = partial(self._ride, sweep, prompt, plan, slot, context)
+            self.found["delta"].append({"rows": num_new, "ms": self.ms(ride)})
 
     @staticmethod
     def _ride(sweep: Sweep, prompt: Tensor, plan: Any, slot: Slot, context: int) -> None:
@@ -257,7 +276,9 @@ class Measurement:
             return
         is_cuda = self.device.type == "cuda"
         context = min(2048, max(self.contexts))
-        wanted = [(rows, False) for rows in (256, 64, 32, 8)] + ([(256, True), (64, True), (32, True)] if is_cuda else [])
+        wanted = [(rows, False) for rows in (256, 64, 32, 8)] + (
+            [(256, True), (64, True), (32, True)] if is_cuda else []
+        )
         for rows, is_compiled in wanted:
             name = f"transformers {'compiled' if is_compiled else 'eager'}, {rows} rows"
             if not self.left(90 if is_compiled else (15 if is_cuda else 2), name):
@@ -266,14 +287,18 @@ class Measurement:
                 ms = self._reference_step(model, rows, context, is_compiled)
             except Exception as error:
                 # somebody else's program at sizes it was not tried at: what it says is a result too
-                self.found["left_out"].append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+                self.found["left_out"].append(
+                    f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+                )
                 continue
             self.found["reference"].append({"rows": rows, "context": context, "is_compiled": is_compiled, "ms": ms})
 
     def _reference_model(self, raw: dict[str, Any], dtype: torch.dtype) -> Any:
         from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
-        config: Any = DiffusionGemmaConfig(**{k: v for k, v in raw.items() if not k.startswith("_") and k not in ("model_type", "architectures")})
+        config: Any = DiffusionGemmaConfig(
+            **{k: v for k, v in raw.items() if not k.startswith("_") and k not in ("model_type", "architectures")}
+        )
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
@@ -285,8 +310,7 @@ class Measurement:
 
     def _reference_step(self, model: Any, rows: int, context: int, is_compiled: bool) -> float:
         model.config.canvas_length = rows
-        for name in ("_compiled_encoder", "_compiled_decoder_forward", "_compiled_accept_canvas", "_compiled_renoise_canvas",
-                     "_compiled_diffusion_stopping_criteria", "_cache"):  # fmt: skip
+        for name in COMPILED:
             # compiled for another canvas, or tried before
             if hasattr(model, name):
                 delattr(model, name)

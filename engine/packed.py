@@ -1,8 +1,9 @@
 """Our packed folder: written by `lacuna quantize`, read part by part, every tensor checked by shape and checksum.
 
 A folder holds config.json and the tokenizer as copied from the source, `weights-*.safetensors` with the tensors of
-kernels/packing.py in the order of the forward, and `lacuna.json`, the manifest: format version, what it was made from, and
-format, shape and sha256 of every tensor. The manifest is written last, so a folder without one is an interrupted run.
+kernels/packing.py in the order of the forward, and `lacuna.json`, the manifest: format version, what it was made from,
+and format, shape and sha256 of every tensor. The manifest is written last, so a folder without one is an interrupted
+run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from ..kernels.packing import PackedMatrix
@@ -33,9 +34,18 @@ MANIFEST = "lacuna.json"
 FORMAT, VERSION = "lacuna-packed", 1
 
 FILE_BYTES = 1 << 30
-"""A file is written when its parts reach this size, so that quantising holds no more than that besides what it reads."""
+"""A file is written when its parts reach this size, so that quantising holds no more than that besides what it
+reads.
+"""
 
-COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja", "LICENSE")
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "LICENSE",
+)
 
 
 def is_packed(folder: Path) -> bool:
@@ -43,7 +53,11 @@ def is_packed(folder: Path) -> bool:
 
 
 def load_packed(
-    source: Path, scheme: Scheme | None = None, device: torch.device | str = "cpu", progress: Progress | None = None, is_verified: bool = True
+    source: Path,
+    scheme: Scheme | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    is_verified: bool = True,
 ) -> PackedModel:
     """A model of packed weights from our own folder, or from any folder that formats.py reads, quantised while loading.
 
@@ -125,7 +139,9 @@ def read_packed(
     names = sorted({str(t["file"]) for entry in entries.values() for t in entry["tensors"].values()})
     for name in names:
         if not (source / name).exists():
-            raise CheckpointError(f"{source / name} is missing, though {MANIFEST} names it; copy the whole folder again")
+            raise CheckpointError(
+                f"{source / name} is missing, though {MANIFEST} names it; copy the whole folder again"
+            )
     shards = Shards(source, [source / name for name in names])
     done_bytes = 0
     for file in shards.files:
@@ -135,7 +151,9 @@ def read_packed(
                     continue
                 part = wanted.get(name)
                 if part is None:
-                    raise CheckpointError(f"{file}: tensor {name} does not belong to this config; quantise the model again")
+                    raise CheckpointError(
+                        f"{file}: tensor {name} does not belong to this config; quantise the model again"
+                    )
                 yield part, _read_part(shards, part, entry, torch.device(device), is_verified)
                 done_bytes += sum(shards.stored[_stored_name(name, role)].num_bytes for role in entry["tensors"])
                 if progress is not None:
@@ -150,15 +168,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         form, version = manifest["format"], int(manifest["version"])
         _ = manifest["scheme"], manifest["parts"], manifest["source"]
     except FileNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist: {folder} is not packed, or `lacuna quantize` was interrupted; run it again") from None
+        raise ModelNotFoundError(
+            f"{path} does not exist: {folder} is not packed, or `lacuna quantize` was interrupted; run it again"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a manifest of a packed model ({error}); quantise the model again") from None
+        raise CheckpointError(
+            f"{path} is not a manifest of a packed model ({error}); quantise the model again"
+        ) from None
     if form != FORMAT or version != VERSION:
-        raise ConfigError(f"{path} is {form!r} version {version}, this Lacuna reads {FORMAT!r} version {VERSION}; quantise the model again")
+        raise ConfigError(
+            f"{path} is {form!r} version {version}, this Lacuna reads {FORMAT!r} version {VERSION}; quantise the "
+            "model again"
+        )
     return manifest
 
 
-def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.device, is_verified: bool) -> PackedMatrix | Tensor:
+def _read_part(
+    shards: Shards, part: Part, entry: dict[str, Any], device: torch.device, is_verified: bool
+) -> PackedMatrix | Tensor:
     tensors: dict[str, Tensor] = {}
     for role, about in entry["tensors"].items():
         name = _stored_name(part.name, role)
@@ -166,7 +193,10 @@ def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.
         file = shards.stored[name].file
         if list(tensor.shape) != about["shape"] or _dtype_name(tensor.dtype) != about["dtype"]:
             got = f"{_dtype_name(tensor.dtype)} {list(tensor.shape)}"
-            raise CheckpointError(f"{file}: tensor {name} is {got}, the manifest says {about['dtype']} {about['shape']}; copy the folder again")
+            raise CheckpointError(
+                f"{file}: tensor {name} is {got}, the manifest says {about['dtype']} {about['shape']}; copy the "
+                "folder again"
+            )
         if is_verified and _checksum(tensor) != about["sha256"]:
             raise CheckpointError(f"{file}: tensor {name} does not match its checksum; copy the folder again")
         # cloned, so that the file's memory map can go
@@ -174,7 +204,10 @@ def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.
     if part.kind == "plain":
         plain = tensors["plain"]
         if tuple(plain.shape) != part.shapes[0]:
-            raise CheckpointError(f"{shards.source}: tensor {part.name} has shape {list(plain.shape)}, the config asks for {list(part.shapes[0])}")
+            raise CheckpointError(
+                f"{shards.source}: tensor {part.name} has shape {list(plain.shape)}, the config asks for "
+                f"{list(part.shapes[0])}"
+            )
         check_finite(plain, part.name, shards.source)
         return plain
     rows, cols = sum(shape[-2] for shape in part.shapes), part.shapes[0][-1]
@@ -183,7 +216,9 @@ def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.
         rows = 2 * (-(-(rows // 2) // 16) * 16)
     if (entry["num_rows"], entry["num_cols"]) != (rows, cols):
         got = f"[{entry['num_rows']}, {entry['num_cols']}]"
-        raise CheckpointError(f"{shards.source}: tensor {part.name} is a matrix {got}, the config asks for {[rows, cols]}")
+        raise CheckpointError(
+            f"{shards.source}: tensor {part.name} is a matrix {got}, the config asks for {[rows, cols]}"
+        )
     return PackedMatrix(
         tensors["data"], tensors.get("scale"), entry["format"], rows, cols, entry["group_size"], entry["block_k"]
     )  # fmt: skip
@@ -191,7 +226,9 @@ def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.
 
 @dataclass(slots=True)
 class _Writer:
-    """Collects parts into files of about file_bytes and notes what it wrote. Tensors are freed as soon as they are written."""
+    """Collects parts into files of about file_bytes and notes what it wrote. Tensors are freed as soon as they are
+    written.
+    """
 
     folder: Path
     file_bytes: int
@@ -217,7 +254,8 @@ class _Writer:
             tensor = tensor.cpu().contiguous()
             self.waiting[_stored_name(part.name, role)] = tensor
             about[role] = {
-                "file": self.file, "dtype": _dtype_name(tensor.dtype), "shape": list(tensor.shape), "sha256": _checksum(tensor),
+                "file": self.file, "dtype": _dtype_name(tensor.dtype), "shape": list(tensor.shape),
+                "sha256": _checksum(tensor),
             }  # fmt: skip
         self.entries[part.name] = {**entry, "tensors": about}
         if sum(t.numel() * t.element_size() for t in self.waiting.values()) >= self.file_bytes:
@@ -248,13 +286,29 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def quantize_main(argv: list[str]) -> int:
-    """`lacuna quantize SRC DST`: for lsp/cli.py. Messages go to stderr. Returns the exit code; LacunaErrors pass through."""
-    parser = argparse.ArgumentParser(prog="lacuna quantize", description="Write a model in Lacuna's packed format (15 GB instead of 52).")
-    parser.add_argument("source", type=Path, metavar="SRC", help="a folder that save_pretrained wrote, or a name in the Hugging Face cache")
+    """`lacuna quantize SRC DST`: for lsp/cli.py. Messages go to stderr. Returns the exit code; LacunaErrors pass
+    through.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lacuna quantize", description="Write a model in Lacuna's packed format (15 GB instead of 52)."
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="a folder that save_pretrained wrote, or a name in the Hugging Face cache",
+    )
     parser.add_argument("target", type=Path, metavar="DST", help="a new folder")
     parser.add_argument("--experts", choices=("int4", "int8"), default="int4", help="default: int4 (int8 needs 27 GB)")
-    parser.add_argument("--group", type=int, choices=(32, 64, 128), default=0, help="columns a scale serves; default: 64")
-    parser.add_argument("--dense", choices=("int8", "fp8", "int4", "bf16"), default="int8", help="attention and dense MLP; default: int8")
+    parser.add_argument(
+        "--group", type=int, choices=(32, 64, 128), default=0, help="columns a scale serves; default: 64"
+    )
+    parser.add_argument(
+        "--dense",
+        choices=("int8", "fp8", "int4", "bf16"),
+        default="int8",
+        help="attention and dense MLP; default: int8",
+    )
     parser.add_argument("--device", default="auto", help="where to quantise: auto, cpu or cuda")
     options = parser.parse_args(argv)
     from .find import find_model

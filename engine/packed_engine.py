@@ -1,8 +1,9 @@
-"""PackedEngine: the full-size model in this process. LocalEngine's contract over packed weights, slots and the fast step.
+"""PackedEngine: the full-size model in this process. LocalEngine's contract over packed weights, slots and the fast
+step.
 
-What is different from LocalEngine: the KV cache is one of several slots under a token budget; diffusion runs as pipeline.py's
-static sweeps, with the rest of a prompt in the first forward; and a canvas longer than the model's is filled block by block.
-The causal decodings are LocalEngine's own. Knows no text. Calls come from one thread at a time.
+What is different from LocalEngine: the KV cache is one of several slots under a token budget; diffusion runs as
+pipeline.py's static sweeps, with the rest of a prompt in the first forward; and a canvas longer than the model's is
+filled block by block. The causal decodings are LocalEngine's own. Knows no text. Calls come from one thread at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,17 +35,23 @@ FUSED_ROWS = 256
 """At most so many rows of the prompt ride along in the first forward; what is before them is encoded alone."""
 
 FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28, stability=0))
-"""The reference's sampler; but it stops by the entropy of the answer alone: what 256 rows at a mean of 0.005 nats add up to."""
+"""The reference's sampler; but it stops by the entropy of the answer alone: what 256 rows at a mean of 0.005 nats add
+up to.
+"""
 
 WARM_UP_ROWS = (32, 64)
 """Canvases captured before the first request: a line and a block."""
 
 
 def load_engine(
-    source: Path | None, device: str = "cpu", kv_tokens: int = KV_TOKENS, cap_bytes: int | None = None, progress: Progress | None = None
+    source: Path | None,
+    device: str = "cpu",
+    kv_tokens: int = KV_TOKENS,
+    cap_bytes: int | None = None,
+    progress: Progress | None = None,
 ) -> LocalEngine:
-    """The engine that suits a model: packed and quantised folders, and any folder on a GPU, run as PackedEngine; the embedded
-    model and small float folders on the CPU as LocalEngine.
+    """The engine that suits a model: packed and quantised folders, and any folder on a GPU, run as PackedEngine; the
+    embedded model and small float folders on the CPU as LocalEngine.
 
     source: a folder or file (find.find_model gives it), or None for the embedded model. Raises: LacunaError's kinds.
     """
@@ -93,7 +101,9 @@ class PackedEngine(LocalEngine):
         free = None
         if device.startswith("cuda"):
             if not torch.cuda.is_available():
-                raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+                raise DeviceError(
+                    "no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi"
+                )
             # others' use of the device is in this number
             free = torch.cuda.mem_get_info(device)[0]
         plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
@@ -174,7 +184,8 @@ class PackedEngine(LocalEngine):
         """Denoise over the cache and rest; the cache holds rest afterwards."""
         held = self._cache.tokens
         out = self._steps.denoise(
-            self._cache, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline, sweep.cancelled
+            self._cache, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline,
+            sweep.cancelled,
         )  # fmt: skip
         self._cache.hold((*held, *rest))
         if rest:
@@ -282,11 +293,11 @@ class _Sweep:
     def _block(self, out: Denoised, b: int, num_rows: int) -> BlockResult:
         tokens = out.tokens[b : b + 1, :num_rows]
         num_region = int(answer_region(tokens, self.ends).sum())
-        values: list[int] = tokens[0].tolist()
+        values = cast(list[int], tokens[0].tolist())
         return BlockResult(
             tokens=tuple(values),
-            entropy=tuple(out.entropy[b, :num_rows].tolist()),
-            logprob=tuple(out.logprob[b, :num_rows].tolist()),
+            entropy=tuple(cast(list[float], out.entropy[b, :num_rows].tolist())),
+            logprob=tuple(cast(list[float], out.logprob[b, :num_rows].tolist())),
             num_region=num_region,
             has_end=values[num_region - 1] in self.ends,
             steps=int(out.steps[b]),
@@ -302,7 +313,9 @@ class _Sweep:
             entropy=found.entropy,
             logprob=found.logprob,
             # an end token does not count as a row of the answer, any other stop token does
-            end=found.num_region - 1 if found.has_end and last in self.engine.model.config.eos_ids else found.num_region,
+            end=found.num_region - 1
+            if found.has_end and last in self.engine.model.config.eos_ids
+            else found.num_region,
             steps=found.steps,
             is_finished=found.is_finished,
             is_cancelled=found.is_cancelled,

@@ -1,9 +1,9 @@
 """The text model over packed weights: the same function as DiffusionGemma, as few launches as the kernels allow.
 
-All rows of a forward are one flat list, whoever they are: prompt rows that look back and write the KV cache, canvas rows
-that look at the cache and at their own canvas. `RowPlan` says which is which, as data; so one forward serves prefill,
-denoising, and both at once, and a CUDA graph can replay it. Every product goes through kernels/dispatch.py: Triton on a
-GPU, the PyTorch truth elsewhere. Knows no sampler and no text.
+All rows of a forward are one flat list, whoever they are: prompt rows that look back and write the KV cache, canvas
+rows that look at the cache and at their own canvas. `RowPlan` says which is which, as data; so one forward serves
+prefill, denoising, and both at once, and a CUDA graph can replay it. Every product goes through kernels/dispatch.py:
+Triton on a GPU, the PyTorch truth elsewhere. Knows no sampler and no text.
 
 Shapes: T rows of a forward, of which the first C are causal; B canvases of L rows; H hidden, D head size, V vocabulary.
 """
@@ -86,7 +86,9 @@ class PackedModel:
         self._scale = torch.tensor(config.hidden_size**0.5, dtype=self.table.dtype, device=self.table.device)
         self._final_norm = self._plain("norm.weight")
         self._pre_norm = self._plain("self_conditioning.pre_norm.weight")
-        self._self_conditioning = PackedMLP(self._matrix("self_conditioning.gate_up"), self._matrix("self_conditioning.down"))
+        self._self_conditioning = PackedMLP(
+            self._matrix("self_conditioning.gate_up"), self._matrix("self_conditioning.down")
+        )
         self.layers = [self._layer(i, spec) for i, spec in enumerate(config.layers)]
 
     @classmethod
@@ -129,7 +131,13 @@ class PackedModel:
         return ops.soft_embedding(ids, weights, self.table, float(self._scale))
 
     def vocab_stats(
-        self, hidden: Tensor, temperature: Tensor, noise: Tensor, row_ids: Tensor, num_top: int, is_banned: Tensor | None
+        self,
+        hidden: Tensor,
+        temperature: Tensor,
+        noise: Tensor,
+        row_ids: Tensor,
+        num_top: int,
+        is_banned: Tensor | None,
     ) -> VocabStats:
         """hidden: [R, H]; see kernels/vocab.py."""
         return ops.vocab_stats(
@@ -140,7 +148,8 @@ class PackedModel:
     # -- the forward -------------------------------------------------------------------------------------------------
 
     def plan_rows(self, cache: Place, num_causal: int, num_rows: Tensor | None, L: int, B: int) -> RowPlan:
-        """num_causal prompt rows behind what the cache holds, then B canvases of L rows, of which num_rows [B] are in use.
+        """num_causal prompt rows behind what the cache holds, then B canvases of L rows, of which num_rows [B] are in
+        use.
 
         A row that is not in use sees nothing and means nothing.
         """
@@ -170,7 +179,7 @@ class PackedModel:
         """
         eps, C = self.config.rms_norm_eps, plan.num_causal
         x = self.embed(tokens)
-        if C < len(tokens) and not plan.is_branch:
+        if len(tokens) > C and not plan.is_branch:
             canvas = x[C:] if soft is None else x[C:] + self._self_conditioning(ops.rms_norm(soft, self._pre_norm, eps))
             canvas = ops.rms_norm(canvas, None, eps)
             x = torch.cat((x[:C], canvas)) if C else canvas
@@ -185,15 +194,22 @@ class PackedModel:
     ) -> tuple[Tensor, Tensor]:
         eps, C, T, spec, norms = self.config.rms_norm_eps, plan.num_causal, len(x), layer.spec, layer.norms
         qkv = ops.linear(normed, layer.qkv).view(T, -1, spec.head_dim)
-        q, k, v = ops.qkv_norm_rotate(qkv, self.config.num_heads, spec.num_kv_heads, layer.q_norm, layer.k_norm, plan.ropes[i], eps)
+        q, k, v = ops.qkv_norm_rotate(
+            qkv, self.config.num_heads, spec.num_kv_heads, layer.q_norm, layer.k_norm, plan.ropes[i], eps
+        )
         if C:
             cache.append(i, k[:C].transpose(0, 1), v[:C].transpose(0, 1))
         keys, values = cache.storage(i)
         seen = ops.canvas_attention(q, k, v, keys, values, plan.ranges[spec.window])
         x, dense_in, sparse_in, router_in = ops.attention_glue(
-            x, ops.linear(seen.flatten(1), layer.out), norms["post_attention_layernorm"], norms["pre_feedforward_layernorm"],
-            norms["pre_feedforward_layernorm_2"], layer.router_scale, eps,
-        )  # fmt: skip
+            x,
+            ops.linear(seen.flatten(1), layer.out),
+            norms["post_attention_layernorm"],
+            norms["pre_feedforward_layernorm"],
+            norms["pre_feedforward_layernorm_2"],
+            layer.router_scale,
+            eps,
+        )
         weights, ids = self._route(router_in, layer)
         if 0 < C < T and not plan.is_branch:
             is_canvas = torch.arange(T, device=x.device) >= C
@@ -201,9 +217,17 @@ class PackedModel:
         else:
             scalar = layer.encoder_scalar if C or plan.is_branch else layer.decoder_scalar
         return ops.mlp_glue(
-            x, layer.mlp(dense_in), ops.expert_slots(sparse_in, ids, layer.experts), weights, norms["post_feedforward_layernorm_1"],
-            norms["post_feedforward_layernorm_2"], norms["post_feedforward_layernorm"], scalar, next_norm, eps,
-        )  # fmt: skip
+            x,
+            layer.mlp(dense_in),
+            ops.expert_slots(sparse_in, ids, layer.experts),
+            weights,
+            norms["post_feedforward_layernorm_1"],
+            norms["post_feedforward_layernorm_2"],
+            norms["post_feedforward_layernorm"],
+            scalar,
+            next_norm,
+            eps,
+        )
 
     def _route(self, x: Tensor, layer: PackedLayer) -> tuple[Tensor, Tensor]:
         """-> weights fp32 [T, K] and ids int64 [T, K]. The softmax of the chosen is the renormalised softmax of all."""
@@ -221,7 +245,9 @@ class PackedModel:
         return hidden
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor, cache: Cache, soft: Tensor | None = None, num_rows: Tensor | None = None) -> Tensor:
+    def decode(
+        self, tokens: Tensor, cache: Cache, soft: Tensor | None = None, num_rows: Tensor | None = None
+    ) -> Tensor:
         """One bidirectional pass of the canvases [B, L]; the cache is only read. -> [B, L, H]."""
         B, L = tokens.shape
         plan = self.plan_rows(cache, 0, num_rows, L, B)
@@ -299,9 +325,17 @@ class PackedModel:
 
 
 def row_ranges(
-    origin: int, start: int, num_causal: int, num_rows: Tensor | None, L: int, B: int, window: int | None, device: torch.device
+    origin: int,
+    start: int,
+    num_causal: int,
+    num_rows: Tensor | None,
+    L: int,
+    B: int,
+    window: int | None,
+    device: torch.device,
 ) -> Tensor:
-    """kernels/attention.row_ranges for B canvases of L rows each, vectorised, with positions counted in the cache's storage.
+    """kernels/attention.row_ranges for B canvases of L rows each, vectorised, with positions counted in the cache's
+    storage.
 
     origin: where position 0 lies there; start: positions cached before this forward; num_rows: int [B] or None.
     """
@@ -315,7 +349,9 @@ def row_ranges(
     used = torch.full((B, 1), L, device=device) if num_rows is None else num_rows[:, None]
     low = 0 if window is None else max(0, total - (window - 1))
     own = num_causal + canvas * L
-    seen = torch.stack((torch.full_like(own, low + origin), torch.full_like(own, total + origin), own, own + used), dim=-1)
+    seen = torch.stack(
+        (torch.full_like(own, low + origin), torch.full_like(own, total + origin), own, own + used), dim=-1
+    )
     seen = torch.where((row < used)[..., None], seen, 0)
     return torch.cat((causal, seen.reshape(-1, 4))).to(torch.int32)
 

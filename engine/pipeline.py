@@ -1,10 +1,11 @@
 """The denoise step as the GPU wants it: static shapes, everything on the device, no logits in memory.
 
 The same rules as denoise.py, which is its truth: with the same `Draws` both give the same canvases (tests/engine/
-test_pipeline.py). What differs is how. Rows are padded to a bucket, and padding sees nothing; the vocabulary is summed up in
-one pass (kernels/vocab.py) instead of writing [L, V] logits; self-conditioning takes the k likeliest tokens of a row; all
-random numbers come from Philox; a canvas that has stopped is frozen, so that steps queued beyond the end change nothing; and
-the rest of the prompt may ride along in the first forward, its rows causal, the canvas's bidirectional.
+test_pipeline.py). What differs is how. Rows are padded to a bucket, and padding sees nothing; the vocabulary is summed
+up in one pass (kernels/vocab.py) instead of writing [L, V] logits; self-conditioning takes the k likeliest tokens of a
+row; all random numbers come from Philox; a canvas that has stopped is frozen, so that steps queued beyond the end
+change nothing; and the rest of the prompt may ride along in the first forward, its rows causal, the canvas's
+bidirectional.
 
 Shapes: B canvases of L rows (the bucket), R = B * L, k tokens of self-conditioning, V vocabulary.
 """
@@ -24,7 +25,7 @@ from .denoise import Denoised, stack
 from .draws import row_ids, uniform_tokens
 from .packed_model import PackedModel, RowPlan
 from .policies import SamplingPolicy
-from .problem import Canvas, Cancelled
+from .problem import Cancelled, Canvas
 from .text_model import Cache, Place
 
 BUCKETS = (8, 16, 32, 64, 128, 256)
@@ -39,9 +40,9 @@ MAX_GRAPHS = 12
 class StepOptions:
     """Each can be turned off, which is how a doubt is settled.
 
-    buckets: rows that canvases are padded to; empty: none. num_top: tokens of self-conditioning (1..16); 0: all of them,
-    through full logits, the truth. graph: "auto" captures on a GPU, "eager" never does. lag: steps queued before the done
-    flag is looked at.
+    buckets: rows that canvases are padded to; empty: none. num_top: tokens of self-conditioning (1..16); 0: all of
+    them, through full logits, the truth. graph: "auto" captures on a GPU, "eager" never does. lag: steps queued before
+    the done flag is looked at.
     """
 
     buckets: tuple[int, ...] = BUCKETS
@@ -54,12 +55,23 @@ class Sweep:
     """Static buffers for B canvases of L rows, and the body of one step over them."""
 
     def __init__(
-        self, model: PackedModel, cache: Cache, policy: SamplingPolicy, ends: frozenset[int], B: int, L: int, max_steps: int, num_top: int
+        self,
+        model: PackedModel,
+        cache: Cache,
+        policy: SamplingPolicy,
+        ends: frozenset[int],
+        B: int,
+        L: int,
+        max_steps: int,
+        num_top: int,
     ) -> None:
         """cache: any cache whose storage is the one that will be used; it is read through the plan."""
         device, R, V = model.device, B * L, model.config.vocab_size
         if getattr(policy.stop, "stability", 0) >= HISTORY:
-            raise ValueError(f"a stop rule may look back on {HISTORY - 1} canvases, got stability {getattr(policy.stop, 'stability', 0)}")
+            raise ValueError(
+                f"a stop rule may look back on {HISTORY - 1} canvases, got stability "
+                f"{getattr(policy.stop, 'stability', 0)}"
+            )
         self.model, self.cache, self.policy, self.ends = model, cache, policy, ends
         self.B, self.L, self.max_steps = B, L, max_steps
         self.num_top = min(num_top, 16, V)
@@ -87,8 +99,18 @@ class Sweep:
         self.soft_weights = torch.zeros(R, max(1, self.num_top), device=device)
         self.soft = torch.zeros(R, model.config.hidden_size, dtype=model.dtype, device=device)
 
-    def load(self, canvases: Sequence[Canvas], cache: Cache, max_steps: int, seed: int, banned: Tensor | None, num_causal: int) -> RowPlan | None:
-        """Copy a problem in. num_causal: prompt rows that ride along in the first forward; returns that forward's plan."""
+    def load(
+        self,
+        canvases: Sequence[Canvas],
+        cache: Cache,
+        max_steps: int,
+        seed: int,
+        banned: Tensor | None,
+        num_causal: int,
+    ) -> RowPlan | None:
+        """Copy a problem in. num_causal: prompt rows that ride along in the first forward; returns that forward's
+        plan.
+        """
         model, device = self.model, self.model.device
         given, is_pinned, in_use, _ = stack(canvases, device)
         self.given.fill_(-1)
@@ -111,7 +133,16 @@ class Sweep:
         self.tokens.copy_(self.current)
         # no token is -1: a step never looks stable beside a step that was not
         self.history.fill_(-1)
-        for buffer in (self.entropy, self.logprob, self.steps, self.finished, self.is_done, self.soft_ids, self.soft_weights, self.soft):
+        for buffer in (
+            self.entropy,
+            self.logprob,
+            self.steps,
+            self.finished,
+            self.is_done,
+            self.soft_ids,
+            self.soft_weights,
+            self.soft,
+        ):
             buffer.zero_()
         # self-conditioning of the first step: the embedding of the known token marks a pinned row as clean
         self._set_soft(self.soft_ids, self.soft_weights, self.soft)
@@ -134,7 +165,13 @@ class Sweep:
 
     def result(self, num_forwards: int, is_cancelled: bool) -> Denoised:
         return Denoised(
-            self.tokens.clone(), self.entropy.clone(), self.logprob.clone(), self.steps.clone(), self.finished.clone(), is_cancelled, num_forwards
+            self.tokens.clone(),
+            self.entropy.clone(),
+            self.logprob.clone(),
+            self.steps.clone(),
+            self.finished.clone(),
+            is_cancelled,
+            num_forwards,
         )
 
     # -- parts of a step ---------------------------------------------------------------------------------------------
@@ -236,8 +273,12 @@ class Pipeline:
 
     # inference mode everywhere: buffers that were made in it cannot be written outside of it
     @torch.inference_mode()
-    def prepare(self, cache: Cache, ends: frozenset[int], B: int, num_rows: int, max_steps: int = MAX_STEPS) -> tuple[Sweep, StepGraph]:
-        """The sweep for a shape, captured where graphs are used: part of the warm-up, so that no request pays for it."""
+    def prepare(
+        self, cache: Cache, ends: frozenset[int], B: int, num_rows: int, max_steps: int = MAX_STEPS
+    ) -> tuple[Sweep, StepGraph]:
+        """The sweep for a shape, captured where graphs are used: part of the warm-up, so that no request pays for
+        it.
+        """
         L, steps = self.bucket(num_rows), max(MAX_STEPS, max_steps)
         # the storage is baked into a captured graph; slots of one pool share it
         storage = cache.storage(0)[0].data_ptr() if self._is_captured else 0
@@ -269,8 +310,8 @@ class Pipeline:
         deadline: float | None = None,
         cancelled: Cancelled | None = None,
     ) -> Denoised:
-        """Denoise several canvases over what the cache holds and `rest`, prompt tokens that it does not hold yet; they are
-        in the cache afterwards. Arguments and result are denoise.py's; seed instead of a generator.
+        """Denoise several canvases over what the cache holds and `rest`, prompt tokens that it does not hold yet; they
+        are in the cache afterwards. Arguments and result are denoise.py's; seed instead of a generator.
         """
         sweep, graph = self.prepare(cache, ends, len(canvases), max(len(c.tokens) for c in canvases), max_steps)
         first = sweep.load(canvases, cache, max_steps, seed, banned, len(rest))

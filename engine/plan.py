@@ -1,8 +1,8 @@
 """The memory plan: what a model will take on the device, from its config alone and before anything is allocated.
 
-For `lacuna doctor --model DIR`: `plan_table(find_model(name), free_bytes, cap_bytes)` gives its lines, and `plan` the numbers.
-The sums of weights are exact (tests compare them with models that are built); workspace is an upper bound by the shapes of
-kernels/. Sizes are in bytes; GB are 10^9.
+For `lacuna doctor --model DIR`: `plan_table(find_model(name), free_bytes, cap_bytes)` gives its lines, and `plan` the
+numbers. The sums of weights are exact (tests compare them with models that are built); workspace is an upper bound by
+the shapes of kernels/. Sizes are in bytes; GB are 10^9.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ KV_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All sizes in bytes. free: what the device has to give, or None when that is unknown. cap: the user's limit, or None."""
+    """All sizes in bytes. free: what the device has to give, or None when that is unknown. cap: the user's limit, or
+    None.
+    """
 
     weights: dict[Label, int]
     kv_token: int
@@ -77,10 +79,12 @@ class MemoryPlan:
         tokens = self.most_kv_tokens or 0
         which = "the cap" if self.cap is not None and self.available == self.cap else "the free memory of the device"
         if tokens >= 1024:
-            return f"{short:.1f} GB over {which}; set the KV budget to {tokens // 1024 * 1024} tokens, or free memory on the device"
+            fitting = tokens // 1024 * 1024
+            return f"{short:.1f} GB over {which}; set the KV budget to {fitting} tokens, or free memory on the device"
         if self.formats["experts"] != "int4":
             return f"{short:.1f} GB over {which}; run `lacuna quantize` with --experts int4 and load that folder"
-        return f"{short:.1f} GB over {which}; use a device with 24 GB, close what else uses it, or use the embedded model or a vLLM server"
+        instead = "use a device with 24 GB, close what else uses it, or use the embedded model or a vLLM server"
+        return f"{short:.1f} GB over {which}; {instead}"
 
     def check(self) -> None:
         """Raises: DeviceError with the advice when it does not fit."""
@@ -108,11 +112,15 @@ def plan(
     formats["experts"] = formats["experts"].split()[0]
     size = scheme.dtype.itemsize
     kv_token = sum(2 * spec.num_kv_heads * spec.head_dim * size for spec in config.layers)
-    return MemoryPlan(weights, kv_token, kv_tokens, workspace_bytes(config, MAX_ROWS, size), context, free, cap, formats)
+    return MemoryPlan(
+        weights, kv_token, kv_tokens, workspace_bytes(config, MAX_ROWS, size), context, free, cap, formats
+    )
 
 
 def workspace_bytes(config: ModelConfig, num_rows: int, itemsize: int) -> int:
-    """The largest sum of a layer's temporaries, and what the vocabulary pass and the sampler keep, for num_rows rows."""
+    """The largest sum of a layer's temporaries, and what the vocabulary pass and the sampler keep, for num_rows
+    rows.
+    """
     T, H, K = num_rows, config.hidden_size, config.top_k
     widest = max((config.num_heads + 2 * s.num_kv_heads) * s.head_dim for s in config.layers)
     heads = max(config.num_heads * s.head_dim for s in config.layers)
@@ -126,9 +134,15 @@ def workspace_bytes(config: ModelConfig, num_rows: int, itemsize: int) -> int:
 
 
 def plan_folder(
-    source: Path, free: int | None = None, cap: int | None = None, kv_tokens: int = KV_TOKENS, scheme: Scheme | None = None
+    source: Path,
+    free: int | None = None,
+    cap: int | None = None,
+    kv_tokens: int = KV_TOKENS,
+    scheme: Scheme | None = None,
 ) -> MemoryPlan:
-    """The plan of a model folder, packed or not. Reads config.json and the manifest only. Raises: ModelError and its kinds."""
+    """The plan of a model folder, packed or not. Reads config.json and the manifest only. Raises: ModelError and its
+    kinds.
+    """
     config = ModelConfig.load(source / "config.json")
     if not is_packed(source):
         return plan(config, scheme or default_scheme(source), kv_tokens, free, cap)
@@ -147,7 +161,9 @@ def plan_table(
     None. The last line is the verdict, with advice where it does not fit. Raises: ModelError and its kinds.
     """
     found = plan_folder(source, free, cap, kv_tokens)
-    lines: list[tuple[str, str]] = [(label, f"{size / 1e9:6.2f} GB  {found.formats[label]}") for label, size in found.weights.items()]
+    lines: list[tuple[str, str]] = [
+        (label, f"{size / 1e9:6.2f} GB  {found.formats[label]}") for label, size in found.weights.items()
+    ]
     lines += [
         ("weights", f"{found.weights_total / 1e9:6.2f} GB"),
         ("KV cache", f"{found.kv / 1e9:6.2f} GB  {kv_tokens} tokens, {found.kv_token * 1000 / 1e6:.0f} MB per 1000"),

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint folder by name, read one at a time from its safetensors files.
 
-Headers are checked before anything is read, so a truncated file is found at once and the error can name the first tensor
-that is cut off. Knows no model: what the names mean is formats.py's business.
+Headers are checked before anything is read, so a truncated file is found at once and the error can name the first
+tensor that is cut off. Knows no model: what the names mean is formats.py's business.
 Source: the safetensors format: eight bytes of little-endian header length, JSON with byte offsets, then the data.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,9 @@ class Shards:
         for file in self.files:
             for name, stored in read_header(file).items():
                 if name in self.stored:
-                    raise CheckpointError(f"tensor {name} is in {self.stored[name].file} and again in {file}; copy the model again")
+                    raise CheckpointError(
+                        f"tensor {name} is in {self.stored[name].file} and again in {file}; copy the model again"
+                    )
                 self.stored[name] = stored
         self._open_file: Path | None = None
         self._open_handle: Any = None
@@ -74,16 +76,16 @@ class Shards:
         try:
             if self._open_file == file:
                 return cast(Tensor, self._open_handle.get_tensor(name))
-            with safe_open(file, framework="pt") as handle:
+            with cast(Any, safe_open(file, framework="pt")) as handle:
                 return cast(Tensor, handle.get_tensor(name))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: tensor {name} cannot be read ({error}); copy the file again") from None
 
     @contextmanager
-    def opened(self, file: Path) -> Iterator[None]:
+    def opened(self, file: Path) -> Generator[None]:
         """Keep one file open while its tensors are read."""
         try:
-            with safe_open(file, framework="pt") as handle:
+            with cast(Any, safe_open(file, framework="pt")) as handle:
                 self._open_file, self._open_handle = file, handle
                 yield
         except SafetensorError as error:
@@ -115,7 +117,9 @@ def find_files(source: Path) -> list[Path]:
             if Path(name).name != name:
                 raise CheckpointError(f"{index} names {name!r}, which is not a file of the folder; copy it again")
             if not (source / name).exists():
-                raise CheckpointError(f"{source / name} is missing, though {INDEX} names it; copy the whole model again")
+                raise CheckpointError(
+                    f"{source / name} is missing, though {INDEX} names it; copy the whole model again"
+                )
         return [source / name for name in names]
     single = source / "model.safetensors"
     if not single.exists():

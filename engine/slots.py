@@ -1,9 +1,10 @@
-"""Several KV caches within one budget of tokens: a slot for each document that is being worked on, the oldest make room.
+"""Several KV caches within one budget of tokens: a slot for each document that is being worked on, the oldest make
+room.
 
-All slots live in one storage per layer that is allocated once, as extents of it; so its address never changes, which CUDA
-graphs need, and the device's memory use is what the plan said. A new prompt takes the slot that holds most of it; when that
-would throw away another document's work, it gets a slot of its own, and what the two share is copied, not computed again.
-Knows no documents: a prompt's tokens say whose it is.
+All slots live in one storage per layer that is allocated once, as extents of it; so its address never changes, which
+CUDA graphs need, and the device's memory use is what the plan said. A new prompt takes the slot that holds most of it;
+when that would throw away another document's work, it gets a slot of its own, and what the two share is copied, not
+computed again. Knows no documents: a prompt's tokens say whose it is.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Slot:
     def read(self, layer: int, last: int | None = None) -> tuple[Tensor, Tensor]:
         keys, values = self._pool.storage(layer)
         low = 0 if last is None else max(0, self.length - last)
-        return keys[:, self.first + low : self.first + self.length], values[:, self.first + low : self.first + self.length]
+        return keys[:, self.first + low : self.first + self.length], values[
+            :, self.first + low : self.first + self.length
+        ]
 
     def storage(self, layer: int) -> tuple[Tensor, Tensor]:
         """The whole pool's; this slot's position 0 lies at `origin`."""
@@ -112,7 +115,8 @@ class SlotPool:
         needed = len(prompt) + num_extra
         if needed > self.budget:
             raise EngineError(
-                f"{len(prompt)} tokens of context and {num_extra} to be filled do not fit the KV budget of {self.budget}; "
+                f"{len(prompt)} tokens of context and {num_extra} to be filled do not fit the KV budget of "
+                f"{self.budget}; "
                 "raise the budget, or lower the context budget"
             )
         best = max(self.slots, key=lambda slot: (slot.common_prefix(prompt), slot.last_used), default=None)
@@ -190,7 +194,9 @@ class SlotPool:
         moving = {slot: place for slot, place in places.items() if slot.length and slot.first != place}
         for storage in (*self._keys, *self._values) if moving else ():
             # all are read before any is written: extents may overlap their new places
-            held = [(place, storage[:, slot.first : slot.first + slot.length].clone()) for slot, place in moving.items()]
+            held = [
+                (place, storage[:, slot.first : slot.first + slot.length].clone()) for slot, place in moving.items()
+            ]
             for place, content in held:
                 storage[:, place : place + content.shape[1]] = content
         for slot, place in places.items():

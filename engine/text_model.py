@@ -1,7 +1,7 @@
 """What the engine asks of a model and of a KV cache, so that the plain model and the packed one are interchangeable.
 
-Two models fit: DiffusionGemma (model.py: float weights, the truth) and PackedModel (packed_model.py: quantised weights through
-kernels/). Two caches fit: KVCache (one sequence, grows) and Slot (slots.py: one of several within a budget).
+Two models fit: DiffusionGemma (model.py: float weights, the truth) and PackedModel (packed_model.py: quantised weights
+through kernels/). Two caches fit: KVCache (one sequence, grows) and Slot (slots.py: one of several within a budget).
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class TextModel(Protocol):
 
     def encode(self, tokens: Tensor, cache: Cache) -> Tensor: ...
 
-    def decode(self, tokens: Tensor, cache: Cache, soft: Tensor | None = None, num_rows: Tensor | None = None) -> Tensor: ...
+    def decode(
+        self, tokens: Tensor, cache: Cache, soft: Tensor | None = None, num_rows: Tensor | None = None
+    ) -> Tensor: ...
 
     def branch(self, tokens: Tensor, cache: Cache) -> Tensor: ...

@@ -15,7 +15,13 @@ from lacuna_ls.engine.local import _Bound
 from lacuna_ls.engine.packed import load_packed
 from lacuna_ls.engine.packed_engine import PackedEngine
 from lacuna_ls.engine.pipeline import StepOptions
-from lacuna_ls.engine.policies import EntropyBound, SamplingPolicy, StableAndConfident, TemperatureSchedule, answer_region
+from lacuna_ls.engine.policies import (
+    EntropyBound,
+    SamplingPolicy,
+    StableAndConfident,
+    TemperatureSchedule,
+    answer_region,
+)
 from lacuna_ls.engine.problem import Canvas, CanvasProblem
 from random_models import encode, ours, random_model, reference
 
@@ -24,12 +30,15 @@ def by_plain_loop(model, cache, canvas, policy, max_steps, ends, next_draws, gen
     """denoise_blocks over the plain loop. next_draws: a Draws per block, or None."""
 
     def denoise_block(block: Canvas) -> BlockResult:
-        out = denoise(_Bound(model, cache), [block], policy, max_steps, generator or torch.Generator(), ends, draws=next_draws())
+        out = denoise(
+            _Bound(model, cache), [block], policy, max_steps, generator or torch.Generator(), ends, draws=next_draws()
+        )
         tokens = out.tokens[0].tolist()
         num_region = int(answer_region(out.tokens, ends).sum())
         return BlockResult(
-            tuple(tokens), tuple(out.entropy[0].tolist()), tuple(out.logprob[0].tolist()), num_region, tokens[num_region - 1] in ends,
-            int(out.steps[0]), out.num_forwards, bool(out.finished[0]), out.is_cancelled,
+            tuple(tokens), tuple(out.entropy[0].tolist()), tuple(out.logprob[0].tolist()), num_region,
+            tokens[num_region - 1] in ends, int(out.steps[0]), out.num_forwards, bool(out.finished[0]),
+            out.is_cancelled,
         )  # fmt: skip
 
     def commit(tokens: tuple[int, ...]) -> None:
@@ -52,7 +61,9 @@ def test_blocks_are_the_references_tokens(hf, monkeypatch: pytest.MonkeyPatch, s
     truth = reference(seed, canvas_length=8, sharpness=0.5, reach=0.05)
     model = ours(truth)
     prompt = torch.randint(4, 97, (11,), generator=torch.Generator().manual_seed(seed))
-    policy = SamplingPolicy(stop=StableAndConfident(1, 0.5), accept=EntropyBound(0.5), temperature=TemperatureSchedule(0.8, 0.4))
+    policy = SamplingPolicy(
+        stop=StableAndConfident(1, 0.5), accept=EntropyBound(0.5), temperature=TemperatureSchedule(0.8, 0.4)
+    )
 
     def generate(eos_id: int) -> list[int]:
         torch.manual_seed(7)
@@ -87,7 +98,10 @@ def test_split_keeps_rows_and_pins():
 
 @pytest.mark.parametrize(
     ("num_rows", "pinned_last"),
-    [pytest.param(24, False, id="three whole blocks"), pytest.param(19, True, id="a short last block with a pinned suffix")],
+    [
+        pytest.param(24, False, id="three whole blocks"),
+        pytest.param(19, True, id="a short last block with a pinned suffix"),
+    ],
 )
 def test_engine_fills_long_canvases_as_the_plain_loop_does(tmp_path: Path, num_rows: int, pinned_last: bool):
     config = tiny.tiny_config(vocab_size=16, eos_ids=(15,))

@@ -124,7 +124,9 @@ def test_a_repository_without_safetensors_is_refused(hub: dict[str, object]):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        pytest.param(huggingface_hub.errors.OfflineModeIsEnabled("off"), "cannot be fetched offline", id="HF_HUB_OFFLINE"),
+        pytest.param(
+            huggingface_hub.errors.OfflineModeIsEnabled("off"), "cannot be fetched offline", id="HF_HUB_OFFLINE"
+        ),
         pytest.param(ConnectionError("refused"), "check the connection", id="no network"),
     ],
 )

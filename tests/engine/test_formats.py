@@ -34,7 +34,9 @@ SCHEMES = [
 
 
 def furthest(truth: DiffusionGemma, model: PackedModel) -> float:
-    """The largest difference of any hidden state or logit, over prefills in pieces and canvases with and without belief."""
+    """The largest difference of any hidden state or logit, over prefills in pieces and canvases with and without
+    belief.
+    """
     config, worst = truth.config, 0.0
     generator = torch.Generator().manual_seed(1)
     for num_prompt, L, num_rows in ((5, 4, [4, 3]), (40, 8, [8])):
@@ -66,7 +68,9 @@ def test_packed_model_equals_its_dequantised_self(tmp_path: Path, scheme: Scheme
     assert furthest(truth, packed) < 1e-3
     if scheme == EXACT:
         assert furthest(model, packed) < 1e-3
-        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), truth.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.state_dict().values(), truth.state_dict().values(), strict=True)
+        )
 
 
 def test_quantised_weights_are_near_the_originals(tmp_path: Path):
@@ -75,11 +79,19 @@ def test_quantised_weights_are_near_the_originals(tmp_path: Path):
     truth = load_packed(tiny.save_shards(model, tmp_path), Scheme(dtype=FP32)).dequantised()
     for name, wanted in model.state_dict().items():
         error = float((truth.state_dict()[name] - wanted).norm() / wanted.norm())
-        limit = 0.11 if "experts" in name else 0.01 if wanted.dim() == 2 and "router" not in name and "embed" not in name else 0.0
+        limit = (
+            0.11
+            if "experts" in name
+            else 0.01
+            if wanted.dim() == 2 and "router" not in name and "embed" not in name
+            else 0.0
+        )
         assert error <= limit, (name, error)
 
 
-@pytest.mark.parametrize("group_size", [pytest.param(32, id="the published g32"), pytest.param(16, id="g16, which no kernel streams")])
+@pytest.mark.parametrize(
+    "group_size", [pytest.param(32, id="the published g32"), pytest.param(16, id="g16, which no kernel streams")]
+)
 def test_published_int4(tmp_path: Path, group_size: int):
     config = tiny.tiny_config(hidden_size=64)
     truth = tiny.tiny_model(config)
@@ -128,7 +140,8 @@ def test_ranges_are_the_kernels_ranges():
         assert torch.equal(row_ranges(10, start, num_causal, None, L, len(rows), window, CPU), shifted)
 
 
-# -- our own folder ------------------------------------------------------------------------------------------------------
+# -- our own folder
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +168,9 @@ def test_packed_folder_round_trip(packed_folder: Path):
 def test_command_writes_the_folder_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = tiny.tiny_config()
     source = tiny.save_shards(tiny.tiny_model(config), tmp_path / "source")
-    assert quantize_main([str(source), str(tmp_path / "new"), "--dense", "fp8", "--group", "32", "--device", "cpu"]) == 0
+    assert (
+        quantize_main([str(source), str(tmp_path / "new"), "--dense", "fp8", "--group", "32", "--device", "cpu"]) == 0
+    )
     assert capsys.readouterr().out == ""
     assert load_packed(tmp_path / "new").layers[0].qkv.format == "fp8"
     with pytest.raises(ModelError, match="not empty"):
@@ -191,10 +206,22 @@ def corrupt(folder: Path, copy: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
-        pytest.param("bit", CheckpointError, r"weights-0000\d.safetensors: tensor layers.1.out\|data does not match", id="one bit"),
-        pytest.param("shape", CheckpointError, r"weights-.*tensor layers.1.out\|data is .*the manifest says", id="misshaped"),
+        pytest.param(
+            "bit",
+            CheckpointError,
+            r"weights-0000\d.safetensors: tensor layers.1.out\|data does not match",
+            id="one bit",
+        ),
+        pytest.param(
+            "shape", CheckpointError, r"weights-.*tensor layers.1.out\|data is .*the manifest says", id="misshaped"
+        ),
         pytest.param("gone", CheckpointError, r"tensor layers.1.out\|data is missing", id="a tensor left out"),
-        pytest.param("truncated", CheckpointError, r"weights-0000\d.safetensors is truncated: tensor .* ends behind", id="cut off"),
+        pytest.param(
+            "truncated",
+            CheckpointError,
+            r"weights-0000\d.safetensors is truncated: tensor .* ends behind",
+            id="cut off",
+        ),
         pytest.param("file", CheckpointError, r"weights-0000\d.safetensors is missing", id="a file left out"),
         pytest.param("interrupted", CheckpointError, "manifest|model.safetensors", id="quantize was interrupted"),
         pytest.param("version", ConfigError, "version 2", id="written by a later Lacuna"),
@@ -213,8 +240,16 @@ def test_faults_of_a_packed_folder_are_named(packed_folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        pytest.param("nan", r"model-0000\d-of-00003.safetensors: tensor model.decoder.layers.2.experts.down_proj holds NaN", id="NaN"),
-        pytest.param("shape", r"tensor model.decoder.layers.2.experts.down_proj has shape \[4, 64, 31\], the config asks for", id="shape"),
+        pytest.param(
+            "nan",
+            r"model-0000\d-of-00003.safetensors: tensor model.decoder.layers.2.experts.down_proj holds NaN",
+            id="NaN",
+        ),
+        pytest.param(
+            "shape",
+            r"tensor model.decoder.layers.2.experts.down_proj has shape \[4, 64, 31\], the config asks for",
+            id="shape",
+        ),
         pytest.param("missing", r"tensor layers.2.experts.down_proj missing", id="missing"),
         pytest.param("extra", r"tensor model.decoder.layers.9.extra does not belong", id="extra"),
         pytest.param("truncated", r"is truncated: tensor model.decoder.* ends behind the end", id="truncated"),
@@ -251,7 +286,11 @@ def test_faults_of_a_float_folder_are_named(tmp_path: Path, what: str, message: 
         pytest.param({"quant_method": "modelopt"}, "modelopt", id="another library's"),
         pytest.param({"format": "int-quantized"}, "int-quantized", id="activations quantised"),
         pytest.param({"config_groups": {"g": {"weights": {"num_bits": 8}}}}, "symmetric 4-bit", id="eight bits"),
-        pytest.param({"config_groups": {"g": {"weights": {"num_bits": 4, "symmetric": False}}}}, "symmetric 4-bit", id="zero points"),
+        pytest.param(
+            {"config_groups": {"g": {"weights": {"num_bits": 4, "symmetric": False}}}},
+            "symmetric 4-bit",
+            id="zero points",
+        ),
     ],
 )
 def test_schemes_that_cannot_be_read_are_refused(tmp_path: Path, change: dict[str, object], message: str):
@@ -267,7 +306,10 @@ def test_schemes_that_cannot_be_read_are_refused(tmp_path: Path, change: dict[st
 def test_faults_of_a_published_folder_are_named(tmp_path: Path):
     model = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
     name = "model.decoder.layers.0.experts.3.up_proj.weight"
-    for suffix, message in (("_scale", rf"{name}_scale is missing"), ("_packed", r"layers.0.experts.3.up_proj.weight missing")):
+    for suffix, message in (
+        ("_scale", rf"{name}_scale is missing"),
+        ("_packed", r"layers.0.experts.3.up_proj.weight missing"),
+    ):
         folder = tiny.save_int4(model, tmp_path / suffix)
         for file in folder.glob("*.safetensors"):
             tensors = load_file(file)
@@ -277,7 +319,8 @@ def test_faults_of_a_published_folder_are_named(tmp_path: Path):
             load_packed(folder)
 
 
-# -- memory --------------------------------------------------------------------------------------------------------------
+# -- memory
+# --------------------------------------------------------------------------------------------------------------
 
 MEASURE = """
     import json, resource, sys
@@ -296,9 +339,7 @@ MEASURE = """
 
 
 def test_memory_stays_below_the_result_and_one_shard(tmp_path: Path):
-    config = tiny.tiny_config(
-        vocab_size=500, hidden_size=512, num_experts=32, top_k=8, expert_size=256
-    )
+    config = tiny.tiny_config(vocab_size=500, hidden_size=512, num_experts=32, top_k=8, expert_size=256)
     source = tmp_path / "source"
     with torch.device("meta"):
         names = {name: tensor.shape for name, tensor in DiffusionGemma(config).state_dict().items()}
@@ -328,7 +369,12 @@ def test_memory_stays_below_the_result_and_one_shard(tmp_path: Path):
 def test_parts_and_their_sizes_are_exact(tmp_path: Path):
     for config in (tiny.tiny_config(), tiny.tiny_config(hidden_size=96, expert_size=40, num_experts=6)):
         source = tiny.save_shards(tiny.tiny_model(config), tmp_path / str(config.hidden_size))
-        for scheme in (Scheme(), EXACT, Scheme("int8", 32, "fp8", 0, FP32), Scheme(experts_group=128, dense="int4", dense_group=128)):
+        for scheme in (
+            Scheme(),
+            EXACT,
+            Scheme("int8", 32, "fp8", 0, FP32),
+            Scheme(experts_group=128, dense="int4", dense_group=128),
+        ):
             packed = load_packed(source, scheme)
             assert packed.num_bytes == sum(part.num_bytes(scheme.dtype) for part in parts(config, scheme))
 

@@ -120,14 +120,18 @@ def test_idle_gives_the_memory_back(device: Device, engine: ManagedEngine):
 def test_the_timer_does_the_same_by_itself(device: Device):
     dropped = threading.Event()
     device.return_memory = dropped.set  # type: ignore[method-assign]
-    engine = ManagedEngine(device.load, 8192, idle_minutes=0.001, return_memory=device.return_memory, probe=device.probe)
+    engine = ManagedEngine(
+        device.load, 8192, idle_minutes=0.001, return_memory=device.return_memory, probe=device.probe
+    )
     engine.load()
     assert dropped.wait(10)
     engine.close()
 
 
 def test_zero_minutes_is_never(device: Device):
-    engine = ManagedEngine(device.load, 8192, idle_minutes=0, clock=lambda: device.now, return_memory=device.return_memory)
+    engine = ManagedEngine(
+        device.load, 8192, idle_minutes=0, clock=lambda: device.now, return_memory=device.return_memory
+    )
     engine.load()
     device.now = 1e9
     assert not engine.tick()
@@ -167,10 +171,14 @@ def test_memory_that_runs_out_shrinks_the_cache_and_tries_once_more(device: Devi
     assert device.num_loads == 1
 
 
-@pytest.mark.parametrize("shrink_errors", [pytest.param([], id="the retry fails"), pytest.param([OOM], id="shrinking itself fails")])
-def test_memory_that_stays_short_is_a_clear_state(device: Device, engine: ManagedEngine, shrink_errors: list[Exception]):
+@pytest.mark.parametrize(
+    "shrink_errors", [pytest.param([], id="the retry fails"), pytest.param([OOM], id="shrinking itself fails")]
+)
+def test_memory_that_stays_short_is_a_clear_state(
+    device: Device, engine: ManagedEngine, shrink_errors: list[Exception]
+):
     device.fill_errors, device.shrink_errors = [OOM, OOM], list(shrink_errors)
-    with pytest.raises(DeviceError, match="ran out of memory.*close what else uses"):
+    with pytest.raises(DeviceError, match=r"ran out of memory.*close what else uses"):
         engine.fill(PROBLEM)
     assert device.num_loaded == 0
     assert engine.status().state == "failed"
@@ -193,7 +201,9 @@ def test_resume_forgets_a_failure_at_once(device: Device, engine: ManagedEngine)
 
 
 def test_the_cache_is_never_shrunk_to_nothing(device: Device):
-    engine = ManagedEngine(device.load, MIN_KV_TOKENS, clock=lambda: device.now, return_memory=device.return_memory, has_timer=False)
+    engine = ManagedEngine(
+        device.load, MIN_KV_TOKENS, clock=lambda: device.now, return_memory=device.return_memory, has_timer=False
+    )
     device.fill_errors = [OOM]
     with pytest.raises(DeviceError):
         engine.fill(PROBLEM)
@@ -274,7 +284,8 @@ def test_what_an_exception_says_about_the_device(error: Exception, kind: str | N
     assert device_trouble(error) == kind
 
 
-# -- the real engine, on the CPU ------------------------------------------------------------------------------------------
+# -- the real engine, on the CPU
+# ------------------------------------------------------------------------------------------
 
 
 def test_unloading_leaves_no_tensor_behind(tmp_path: Path):
@@ -316,7 +327,7 @@ def test_which_engine_a_model_gets(tmp_path: Path):
     assert type(plain).__name__ == "LocalEngine"
     assert isinstance(quantised, PackedEngine)
     assert load_engine(None).status().model == "embedded"
-    with pytest.raises(DeviceError, match="KV budget|24 GB|GB are to be had"):
+    with pytest.raises(DeviceError, match=r"KV budget|24 GB|GB are to be had"):
         PackedEngine.load_folder(tmp_path / "int4", "cpu", cap_bytes=1000)
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):

@@ -39,14 +39,16 @@ def test_the_benchmark_in_one_command(tmp_path: Path):
     config = tiny.tiny_config(num_experts=8, top_k=2)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     command = [
-        sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--config", str(tmp_path / "config.json"), "--device", "cpu",
-        "--repeats", "1", "--contexts", "20",
+        sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--config", str(tmp_path / "config.json"),
+        "--device", "cpu", "--repeats", "1", "--contexts", "20",
     ]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
     found = json.loads((tmp_path / "out" / "engine_gpu.json").read_text())
-    assert [(step["rows"], step["context"]) for step in found["steps"]] == [(r, c) for c in (20,) for r in (8, 16, 32, 64, 128, 256)]
+    assert [(step["rows"], step["context"]) for step in found["steps"]] == [
+        (r, c) for c in (20,) for r in (8, 16, 32, 64, 128, 256)
+    ]
     assert all(step["eager_ms"] > 0 and 2 <= step["experts"] <= 8 for step in found["steps"])
     assert found["steps"][-1]["bytes"] > found["steps"][0]["bytes"]
     assert {row["rows"] for row in found["reference"]} == {8, 32, 64, 256}
@@ -56,6 +58,13 @@ def test_the_benchmark_in_one_command(tmp_path: Path):
     assert "ms; 2 * " in report
     assert (tmp_path / "out" / "engine_gpu.png").read_bytes().startswith(b"\x89PNG")
     # the report can be made again from the numbers alone
-    again = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "again"), "--from", str(tmp_path / "out" / "engine_gpu.json")]
+    again = [
+        sys.executable,
+        str(SCRIPT),
+        "--out",
+        str(tmp_path / "again"),
+        "--from",
+        str(tmp_path / "out" / "engine_gpu.json"),
+    ]
     assert subprocess.run(again, capture_output=True, check=False).returncode == 0
     assert (tmp_path / "again" / "engine_gpu.md").read_text() == report

@@ -36,7 +36,9 @@ WARM = Canvas((3, NOISE, 7, NOISE, 5), (False, False, False, False, True))
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
-    """Sixteen tokens, so that the sixteen likeliest are all of them; layers that say little, so that it is not chaotic."""
+    """Sixteen tokens, so that the sixteen likeliest are all of them; layers that say little, so that it is not
+    chaotic.
+    """
     config = tiny.tiny_config(vocab_size=V, eos_ids=(EOS,), canvas_length=64)
     source = tiny.save_shards(random_model(config, seed=4, sharpness=0.12, reach=0.1), tmp_path_factory.mktemp("model"))
     return load_packed(source, EXACT)
@@ -51,7 +53,13 @@ def plain(model: PackedModel, canvases: list[Canvas], policy: SamplingPolicy, ma
 
 
 def fast(
-    model: PackedModel, canvases: list[Canvas], policy: SamplingPolicy, options: StepOptions, num_rest: int = 0, max_steps: int = 10, **more
+    model: PackedModel,
+    canvases: list[Canvas],
+    policy: SamplingPolicy,
+    options: StepOptions,
+    num_rest: int = 0,
+    max_steps: int = 10,
+    **more,
 ) -> Denoised:
     slots = SlotPool(model.config, CPU, torch.float32, 1024)
     # another slot first, so that this one does not begin at the storage's first position
@@ -103,7 +111,11 @@ def test_every_path_gives_the_plain_loops_canvases(
 
 
 def test_the_tests_above_see_canvases_that_stop_and_that_do_not(model: PackedModel):
-    steps = {int(s) for policy in (SAMPLED, ARGMAX) for s in plain(model, [Canvas.free(9), WARM, Canvas.free(3)], policy).steps}
+    steps = {
+        int(s)
+        for policy in (SAMPLED, ARGMAX)
+        for s in plain(model, [Canvas.free(9), WARM, Canvas.free(3)], policy).steps
+    }
     assert min(steps) < 10
     assert len(steps) > 1
 
@@ -162,20 +174,25 @@ def test_draws_depend_on_nothing_but_seed_step_and_row():
     assert torch.allclose(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.03)
 
 
-# -- the engine over it --------------------------------------------------------------------------------------------------
+# -- the engine over it
+# --------------------------------------------------------------------------------------------------
 
 
 def problem(prompt: tuple[int, ...] = PROMPT, **more) -> CanvasProblem:
     return CanvasProblem(prompt, (Canvas.free(9), WARM), max_steps=8, seed=5, **more)
 
 
-@pytest.mark.parametrize("fused_rows", [pytest.param(0, id="prefill first"), pytest.param(20, id="the last rows fused")])
+@pytest.mark.parametrize(
+    "fused_rows", [pytest.param(0, id="prefill first"), pytest.param(20, id="the last rows fused")]
+)
 def test_engine_fills_as_the_plain_loop_does(model: PackedModel, fused_rows: int):
     engine = PackedEngine(model, SAMPLED, kv_tokens=1024, options=StepOptions(num_top=16), fused_rows=fused_rows)
     wanted = plain(model, [Canvas.free(9), WARM], SAMPLED, max_steps=8)
     for attempt in range(2):
         found = engine.fill(problem())
-        assert [list(r.tokens) for r in found] == [wanted.tokens[b, : len(r.tokens)].tolist() for b, r in enumerate(found)]
+        assert [list(r.tokens) for r in found] == [
+            wanted.tokens[b, : len(r.tokens)].tolist() for b, r in enumerate(found)
+        ]
         assert found[0].timings.num_cached == (len(PROMPT) if attempt else 0)
     # a few characters were typed, and one deleted: only they are computed
     timings = engine.fill(problem((*PROMPT[:-1], 3, 4)))[0].timings
@@ -234,7 +251,8 @@ def test_region_stop_looks_at_the_answer_only():
     assert StableAndConfident(0, 0.5).done([tokens], entropy, is_free, ends).tolist() == [False, False]
 
 
-# -- graphs ----------------------------------------------------------------------------------------------------------------
+# -- graphs
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_eager_twin_runs_the_body_on_every_replay():
@@ -274,5 +292,7 @@ def test_captured_steps_equal_eager_steps_on_the_gpu(tmp_path: Path):
     for graph in ("eager", "auto"):
         engine = PackedEngine(model, SAMPLED, kv_tokens=1024, options=StepOptions(graph=graph))
         engine.warm_up((9,))
-        results.append([engine.fill(CanvasProblem(PROMPT, (Canvas.free(9), WARM), max_steps=8, seed=s)) for s in range(3)])
+        results.append(
+            [engine.fill(CanvasProblem(PROMPT, (Canvas.free(9), WARM), max_steps=8, seed=s)) for s in range(3)]
+        )
     assert [[r.tokens for r in fill] for fill in results[0]] == [[r.tokens for r in fill] for fill in results[1]]

@@ -61,7 +61,12 @@ def test_plan_equals_what_is_allocated(tmp_path: Path):
 @pytest.mark.parametrize(
     ("free", "cap", "advice"),
     [
-        pytest.param(17_000_000_000, None, r"over the free memory of the device; set the KV budget to \d+ tokens", id="a smaller cache fits"),
+        pytest.param(
+            17_000_000_000,
+            None,
+            r"over the free memory of the device; set the KV budget to \d+ tokens",
+            id="a smaller cache fits",
+        ),
         pytest.param(24_000_000_000, 17_000_000_000, "over the cap; set the KV budget", id="the user's own limit"),
         pytest.param(12_000_000_000, None, "use a device with 24 GB", id="the weights alone are too much"),
     ],
@@ -82,7 +87,17 @@ def test_larger_formats_are_sent_to_quantize(released: ModelConfig):
 def test_table_for_people(tmp_path: Path, released: ModelConfig):
     source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path)
     lines = dict(plan_table(source, free=2_000_000_000))
-    assert {"experts", "attention", "dense", "embedding", "weights", "KV cache", "workspace", "total", "fits"} <= lines.keys()
+    assert {
+        "experts",
+        "attention",
+        "dense",
+        "embedding",
+        "weights",
+        "KV cache",
+        "workspace",
+        "total",
+        "fits",
+    } <= lines.keys()
     assert lines["experts"].endswith("int4")
     assert lines["fits"].startswith("yes")
     assert dict(plan_table(source, free=1000))["fits"].startswith("no: ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import tiny_models as tiny
 import torch
@@ -141,5 +143,5 @@ def test_nothing_is_ever_mixed_up(calls: list[tuple[int, int, int]]):
         assert slot.tokens == wanted
         assert sum(each.capacity for each in slots.slots) <= slots.budget
         spans = sorted((each.first, each.first + each.capacity) for each in slots.slots)
-        assert all(last <= first for (_, last), (first, _) in zip(spans, spans[1:], strict=False))
+        assert all(last <= first for (_, last), (first, _) in pairwise(spans))
         assert all(is_intact(each) for each in slots.slots)

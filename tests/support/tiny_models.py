@@ -90,7 +90,9 @@ def rest_of(model: DiffusionGemma) -> dict[str, Tensor]:
 
 def save_int4(model: DiffusionGemma, folder: Path, group_size: int = 32, num_shards: int = 2) -> Path:
     """compressed-tensors, pack-quantized. The model's weights become what the checkpoint means, so it is the truth."""
-    write_config(model, folder, "pack-quantized", {"num_bits": 4, "type": "int", "symmetric": True, "group_size": group_size})
+    write_config(
+        model, folder, "pack-quantized", {"num_bits": 4, "type": "int", "symmetric": True, "group_size": group_size}
+    )
     tensors = rest_of(model)
     for name, weight in linear_weights(model).items():
         N, K = weight.shape
