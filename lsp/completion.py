@@ -305,9 +305,16 @@ class InlineCompletions:
     ) -> InfillResult | Ending:
         until = time.monotonic() + deadline_s
 
+        trouble: list[str] = []
+
         def work(infiller: Infiller, cancelled: CancelToken) -> InfillResult:
             left_ms = max(1.0, (until - time.monotonic()) * 1000)
-            return infiller.fill(replace(request, deadline_ms=left_ms), cancelled)
+            result = infiller.fill(replace(request, deadline_ms=left_ms), cancelled)
+            if not result.proposals and not result.is_cancelled:
+                # a remote engine that fails says so in its status, and declines
+                status = infiller.status()
+                trouble[:] = [status.detail] if status.state == "failed" else []
+            return result
 
         board = self._server.status_board
         loop = asyncio.get_running_loop()
@@ -319,6 +326,8 @@ class InlineCompletions:
         finally:
             busy.cancel()
             board.set_filling(False)
+        if isinstance(result, InfillResult):
+            board.set_warning(trouble[0] if trouble else "")
         if isinstance(result, InfillResult) and not result.is_cancelled:
             self._fill_s += 0.3 * (time.monotonic() - begun - self._fill_s)
         return result

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+import psutil
 import pytest
+from fake_vllm import Behaviour, FakeVllm
 from lacuna_ls.engine.modelfile import EMBEDDED
+from lacuna_ls.infill.load import load_tokenizer
+from lacuna_ls.lsp.loading import PROBE
 from lsp_client import Client, initialize_params, lacuna
 
 pytestmark = pytest.mark.skipif(not EMBEDDED.exists(), reason="this tree carries no embedded model")
@@ -77,3 +81,51 @@ def test_code_actions_with_the_model(server):
     resolved = server.request("codeAction/resolve", action, timeout_s=120)
     # an edit, or a refusal in words: never silence
     assert ("edit" in resolved) != bool(server.messages())
+
+
+def test_a_remote_engine(server, tmp_path):
+    # a vLLM server that serves a model with our tokenizer; here a small faithful one on loopback
+    tokenizer = load_tokenizer(EMBEDDED)
+    behaviour = Behaviour(knows_canvases=False, text_tokens=tokenizer.encode(PROBE))
+    behaviour.tokens = [*tokenizer.encode("second"), tokenizer.eos]
+    with FakeVllm(behaviour) as vllm:
+        server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url}, "proposal": {"deadlineMs": 20000}})
+        server.open(URI, TEXT.replace("first +", "first + "))
+        server.wait_ready(60)
+        (item,) = server.inline(URI, 8, len("    return first + "), kind=1)
+        assert item["insertText"] == "second"
+        assert server.request("lacuna/status")["model"] == "served-model"
+        # it breaks: proposals stop, the status says why, and no toast is shown
+        behaviour.statuses = [500] * 100
+        for number in range(3):
+            server.change(URI, 2 + number, {"text": f"value_{number} = "})
+            assert server.inline(URI, 0, len(f"value_{number} = "), kind=1) == []
+        server.wait_for(lambda: server.statuses()[-1]["kind"] == "warning", what="the warning")
+        assert "HTTP 500" in server.statuses()[-1]["message"]
+        assert not server.messages()
+
+
+def test_a_remote_engine_with_another_tokenizer_is_refused(server):
+    with FakeVllm(Behaviour(text_tokens=[1, 2, 3])) as vllm:
+        server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url}})
+        server.wait_for(lambda: any(each["kind"] == "error" for each in server.statuses()), 60, "the refusal")
+        assert "another tokenizer" in server.messages()[0]
+
+
+def test_two_windows_share_one_model(server, tmp_path):
+    params = initialize_params("nvim")
+    server.initialize(params)
+    server.wait_ready(120)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    second = Client([lacuna(), "serve", "--log-level", "info"], env=env)
+    try:
+        second.initialize(params)
+        second.wait_ready(60)
+        assert f"hosted by process {server.process.pid}" in second.request("lacuna/status")["message"]
+        second.open(URI, TEXT)
+        assert second.inline(URI, 4, 19, kind=1) is not None
+        follower_bytes = psutil.Process(second.process.pid).memory_info().rss
+        # the host holds torch and the model; a window that attaches needs neither
+        assert follower_bytes < 250 << 20
+    finally:
+        assert second.close() == 0

@@ -1,0 +1,223 @@
+"""RemoteEngine against a real HTTP server on loopback: canvases, the fallback, and everything a network does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from lacuna_ls.engine import remote
+from lacuna_ls.engine.errors import EngineError
+from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
+from lacuna_ls.engine.remote import Address, RemoteEngine
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+from fake_vllm import Behaviour, FakeVllm
+
+CANVAS = Canvas((NOISE, NOISE, 5, 6), (False, False, True, True))
+
+
+def problem(*canvases, **more):
+    return CanvasProblem((1, 2, 3), canvases or (CANVAS,), **more)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(behaviour, **options) -> (engine, server)."""
+    monkeypatch.setattr(remote, "RETRY_S", 0.01)
+    monkeypatch.setattr(remote, "BREAK_S", 0.2)
+    servers, engines = [], []
+
+    def make(behaviour=None, **options):
+        server = FakeVllm(behaviour)
+        server.__enter__()
+        servers.append(server)
+        engines.append(RemoteEngine(server.url, **options))
+        return engines[-1], server
+
+    yield make
+    for engine in engines:
+        engine.close()
+    for server in servers:
+        server.__exit__()
+
+
+def test_canvases_are_seeded_and_pinned_on_the_server(serve):
+    engine, server = serve(num_vocab=100)
+    (result,) = engine.fill(problem(max_steps=9, seed=4, stop=(8,)))
+    assert result.tokens == (7, 7, 5, 6)
+    assert result.logprob == (-0.5, -0.5, 0.0, 0.0)
+    assert result.is_finished
+    (asked,) = server.requests
+    extra = asked["vllm_xargs"]
+    assert extra["diffusion_canvas_length"] == 16
+    assert extra["diffusion_pinned"] == [0, 0, 1, 1] + [0] * 12
+    assert extra["diffusion_seed_canvas"][2:4] == [5, 6]
+    assert all(0 <= token < 100 for token in extra["diffusion_seed_canvas"])
+    assert extra["diffusion_max_steps"] == 9
+    assert asked["prompt"] == [1, 2, 3]
+    assert asked["model"] == "served-model"
+    assert engine.status().state == "ready"
+
+
+def test_the_same_seed_sends_the_same_noise(serve):
+    engine, server = serve()
+    for _ in range(2):
+        engine.fill(problem(seed=3))
+    assert server.requests[0] == server.requests[1]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [Behaviour(knows_canvases=False), Behaviour(rejects_canvases=True)],
+    ids=["has no effect", "is refused"],
+)
+def test_a_server_without_canvases_continues_text(serve, behaviour):
+    engine, server = serve(behaviour)
+    canvas = Canvas((9, NOISE, NOISE, 6), (True, False, False, True))
+    (result,) = engine.fill(problem(canvas))
+    assert result.tokens == (9, 1000, 1001, 6)
+    # the rows pinned before the gap belong to the prompt, and nothing is asked for past the gap
+    assert server.requests[-1]["prompt"] == [1, 2, 3, 9]
+    assert server.requests[-1]["max_tokens"] == 2
+    assert "vllm_xargs" not in server.requests[-1]
+    num_requests = len(server.requests)
+    engine.fill(problem(canvas))
+    # it is not tried again each time
+    assert len(server.requests) == num_requests + 1
+    assert "without canvases" in engine.status().detail
+
+
+def test_the_end_is_after_the_first_stop_token(serve):
+    engine, _ = serve(Behaviour(knows_canvases=False, tokens=[11, 8, 12]))
+    (result,) = engine.fill(problem(Canvas.free(4), stop=(8,)))
+    assert result.end == 2
+    assert result.tokens == (11, 8, 12, 1)
+
+
+def test_an_end_token_is_no_part_of_the_answer(serve):
+    engine, _ = serve(Behaviour(knows_canvases=False, tokens=[11, 106, 12]))
+    assert engine.fill(problem(Canvas.free(4)))[0].end == 1
+
+
+@pytest.mark.parametrize(
+    "status", [429, 500, 503, 0, -1, -2], ids=["429", "500", "503", "hangs up", "truncates", "no JSON"]
+)
+def test_what_may_pass_is_tried_again(serve, status):
+    engine, server = serve(Behaviour(statuses=[status, status]))
+    (result,) = engine.fill(problem())
+    assert result.tokens == (7, 7, 5, 6)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [401, 404], ids=["no access", "not found"])
+def test_what_will_not_pass_is_not(serve, status):
+    engine, server = serve(Behaviour(statuses=[status]))
+    (result,) = engine.fill(problem())
+    assert not result.is_finished
+    assert result.end == 0
+    assert len(server.requests) == 1
+
+
+def test_failures_in_a_row_become_a_state_and_silence(serve):
+    engine, server = serve(Behaviour(statuses=[500] * 9))
+    for _ in range(3):
+        assert not engine.fill(problem())[0].is_finished
+    assert len(server.requests) == 9
+    assert engine.status().state == "failed"
+    assert "HTTP 500" in engine.status().detail
+    begun = time.monotonic()
+    for _ in range(20):
+        assert not engine.fill(problem())[0].is_finished
+    assert time.monotonic() - begun < 0.15
+    assert len(server.requests) == 9
+    # later it is asked again, and one answer is enough
+    time.sleep(0.25)
+    assert engine.fill(problem())[0].is_finished
+    assert engine.status().state == "ready"
+
+
+def test_the_deadline_is_kept(serve):
+    engine, _ = serve(Behaviour(latency_s=1.0))
+    begun = time.monotonic()
+    (result,) = engine.fill(problem(deadline_ms=100))
+    assert time.monotonic() - begun < 0.6
+    assert not result.is_finished
+    assert not result.is_cancelled
+
+
+def test_retry_after_past_the_deadline_is_not_waited_for(serve):
+    engine, _ = serve(Behaviour(statuses=[429], retry_after="30"))
+    begun = time.monotonic()
+    assert not engine.fill(problem(deadline_ms=300))[0].is_finished
+    assert time.monotonic() - begun < 1
+
+
+def test_a_cancel_hangs_up(serve):
+    engine, _ = serve(Behaviour(latency_s=0.5))
+    cancelled = threading.Event()
+    threading.Timer(0.05, cancelled.set).start()
+    begun = time.monotonic()
+    (result,) = engine.fill(problem(), cancelled.is_set)
+    assert result.is_cancelled
+    assert time.monotonic() - begun < 0.4
+    # a cancel is no failure
+    assert engine.status().state == "ready"
+    assert engine.fill(problem())[0].is_finished
+
+
+def test_canvases_of_one_problem_are_asked_together(serve):
+    engine, _ = serve(Behaviour(latency_s=0.3))
+    begun = time.monotonic()
+    results = engine.fill(problem(CANVAS, Canvas.free(3), Canvas.free(2)))
+    assert [len(result.tokens) for result in results] == [4, 3, 2]
+    assert time.monotonic() - begun < 0.8
+
+
+def test_the_token_comes_from_the_environment_only(serve, monkeypatch):
+    engine, server = serve(Behaviour(token="secret"))
+    assert not engine.fill(problem())[0].is_finished
+    monkeypatch.setenv("LACUNA_REMOTE_TOKEN", "secret")
+    engine, server = serve(Behaviour(token="secret"))
+    assert engine.fill(problem())[0].is_finished
+    assert server.headers[-1]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.org", "ftp://127.0.0.1", "http://", "http://10.0.0.1:8000", "https://a:b@host", "http://[::1"],
+)
+def test_addresses_that_must_not_be_used(url):
+    with pytest.raises(EngineError):
+        Address.parse(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000", "http://localhost:8000/v1/", "http://[::1]:8000", "https://host/x/v1"]
+)
+def test_addresses_that_may(url):
+    address = Address.parse(url)
+    assert address.port in (8000, 443)
+    assert not address.path.endswith("v1")
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(EngineError, match="cannot be used"):
+        RemoteEngine("http://127.0.0.1:9", timeout_s=1)
+
+
+def test_tokenizers_are_compared(serve):
+    engine, _ = serve(Behaviour(text_tokens=[1, 2, 3]))
+    assert engine.agrees_on("x", [1, 2, 3]) is True
+    assert engine.agrees_on("x", [1, 2]) is False
+
+
+def test_closed(serve):
+    engine, _ = serve()
+    engine.close()
+    assert engine.status().state == "closed"
+    with pytest.raises(EngineError, match="closed"):
+        engine.fill(problem())
