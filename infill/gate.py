@@ -14,8 +14,11 @@ import warnings
 from .snapshot import Snapshot
 from .syntax import SyntaxTree
 
-MAX_PARSED_CHARS = 12_000
-"""Longest piece of Python that the interpreter's parser reads on the keystroke path (about 3 ms)."""
+MAX_PARSED_CHARS = 8_000
+"""Longest piece of Python that the interpreter's parser reads on the keystroke path (about 2 ms)."""
+
+MAX_DOUBTFUL_CHARS = 40_000
+"""The same where the window shows errors already, perhaps only because it begins inside of something long."""
 
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
@@ -38,7 +41,8 @@ def adds_errors(
             without = tree.replaced(line[0], line[1], "").damage(margins)
             if after.exceeds(without):
                 return True
-    return tree.language.name == "python" and _breaks_python(tree, snapshot, start, end, text, is_body_due)
+    limit = MAX_DOUBTFUL_CHARS if after.num_errors or after.num_unbalanced else MAX_PARSED_CHARS
+    return tree.language.name == "python" and _breaks_python(tree, snapshot, start, end, text, is_body_due, limit)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -46,9 +50,11 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
     return len(snapshot.text) if newline < 0 else newline + 1
 
 
-def _breaks_python(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool) -> bool:
-    low, high = _piece(tree, snapshot, start, end)
-    if high - low > MAX_PARSED_CHARS:
+def _breaks_python(
+    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool, limit: int
+) -> bool:
+    low, high = _piece(tree, snapshot, start, end, limit)
+    if high - low > limit:
         return False
     before, after = snapshot.text[low:start], snapshot.text[end:high]
     if is_python(before + text + after):
@@ -67,7 +73,7 @@ def _breaks_python(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, t
     return any(is_python(baseline) for baseline in baselines)
 
 
-def _piece(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int) -> tuple[int, int]:
+def _piece(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, limit: int) -> tuple[int, int]:
     """Whole lines around [start, end) that should parse by themselves: a definition, or a top-level statement."""
     text = snapshot.text
     node = tree.node_at(snapshot.line_start(start) + len(snapshot.indent_at(start)))
@@ -78,7 +84,6 @@ def _piece(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int) -> tuple[
             if low < snapshot.line_start(start) and end < high:
                 return low, high
         node = node.parent
-    limit = MAX_PARSED_CHARS
     low = snapshot.line_start(start)
     starts = [match.start() for match in _STATEMENT.finditer(text, max(0, low - limit), low + 1)]
     following = _STATEMENT.search(text, _after_line(snapshot, end), min(len(text), end + limit))

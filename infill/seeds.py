@@ -13,7 +13,7 @@ from .index import LineIndex, Match, Place, likeness, rest_of
 from .snapshot import Snapshot
 from .span import Gap, surroundings
 
-OWN_CHARS = 16_000
+OWN_CHARS = 12_000
 """How much of the document itself is looked through on each side of the gap."""
 
 MAX_DRAFTS = 8
@@ -86,23 +86,18 @@ def drafts_for(snapshot: Snapshot, gap: Gap, index: LineIndex | None = None, pat
 def _own(snapshot: Snapshot, gap: Gap, place: Place) -> list[Match]:
     text = snapshot.text
     low, high = snapshot.line_start(max(0, gap.start - OWN_CHARS)), gap.end + OWN_CHARS
-    here = snapshot.line_start(gap.start) - low
-    lines: list[str] = []
-    at = 0
-    for line in text[low:high].split("\n"):
-        if at == here:
-            # nobody knows this line yet, so it makes no place like another
-            lines.append(_UNKNOWN)
-        elif line.strip():
-            lines.append(line.rstrip("\r"))
-        at += len(line) + 1
+    above = [line for line in text[low : snapshot.line_start(gap.start)].split("\n") if line.strip()]
+    below = [line for line in text[snapshot.line_end(gap.end) : high].split("\n") if line.strip()]
+    # nobody knows the gap's own line yet, so it makes no place like another
+    lines = ["", "", *above, _UNKNOWN, *below, "", ""]
     found: list[Match] = []
-    padded = ["", "", *lines, "", ""]
-    for i, line in enumerate(lines):
-        rest = rest_of(line, place.head)
-        if not rest or line == _UNKNOWN:
+    for i in range(2, len(lines) - 2):
+        line = lines[i]
+        # most lines are no candidates; this is cheaper than looking closely
+        if line is _UNKNOWN or place.head not in line:
             continue
-        score = likeness(place, (padded[i + 1], padded[i]), (padded[i + 3], padded[i + 4]))
+        rest = rest_of(line, place.head)
+        score = likeness(place, (lines[i - 1], lines[i - 2]), (lines[i + 1], lines[i + 2])) if rest else 0.0
         if score:
             found.append(Match("", i, rest, score))
     return sorted(found, key=lambda match: -match.likeness)[:MAX_DRAFTS]

@@ -17,7 +17,7 @@ import tree_sitter
 from .brackets import scan_brackets
 from .languages import Language
 
-WINDOW_CHARS = 16_000
+WINDOW_CHARS = 8_000
 """How far the window reaches on each side of the gap, before it is snapped."""
 
 BRACKET_CHARS = 4_000
