@@ -7,6 +7,7 @@ not the released model's, so nothing is defaulted silently except what `save_pre
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,9 @@ class ModelConfig:
             raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
         except OSError as error:
             raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-        return cls.from_dict(raw, source=str(path))
+        config = cls.from_dict(raw, source=str(path))
+        ends = _generation_ends(path.with_name("generation_config.json"), config.vocab_size)
+        return dataclasses.replace(config, eos_ids=tuple(dict.fromkeys((*config.eos_ids, *ends))))
 
     @classmethod
     def from_dict(cls, raw: object, source: str = "config.json") -> ModelConfig:
@@ -229,6 +232,27 @@ class _Reader:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
             raise self.error(key, value, f"a token id in [0, {vocab_size})")
         return value
+
+
+def _generation_ends(path: Path, vocab_size: int) -> tuple[int, ...]:
+    """The end tokens that generation_config.json adds to the config's own; the released model has [1, 106, 50] there.
+
+    The file is optional, and everything else in it belongs to other samplers. Raises: ConfigError.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        ends: object = raw.get("eos_token_id")
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a JSON object ({error}); copy it again, or remove it") from None
+    if ends is None:
+        return ()
+    listed: list[object] = cast(list[object], ends) if isinstance(ends, list) else [ends]
+    found = tuple(end for end in listed if isinstance(end, int) and 0 <= end < vocab_size)
+    if len(found) < len(listed):
+        raise ConfigError(f"{path}: eos_token_id is {ends!r}, but the model knows the tokens 0 to {vocab_size - 1}")
+    return found
 
 
 def _layers(text: _Reader, num_heads: int) -> tuple[LayerSpec, ...]:

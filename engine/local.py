@@ -174,7 +174,7 @@ class LocalEngine:
                 is_finished = True
                 break
             if is_drafting:
-                is_usable = len(draft) > 1 and draft[0] == token
+                is_usable = len(draft) > 1
                 if not is_usable and waiting == 0:
                     began = time.perf_counter()
                     draft, num_drafted = self._draft(task, canvas, answer, token)
@@ -202,7 +202,8 @@ class LocalEngine:
             self._cache.truncate(len(prompt) + len(answer))
             self._last_hidden = states[kept]
             verify_ms += _ms_since(began)
-            # what follows a corrected token may still be right, unless the draft was no help at all
+            # what follows a corrected token may still be right, unless the draft was no help at all; its first row is
+            # the one that was corrected, and the encoder has chosen that one itself
             draft = draft[1 + kept :] if kept else []
             if guess:
                 pause = 0 if kept else min(MAX_PAUSE, max(2, 2 * pause))

@@ -173,3 +173,26 @@ def test_files(tmp_path: Path):
     path.rmdir()
     path.write_text(json.dumps(CONFIG.to_dict()))
     assert ModelConfig.load(path) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        (None, (1,)),  # the config's own alone
+        (1, (1,)),  # the same again
+        ([1, 106 % 61, 50], (1, 45, 50)),  # what the released model has, in a small vocabulary
+    ],
+)
+def test_end_tokens_of_generation_config_are_added(tmp_path: Path, listed: object, wanted: tuple[int, ...]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
+    if listed is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}), "utf-8")
+    assert ModelConfig.load(tmp_path / "config.json").eos_ids == wanted
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"eos_token_id": 61}', '{"eos_token_id": "1"}'])
+def test_a_broken_generation_config_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
+    (tmp_path / "generation_config.json").write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"generation_config\.json"):
+        ModelConfig.load(tmp_path / "config.json")
