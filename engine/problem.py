@@ -94,8 +94,8 @@ class Timings:
 class CanvasResult:
     """What became of one canvas.
 
-    tokens: L token ids (argmax of the last step; pinned rows as given). entropy: L values in nats, at the temperature of
-        the last step (1 for the encoder).
+    tokens: L token ids (argmax of the last step; pinned rows as given). entropy: L values in nats, at the temperature
+        of the last step (1 for the encoder).
     logprob: L natural-log probabilities of the tokens under the model that chose them, at temperature 1: the decoder
         for "denoise", the causal encoder for "verify" and "autoregressive" (0 for pinned rows).
     end: number of rows before the first end or stop token (a stop token counts as a row), or L when there is none.
