@@ -3,9 +3,9 @@
     python tests/editors/measure_latency.py [nvim] [vscode] [-n 40] [--server fake|real]
 
 Neovim: from nvim_input to the redraw event that carries the text (a user interface attached over the wire, as a
-terminal's is). VS Code: from the keydown event in the page to the first ghost text span in the document. The server's part is from
-the request on its stdin to the answer on its stdout: measured by the fake server itself, or told by the real one
-(lastLatencyMs). The fake server answers at once, so that with it the figure is the editor's own part.
+terminal's is). VS Code: from the keydown event in the page to the first ghost text span in the document. The server's
+part is from the request on its stdin to the answer on its stdout: measured by the fake server itself, or told by the
+real one (lastLatencyMs). The fake server answers at once, so that with it the figure is the editor's own part.
 """
 
 import argparse

@@ -264,30 +264,31 @@ def test_a_killed_editor_leaves_no_process(nvim):
 
 
 def startup_ms(folder, *arguments):
-    """Best of several: what the editor itself measures until its screen would be drawn."""
-    env = {
-        **os.environ,
-        "LACUNA_PLUGIN": str(PLUGIN),
-        "XDG_STATE_HOME": str(folder),
-        "NVIM_LOG_FILE": str(folder / "log"),
-    }
-    times = []
-    for count in range(8):
-        log = folder / f"startup{count}.log"
-        command = [str(NVIM), "--headless", "--clean", "--startuptime", str(log), *arguments, "+qa"]
-        subprocess.run(command, env=env, check=True, capture_output=True, timeout=30)
-        times.append(float(log.read_text().strip().splitlines()[-1].split()[0]))
-    return min(times), log.read_text()
+    """What the editor itself measures: the whole start, and each file that it read of this plugin."""
+    log = folder / "startup.log"
+    log.unlink(missing_ok=True)
+    environment = {**os.environ, "LACUNA_PLUGIN": str(PLUGIN), "XDG_STATE_HOME": str(folder)}
+    environment["NVIM_LOG_FILE"] = str(folder / "nvim.log")
+    command = [str(NVIM), "--headless", "--clean", "--startuptime", str(log), *arguments, "+qa"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    lines = log.read_text().strip().splitlines()
+    # the columns are: clock, time of all that it read, time of the file itself
+    own = [float(line.split()[2].rstrip(":")) for line in lines if "editors/neovim" in line]
+    return float(lines[-1].split()[0]), own
 
 
-def test_an_editor_start_costs_less_than_five_milliseconds(nvim, tmp_path):
-    bare, _ = startup_ms(tmp_path)
-    with_plugin, log = startup_ms(tmp_path, "--cmd", "let &rtp = $LACUNA_PLUGIN .. ',' .. &rtp")
-    own = [line for line in log.splitlines() if "editors/neovim" in line]
-    assert len(own) == 1, own
-    # the column before the name is the time of the file itself
-    assert float(own[0].split()[2].rstrip(":")) < 5
-    assert with_plugin - bare < 5
+def test_an_editor_start_costs_less_than_five_milliseconds(nvim_binary, tmp_path):
+    """The machine may be busy: the best of many starts, in turns with and without, is the cost."""
+    bare = loaded = own = 1e9
+    for count in range(40):
+        bare = min(bare, startup_ms(tmp_path)[0])
+        total, files = startup_ms(tmp_path, "--cmd", "let &rtp = $LACUNA_PLUGIN .. ',' .. &rtp")
+        assert len(files) == 1, "one file is read, the rest waits"
+        loaded, own = min(loaded, total), min(own, files[0])
+        if count >= 7 and own < 5 and loaded - bare < 5:
+            break
+    assert own < 5
+    assert loaded - bare < 5
 
 
 def test_help_is_generated_from_the_tables(nvim, tmp_path):

@@ -55,7 +55,13 @@ export function activate(context: vscode.ExtensionContext): void {
   context.subscriptions.push({ dispose: () => clearTimeout(wake) });
 
   const commands: Record<string, () => unknown> = {
-    'lacuna.menu': () => showMenu(status, session?.isRunning ?? false),
+    'lacuna.menu': async () => {
+      // the server tells its latency now and then; the menu shows the last one
+      if (session?.isRunning) {
+        await session.control(protocol.STATUS);
+      }
+      await showMenu(status, session?.isRunning ?? false);
+    },
     'lacuna.acceptProposal': builtin('editor.action.inlineSuggest.commit'),
     'lacuna.acceptWord': builtin('editor.action.inlineSuggest.acceptNextWord'),
     'lacuna.acceptLine': builtin('editor.action.inlineSuggest.acceptNextLine'),

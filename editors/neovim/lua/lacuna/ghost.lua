@@ -336,6 +336,7 @@ local function ask(kind, on_answer)
       api.nvim_buf_del_extmark(bufnr, ANCHORS, mine.anchor)
     elseif shown == answer then
       M.last_ms = (vim.uv.hrtime() - asked_at) / 1e6
+      vim.schedule(vim.cmd.redrawstatus)
     end
   end, bufnr)
   if ok then
