@@ -194,7 +194,7 @@ class Measurement:
     def _step(self, model: CountingModel, slot: Slot, rows: int, context: int, weights: dict[str, int]) -> None:
         pipeline = Pipeline(model, FULL_SIZE_POLICY, StepOptions())
         canvases = [Canvas.free(rows)]
-        sweep, graph = pipeline.prepare(slot, frozenset(self.config.eos_ids), 1, rows)
+        sweep, graph = pipeline.prepare(slot, 1, rows)
         sweep.load(canvases, slot, 48, 1, None, 0)
 
         def run(step: Callable[[], None]) -> float:
@@ -249,7 +249,7 @@ class Measurement:
                 continue
             slots.clear()
             slot = self._slot(slots, context)
-            sweep = Sweep(model, slot, FULL_SIZE_POLICY, frozenset(self.config.eos_ids), 1, 64, 64, 8)
+            sweep = Sweep(model, slot, FULL_SIZE_POLICY, 1, 1, 64, 64, 8)
             plan = sweep.load([Canvas.free(64)], slot, 48, 1, None, num_new)
             assert plan is not None
             prompt = torch.ones(num_new, dtype=torch.long, device=self.device)

@@ -124,9 +124,8 @@ class PackedEngine(LocalEngine):
     def warm_up(self, num_rows: Sequence[int] = WARM_UP_ROWS) -> None:
         """Compile and capture what the first requests will need."""
         self.prefill((self.model.config.bos_id,))
-        ends = frozenset(self.model.config.eos_ids)
         for rows in num_rows:
-            self._steps.prepare(self._cache, ends, 1, rows)
+            self._steps.prepare(self._cache, 1, rows)
 
     @property
     def kv_tokens(self) -> int:

@@ -84,6 +84,8 @@ class PackedModel:
         self._weights = weights
         self.table = self._plain("embed_tokens.weight")
         self._scale = torch.tensor(config.hidden_size**0.5, dtype=self.table.dtype, device=self.table.device)
+        # a number, not read from the device: that would stall, and end the capture of a graph
+        self._scale_number = float(torch.tensor(config.hidden_size**0.5, dtype=self.table.dtype))
         self._final_norm = self._plain("norm.weight")
         self._pre_norm = self._plain("self_conditioning.pre_norm.weight")
         self._self_conditioning = PackedMLP(
@@ -128,7 +130,7 @@ class PackedModel:
 
     def top_soft_embedding(self, ids: Tensor, weights: Tensor) -> Tensor:
         """The same from k tokens a row. ids: int [R, k]; weights: float [R, k] -> [R, H]."""
-        return ops.soft_embedding(ids, weights, self.table, float(self._scale))
+        return ops.soft_embedding(ids, weights, self.table, self._scale_number)
 
     def vocab_stats(
         self,

@@ -15,14 +15,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from .cuda_graph import DoneFlag, GraphCache, StepGraph
 from .denoise import Denoised, stack
-from .draws import row_ids, uniform_tokens
+from .draws import row_ids as all_row_ids
+from .draws import uniform_tokens
 from .packed_model import PackedModel, RowPlan
 from .policies import SamplingPolicy
 from .problem import Cancelled, Canvas
@@ -34,6 +35,10 @@ HISTORY = 5
 MAX_STEPS = 64
 """Size of the tables of temperatures and noise; more steps run in eager sweeps of their own size."""
 MAX_GRAPHS = 12
+NUM_ENDS = 8
+"""End tokens that a sweep has room for; more take a sweep with more room."""
+NO_END = -2
+"""Neither a token nor the -1 of an empty history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Sweep:
         model: PackedModel,
         cache: Cache,
         policy: SamplingPolicy,
-        ends: frozenset[int],
+        num_ends: int,
         B: int,
         L: int,
         max_steps: int,
@@ -72,7 +77,7 @@ class Sweep:
                 f"a stop rule may look back on {HISTORY - 1} canvases, got stability "
                 f"{getattr(policy.stop, 'stability', 0)}"
             )
-        self.model, self.cache, self.policy, self.ends = model, cache, policy, ends
+        self.model, self.cache, self.policy = model, cache, policy
         self.B, self.L, self.max_steps = B, L, max_steps
         self.num_top = min(num_top, 16, V)
 
@@ -83,9 +88,13 @@ class Sweep:
             return torch.zeros(shape, dtype=torch.bool, device=device)
 
         self.plan = model.plan_rows(cache, 0, None, L, B)
-        self.rows = row_ids(B, L, device)
+        self.rows = all_row_ids(B, L, device)
         self.given, self.is_pinned, self.is_free = long(B, L), flag(B, L), flag(B, L)
         self.is_banned = flag(V)
+        # tokens that end an answer, filled up with one that is no token: views of a buffer, so that a graph reads it
+        # anew
+        self.end_ids = torch.full((num_ends,), NO_END, dtype=torch.long, device=device)
+        self.ends = cast(frozenset[int], tuple(self.end_ids.unbind(0)))
         # row i of these is step i, counted from 1; row 0 of the noise is the first canvas
         self.temperatures = torch.ones(max_steps + 1, device=device)
         self.noise = long(max_steps + 1, B, L)
@@ -107,6 +116,7 @@ class Sweep:
         seed: int,
         banned: Tensor | None,
         num_causal: int,
+        ends: frozenset[int] = frozenset(),
     ) -> RowPlan | None:
         """Copy a problem in. num_causal: prompt rows that ride along in the first forward; returns that forward's
         plan.
@@ -122,6 +132,8 @@ class Sweep:
         self.is_banned.zero_()
         if banned is not None:
             self.is_banned.copy_(banned)
+        self.end_ids.fill_(NO_END)
+        self.end_ids[: len(ends)] = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         table = [self.policy.temperature.at(remaining, max_steps) for remaining in range(max_steps, 0, -1)]
         self.temperatures[1 : max_steps + 1] = torch.tensor(table, device=device)
         steps = torch.arange(max_steps + 1, device=device)
@@ -185,9 +197,9 @@ class Sweep:
         self.step_index += 1
         temperature = self.temperatures[self.step_index]
         self.words[1:] = self.step_index
-        stats = model.vocab_stats(
-            hidden, temperature.expand(B * L), self.words, self.rows.flatten(), max(1, self.num_top), self.is_banned
-        )  # fmt: skip
+        each_row = temperature.expand(B * L).contiguous()
+        row_ids = self.rows.flatten()
+        stats = model.vocab_stats(hidden, each_row, self.words, row_ids, max(1, self.num_top), self.is_banned)
         entropy = stats.entropy.float().view(B, L) * self.is_free
         best = torch.where(self.is_pinned, self.given, stats.argmax.view(B, L))
         drawn = best if policy.choose == "argmax" else stats.sample.view(B, L)
@@ -274,24 +286,25 @@ class Pipeline:
     # inference mode everywhere: buffers that were made in it cannot be written outside of it
     @torch.inference_mode()
     def prepare(
-        self, cache: Cache, ends: frozenset[int], B: int, num_rows: int, max_steps: int = MAX_STEPS
+        self, cache: Cache, B: int, num_rows: int, max_steps: int = MAX_STEPS, num_ends: int = 1
     ) -> tuple[Sweep, StepGraph]:
         """The sweep for a shape, captured where graphs are used: part of the warm-up, so that no request pays for
         it.
         """
         L, steps = self.bucket(num_rows), max(MAX_STEPS, max_steps)
+        room = -(-max(1, num_ends) // NUM_ENDS) * NUM_ENDS
         # the storage is baked into a captured graph; slots of one pool share it
         storage = cache.storage(0)[0].data_ptr() if self._is_captured else 0
 
         def build() -> tuple[Sweep, StepGraph]:
-            sweep = Sweep(self.model, cache, self.policy, ends, B, L, steps, self.options.num_top)
+            sweep = Sweep(self.model, cache, self.policy, room, B, L, steps, self.options.num_top)
             graph = StepGraph(sweep.step, self.model.device, self._memory, is_eager=not self._is_captured)
             # any input will do, as long as it is one
             sweep.load([Canvas.free(L)] * B, cache, 1, 0, None, 0)
             graph.prepare()
             return sweep, graph
 
-        return self._sweeps.get((B, L, steps, ends, storage), build)
+        return self._sweeps.get((B, L, steps, room, storage), build)
 
     def clear(self) -> None:
         """Drop every graph and buffer."""
@@ -313,8 +326,8 @@ class Pipeline:
         """Denoise several canvases over what the cache holds and `rest`, prompt tokens that it does not hold yet; they
         are in the cache afterwards. Arguments and result are denoise.py's; seed instead of a generator.
         """
-        sweep, graph = self.prepare(cache, ends, len(canvases), max(len(c.tokens) for c in canvases), max_steps)
-        first = sweep.load(canvases, cache, max_steps, seed, banned, len(rest))
+        sweep, graph = self.prepare(cache, len(canvases), max(len(c.tokens) for c in canvases), max_steps, len(ends))
+        first = sweep.load(canvases, cache, max_steps, seed, banned, len(rest), ends)
         done = DoneFlag(self.model.device, self.options.lag)
         num_forwards, is_cancelled = 0, False
         for _ in range(max_steps):

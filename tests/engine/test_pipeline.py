@@ -233,6 +233,20 @@ def test_warm_up_prepares_what_a_request_will_use(model: PackedModel):
     assert list(found[0].tokens) == plain(model, [Canvas.free(9)], SAMPLED, max_steps=8).tokens[0].tolist()
 
 
+def test_other_end_tokens_need_no_other_sweep(model: PackedModel):
+    engine = PackedEngine(model, ARGMAX, kv_tokens=1024, options=StepOptions(num_top=16))
+    free = (Canvas.free(9),)
+    first = engine.fill(CanvasProblem(PROMPT, free, max_steps=8, seed=5))[0]
+    built = engine._pipeline.num_graphs
+    stop = first.tokens[2]
+    found = engine.fill(CanvasProblem(PROMPT, free, max_steps=8, seed=5, stop=(stop,)))[0]
+    assert engine._pipeline.num_graphs == built
+    assert found.end == found.tokens.index(stop) + 1
+    # more of them than the sweep has room for
+    many = engine.fill(CanvasProblem(PROMPT, free, max_steps=8, seed=5, stop=tuple(range(V - 1))))[0]
+    assert many.end == 1
+
+
 def test_cancelled_prefill_is_a_value(model: PackedModel):
     engine = PackedEngine(model, SAMPLED, kv_tokens=1024, fused_rows=0)
     long = tuple(i % V for i in range(600))
