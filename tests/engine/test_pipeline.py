@@ -16,11 +16,14 @@ from lacuna_ls.engine.local import LocalEngine, _Bound
 from lacuna_ls.engine.packed import load_packed
 from lacuna_ls.engine.packed_engine import PackedEngine
 from lacuna_ls.engine.packed_model import PackedModel
-from lacuna_ls.engine.pipeline import Pipeline, StepOptions
+from lacuna_ls.engine.pipeline import Pipeline, StepOptions, Sweep
 from lacuna_ls.engine.policies import EntropyBound, RegionEntropySum, SamplingPolicy, StableAndConfident, answer_region
 from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
 from lacuna_ls.engine.slots import SlotPool
+from lacuna_ls.kernels import dispatch as ops
+from lacuna_ls.kernels.vocab import VocabStats
 from random_models import random_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 V, EOS = 16, 15
@@ -294,6 +297,45 @@ def test_graphs_are_dropped_oldest_first():
     assert cache.get(1, lambda: 99) == 10
     assert cache.get(2, lambda: 98) == 98
     assert len(cache) == 2
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a program would wait for the device, which also ends the capture of a graph."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique", "repeat_interleave.Tensor")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::")
+        assert not name.startswith(self.WAITING), f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("num_top", [pytest.param(8, id="likeliest tokens"), pytest.param(0, id="dense")])
+@pytest.mark.parametrize("policy", [pytest.param(SAMPLED, id="the reference's stop"), pytest.param(ARGMAX, id="ours")])
+def test_a_step_never_waits_for_the_device(
+    model: PackedModel, policy: SamplingPolicy, num_top: int, monkeypatch: pytest.MonkeyPatch
+):
+    # the truths of these two wait; on a GPU they are launches
+    def slots(x: torch.Tensor, ids: torch.Tensor, experts: object) -> torch.Tensor:
+        return x[:, None].expand(-1, ids.shape[1], -1).contiguous()
+
+    def stats(hidden: torch.Tensor, table: torch.Tensor, *, temperature: torch.Tensor, num_top: int, **_: object):
+        logits = hidden @ table.T
+        top, ids = logits.topk(num_top)
+        lse = logits.logsumexp(-1)
+        return VocabStats(ids[:, 0], top[:, 0], ids[:, 0], top[:, 0], lse, lse, lse, lse, ids, top)
+
+    monkeypatch.setattr(ops, "expert_slots", slots)
+    monkeypatch.setattr(ops, "vocab_stats", stats)
+    slot = SlotPool(model.config, CPU, torch.float32, 512).take(PROMPT)
+    sweep = Sweep(model, slot, policy, 8, 2, 16, 64, num_top)
+    sweep.load([Canvas.free(9), WARM], slot, 8, 5, None, 0, frozenset((EOS,)))
+    with NoWaiting():
+        sweep.step()
+        sweep.step()
+    assert int(sweep.step_index) == 2
+    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+        bool(sweep.is_done)
 
 
 @pytest.mark.gpu
