@@ -180,16 +180,18 @@ def evaluate(
     decodings: Sequence[Decoding],
     calibration: Calibration | None = None,
     use_drafts: bool = False,
+    half: Half | None = None,
 ) -> dict[Decoding, list[Outcome]]:
     """Every case once per way of decoding. calibration None: the model's own.
 
-    use_drafts: let what similar lines of the same file have compete with the model, as the server does.
+    use_drafts: let what similar lines of the same file have compete with the model, as the server does. half: only the
+    holes of one half of the packages.
     """
     source = model or EMBEDDED
     engine = LocalEngine.load(model)
     tokenizer = load_tokenizer(source)
     base = calibration or load_calibration(source)
-    todo = cases(corpus, num_per_kind, seed)
+    todo = [case for case in cases(corpus, num_per_kind, seed) if half in (None, case.half)]
     found: dict[Decoding, list[Outcome]] = {}
     for decoding in decodings:
         recorder = _Recorder(base.curves, base.length_exponent)
@@ -199,11 +201,6 @@ def evaluate(
         found[decoding] = [run(infiller, case, recorder) for case in track(todo, decoding, console=console)]
     engine.close()
     return found
-
-
-def only(outcomes: dict[Decoding, list[Outcome]], half: Half) -> dict[Decoding, list[Outcome]]:
-    """The outcomes of one half of the held-out packages."""
-    return {decoding: [o for o in rows if o.half == half] for decoding, rows in outcomes.items()}
 
 
 def table(outcomes: dict[Decoding, list[Outcome]]) -> Table:
@@ -261,11 +258,10 @@ def main(argv: list[str] | None = None) -> int:
     raw = Calibration() if args.calibrate else None
     corpus = Corpus(args.corpus, "holdout")
     decodings: Sequence[Decoding] = args.decoding or _DECODINGS
-    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts)
+    half: Half | None = "fit" if args.calibrate else None if args.half == "both" else args.half
+    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half)
     if args.calibrate:
-        args.calibrate.write_text(json.dumps(fit(only(outcomes, "fit")).to_json()), encoding="utf-8")
-    if args.half != "both":
-        outcomes = only(outcomes, args.half)
+        args.calibrate.write_text(json.dumps(fit(outcomes).to_json()), encoding="utf-8")
     Console().print(table(outcomes))
     if args.json:
         rows = {
