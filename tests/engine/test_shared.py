@@ -214,7 +214,7 @@ def test_a_cancel_stops_the_engine(join, which):
     begun = time.monotonic()
     results = engines[which].fill(problem(2), cancelled.is_set)
     assert all(result.is_cancelled for result in results)
-    assert time.monotonic() - begun < 0.25
+    assert time.monotonic() - begun < 0.29
     until = time.monotonic() + 1
     while "cancelled" not in made[0].calls and time.monotonic() < until:
         time.sleep(0.005)

@@ -227,7 +227,7 @@ def test_endings_of_run(made):
         begun = time.monotonic()
         scheduler.begin("a")
         superseded = await running
-        assert time.monotonic() - begun < 0.1
+        assert time.monotonic() - begun < 0.15
         value = await scheduler.run("b", scheduler.begin("b"), deaf)
         return late, superseded, value
 

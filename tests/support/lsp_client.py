@@ -93,17 +93,17 @@ class Client:
     def cancel(self, request_id: int) -> None:
         self.notify("$/cancelRequest", {"id": request_id})
 
-    def wait(self, request_id: Any, timeout_s: float = 20.0) -> Any:
+    def wait(self, request_id: Any, timeout_s: float = 60.0) -> Any:
         """The result of a request. Raises ResponseError."""
         answer = self.wait_for(lambda: self._answers.get(request_id), timeout_s, f"an answer to {request_id}")
         if "error" in answer:
             raise ResponseError(answer["error"])
         return answer["result"]
 
-    def request(self, method: str, params: Any = None, timeout_s: float = 20.0) -> Any:
+    def request(self, method: str, params: Any = None, timeout_s: float = 60.0) -> Any:
         return self.wait(self.start(method, params), timeout_s)
 
-    def wait_for(self, look: Callable[[], Any], timeout_s: float = 20.0, what: str = "something") -> Any:
+    def wait_for(self, look: Callable[[], Any], timeout_s: float = 60.0, what: str = "something") -> Any:
         """Wait until look() is true; what it returned."""
         until = time.monotonic() + timeout_s
         with self._news:
@@ -203,7 +203,7 @@ class Client:
     def statuses(self) -> list[dict[str, Any]]:
         return [params for method, params, _ in self.notifications if method == "lacuna/status"]
 
-    def wait_ready(self, timeout_s: float = 20.0) -> None:
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Until the model is loaded."""
         self.wait_for(lambda: any(each["kind"] == "normal" for each in self.statuses()), timeout_s, "a ready model")
 
@@ -211,7 +211,7 @@ class Client:
         """shutdown and exit; the exit code."""
         if self.process.poll() is None:
             try:
-                self.request("shutdown", timeout_s=10)
+                self.request("shutdown", timeout_s=30)
                 self.notify("exit")
                 self.process.wait(10)
             except (AssertionError, OSError, subprocess.TimeoutExpired):
