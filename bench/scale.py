@@ -28,6 +28,7 @@ SIZES: dict[ScaleKind, tuple[int, ...]] = {
     "workspace": (10, 100, 1_000, 10_000, 100_000),
 }
 FILES_PER_FOLDER = 200
+MIDDLE_CHARS = 10_000
 INDEX_WAIT_S = 3.0
 """How long a server may look around in a workspace before the clock runs."""
 
@@ -48,12 +49,13 @@ def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
 
 
 def middle_holes(file: SourceFile, snapshot: Snapshot, count: int, seed: int) -> list[Hole]:
-    """Lines to ask about, all in the middle tenth of a file."""
-    alone = replace(snapshot, files=(file,))
-    found = cut_holes(alone, ["line", "rest-of-line"], 20 * count, seed)
-    middle = len(file.text) / 2
-    found.sort(key=lambda hole: (abs(hole.spans[0][0] - middle), hole.id))
-    return found[:count]
+    """Lines to ask about in the middle of a file. Only the stretch around it is surveyed: a whole one takes minutes."""
+    middle, reach = len(file.text) // 2, min(MIDDLE_CHARS, len(file.text) // 4)
+    low = file.text.rfind("\n", 0, middle - reach) + 1
+    high = file.text.find("\n", middle + reach) + 1 or len(file.text)
+    part = replace(file, text=file.text[low:high])
+    found = cut_holes(replace(snapshot, files=(part,)), ["line", "rest-of-line"], count, seed)
+    return [Hole(file, hole.kind, tuple((low + start, low + end) for start, end in hole.spans)) for hole in found]
 
 
 def _summary(size: int, answers: Sequence[Answer], subject: ServerSubject) -> Json:

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,7 @@ class ServerSubject:
         self.about: Json = {}
         self._status: Json = {}
         self._loading: set[str] = set()
+        self._private: tempfile.TemporaryDirectory[str] | None = None
         self._log: list[str] = []
         self._has_log = False
         self._opened: dict[str, str] = {}
@@ -173,9 +175,13 @@ class ServerSubject:
         """
         self._opened.clear()
         self._status, self._loading = {}, set()
+        # private folders: a model that the user's editors have loaded is not the subject, and the user's own counts
+        # are not about the benchmark
+        self._private = tempfile.TemporaryDirectory(prefix="lacuna-b-", ignore_cleanup_errors=True)
         self.client = await LspClient.start(
             self.command,
             root=self.root,
+            environment=dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME"), self._private.name),
             initialization_options=self.conditions.initialization_options,
             settings=self.conditions.settings,
             on_stderr=self._on_stderr,
@@ -235,6 +241,9 @@ class ServerSubject:
             self.about["peak_memory_mib"] = peak_memory_mib(self.client.pid) or self.about.get("peak_memory_mib")
             await self.client.stop()
             self.client = None
+        if self._private is not None:
+            self._private.cleanup()
+            self._private = None
 
     def show_neighbours(self, others: Mapping[str, tuple[str, str]]) -> None:
         """Have exactly these documents open beside the one that is asked about. uri -> language, text."""

@@ -264,3 +264,23 @@ def test_an_error_answer_is_no_end(oracle, tmp_path: Path):
 
     answer = run(work())
     assert (answer.declined, answer.error, answer.keystroke_ms) == ("error", "boom", None)
+
+
+def test_the_subject_has_folders_of_its_own_and_leaves_nothing(oracle, tmp_path: Path):
+    # a server that shares a loaded model with the user's editors through a socket would not be measured at all
+    log = tmp_path / "environment"
+    code = f"import os, pathlib; pathlib.Path({str(log)!r}).write_text(os.environ['XDG_RUNTIME_DIR'])"
+    command = oracle()
+    launcher = [sys.executable, "-c", f"{code}; os.execv({command[0]!r}, {command!r})"]
+
+    async def work():
+        subject = ServerSubject(launcher, Conditions(), tmp_path)
+        await subject.start()
+        folder = Path(log.read_text(encoding="utf-8"))
+        mode = folder.stat().st_mode & 0o777
+        await subject.stop()
+        return folder, mode
+
+    folder, mode = run(work())
+    assert mode == 0o700
+    assert not folder.exists()
