@@ -3,6 +3,8 @@
 Written on plain JSON rather than on a typed protocol library: any server may be the subject, fields that no standard
 knows must arrive (a confidence, for one), and the time of an answer is the time its last byte came in. Sends the
 `initialize` parameters recorded from VS Code 1.139.1 (vscode-languageclient 10.1.2). Knows no hole and no metric.
+
+Longer than most files here: the wire, the documents and the process are one life cycle, and are read together.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The last characters before the cursor are typed: all but the last key arrive some time before, as a person's do, so
 that the server may prepare; with the last key comes the request, and the clock. Knows LSP through client.py only;
 what Lacuna's log says beyond the protocol (why it declined, how many steps) is read where it is there.
+
+Longer than most files here: the values of one question and answer, and the one class that asks.
 """
 
 from __future__ import annotations
