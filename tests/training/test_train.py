@@ -181,8 +181,9 @@ def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monk
     assert exact["verify"] == exact["autoregressive"]
     assert summary(outcomes["verify"])["holes"] == 10
     fitting = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify",), half="fit")["verify"]
-    assert 0 < len(fitting) < 10
-    assert all(o.half == "fit" for o in fitting)
+    # the small corpus has none of the packages that calibrations are fitted on
+    assert fitting == []
+    assert all(o.half == "judge" for o in outcomes["verify"])
     # ten holes are too few for any curve: the joint probability stands for itself
     assert fit(outcomes).curves == {}
 
