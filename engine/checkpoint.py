@@ -1,6 +1,6 @@
 """Reading and writing checkpoints: transformers' own folder layout, and the packed single file that ships in the wheel.
 
-Every tensor is checked by name, shape and finiteness; an error names the tensor and the file. Knows no device memory plan
+Every tensor is checked by name, shape and finiteness; an error names the tensor and the file. Knows no memory plan
 and no quantised formats of others.
 """
 
@@ -38,7 +38,8 @@ def load_config(source: Path) -> ModelConfig:
     metadata = read_metadata(source)
     if metadata.get(FORMAT_KEY) != FORMAT_VERSION or CONFIG_KEY not in metadata:
         raise ConfigError(
-            f"{source} is not a packed Lacuna model of format {FORMAT_VERSION}; point to the folder that holds config.json instead"
+            f"{source} is not a packed Lacuna model of format {FORMAT_VERSION}; "
+            "point to the folder that holds config.json instead"
         )
     try:
         raw = json.loads(metadata[CONFIG_KEY])
@@ -66,9 +67,11 @@ def load_checkpoint(source: Path, device: str = "cpu", weights: str = "auto") ->
     tensors: dict[str, Tensor] = {}
     for name, file, tensor in read_tensors(source):
         if name not in expected:
-            raise CheckpointError(f"{file}: tensor {name} does not belong to this config; are config and weights of one model?")
+            question = "are config and weights of one model?"
+            raise CheckpointError(f"{file}: tensor {name} does not belong to this config; {question}")
         if tensor.shape != expected[name]:
-            raise CheckpointError(f"{file}: tensor {name} has shape {list(tensor.shape)}, the config asks for {list(expected[name])}")
+            wanted = f"the config asks for {list(expected[name])}"
+            raise CheckpointError(f"{file}: tensor {name} has shape {list(tensor.shape)}, {wanted}")
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{file}: tensor {name} holds NaN or infinity; copy the file again")
         tensors[name] = tensor.to(device=device, dtype=dtype)

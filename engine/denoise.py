@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .draws import Draws
 from .policies import SamplingPolicy
-from .problem import Canvas, Cancelled
+from .problem import Cancelled, Canvas
 
 
 class Denoiser(Protocol):

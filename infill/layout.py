@@ -1,7 +1,7 @@
 """From text around a gap to prompt tokens and canvases: the one function that training, evaluation and serving share.
 
-The prompt is `[<ctx> neighbours] <suf> suffix <pre> prefix <mid>`: what changes while the user types stands last, so that
-a keystroke only appends to the KV cache. The canvas that follows holds the middle, the end token, and end tokens to its
+The prompt is `[<ctx> neighbours] <suf> suffix <pre> prefix <mid>`: what changes while the user types stands last, so
+that a keystroke only appends to the KV cache. The canvas that follows holds the middle, the end token, and end tokens to its
 last row. Holds no tensor and knows no model.
 Source: suffix-prefix-middle order of Bavarian et al., "Efficient Training of Language Models to Fill in the Middle"
 (arXiv 2207.14255), section 4.
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """tokens: what the encoder reads. num_prefix, num_suffix, num_neighbour: tokens of each part, markers not counted."""
+    """tokens: what the encoder reads. num_prefix, num_suffix, num_neighbour: tokens of each part, without markers."""
 
     tokens: tuple[int, ...]
     num_prefix: int
@@ -51,8 +51,8 @@ class Prompt:
 def prefix_tokens(tokenizer: Tokenizer, prefix: str, budget: int) -> list[int]:
     """The last tokens of prefix, at most budget, from a start that stays put while the user types on.
 
-    The start is the beginning of a line on LINE_GRID, or any line start, or a multiple of TOKEN_GRID tokens, the first of
-    these that fits and leaves at least a quarter of the budget in use.
+    The start is the beginning of a line on LINE_GRID, or any line start, or a multiple of TOKEN_GRID tokens, the first
+    of these that fits and leaves at least a quarter of the budget in use.
     """
     tail_start = max(0, len(prefix) - budget * CHARS_PER_TOKEN_MAX)
     if tail_start:
@@ -128,5 +128,9 @@ def file_header(text: str, start: int, max_lines: int = 40) -> str:
     Deliberately line based, so that it is the same in training (no grammar at hand) and in serving.
     """
     words = ("import ", "from ", "use ", "#include", "package ", "using ", "require")
+
+    def is_import(line: str) -> bool:
+        return line.startswith(words) or (line.startswith("const ") and "require(" in line)
+
     head = text[:start].split("\n", max_lines)[:max_lines]
-    return "".join(line + "\n" for line in head if line.startswith(words) or (line.startswith("const ") and "require(" in line))
+    return "".join(line + "\n" for line in head if is_import(line))

@@ -30,19 +30,20 @@ def load_infiller(
 ) -> LocalInfiller:
     """Load a model with its tokenizer and its calibration.
 
-    model: a model folder or a packed .safetensors file; None or "" for the embedded one. device: "cpu" or "cuda";
+    model: a model folder, a packed .safetensors file, or the name of one in the Hugging Face cache; None or "" for the
+    embedded one. device: "cpu" or "cuda";
     "auto" is the CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list. make_engine: given
     the function that loads the model into this process, returns the engine to use, which may call it or not.
     Raises: LacunaError of the right kind, with a message for the user.
     """
-    source = Path(model).expanduser() if model else EMBEDDED
+    source = _find(model) if model else EMBEDDED
     tokenizer = load_tokenizer(source)
     calibration = load_calibration(source)
 
     def load() -> Engine:
-        from ..engine.local import LocalEngine
+        from ..engine.packed_engine import load_engine
 
-        engine = LocalEngine.load(source if model else None, device="cpu" if device == "auto" else device)
+        engine = load_engine(source if model else None, device="cpu" if device == "auto" else device)
         vocab_size = engine.model.config.vocab_size
         if tokenizer.vocab_size > vocab_size:
             engine.close()
@@ -56,6 +57,12 @@ def load_infiller(
     rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
     policy = policy or Policy(use_drafts=True)
     return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)
+
+
+def _find(model: str) -> Path:
+    from ..engine.find import find_model
+
+    return find_model(model)
 
 
 def load_tokenizer(source: Path) -> Tokenizer:

@@ -6,6 +6,7 @@ What the model proposes is what is shown; nothing is retouched. A picture is at 
 """
 
 import html
+import io
 import os
 import shutil
 import subprocess
@@ -43,7 +44,10 @@ RENAME = "def area(width, height):\n    size = width * height\n    print(size)\n
 THEME = TerminalTheme(
     (224, 226, 234),
     (40, 44, 52),
-    [(40, 44, 52), (190, 60, 60), (60, 130, 60), (160, 110, 20), (50, 90, 170), (140, 60, 140), (20, 120, 130), (110, 110, 110)],
+    [
+        (40, 44, 52), (190, 60, 60), (60, 130, 60), (160, 110, 20),
+        (50, 90, 170), (140, 60, 140), (20, 120, 130), (110, 110, 110),
+    ],  # fmt: skip
 )
 
 
@@ -96,7 +100,8 @@ def vscode(folder):
 def nvim(folder):
     """A terminal: tmux's screen with its colours, drawn as it is by the browser."""
     tmux = shutil.which("tmux")
-    environment = {**os.environ, **ENVIRONMENT, "LACUNA_PLUGIN": str(PLUGIN), "TERM": "tmux-256color", "LANG": "C.UTF-8"}
+    own = {"LACUNA_PLUGIN": str(PLUGIN), "TERM": "tmux-256color", "LANG": "C.UTF-8"}
+    environment = {**os.environ, **ENVIRONMENT, **own}
     environment |= {f"XDG_{kind}_HOME": str(folder / kind) for kind in ("STATE", "DATA", "CACHE", "CONFIG")}
     config = f"vim.g.lacuna = {{ cmd = {{ '{LACUNA}', 'serve' }}, settings = {{ engine = {{ kind = 'local' }} }} }}\n"
     look = "vim.o.background = 'light'\nvim.o.termguicolors = true\nvim.o.number = true\nvim.o.laststatus = 2\n"
@@ -116,11 +121,12 @@ def nvim(folder):
     browser = Browser()
 
     def picture(name):
-        console = Console(record=True, width=78, file=open(os.devnull, "w"), color_system="truecolor")  # noqa: SIM115
+        console = Console(record=True, width=78, file=io.StringIO(), color_system="truecolor")
         console.print(Text.from_ansi(run("capture-pane", "-e", "-p").rstrip("\n")), no_wrap=True, overflow="crop")
         body = console.export_html(theme=THEME, inline_styles=True, code_format="{code}")
         page = browser.chromium.new_page(viewport={"width": 700, "height": 340})
-        style = "margin:0;padding:10px 14px;font:14px/19px 'DejaVu Sans Mono';white-space:pre;background:#e0e2ea;color:#282c34"
+        font = "font:14px/19px 'DejaVu Sans Mono';white-space:pre"
+        style = f"margin:0;padding:10px 14px;{font};background:#e0e2ea;color:#282c34"
         page.set_content(f"<body style=\"{html.escape(style)}\"><code style='font:inherit'>{body}</code></body>")
         page.screenshot(path=str(DOCS / f"neovim-{name}.png"))
         page.close()
