@@ -38,8 +38,11 @@ return { mark[2], mark[3], table.concat(rows, '\\n') }
 """
 
 
-def until(ask, what="it", seconds=10.0):
-    """The first true value of ask(), polled; an AssertionError that says what was waited for."""
+def until(ask, what="it", seconds=40.0):
+    """The first true value of ask(), polled; an AssertionError that says what was waited for.
+
+    Patience costs nothing when all is well, and a machine with a dozen other jobs needs it.
+    """
     end = time.monotonic() + seconds
     value = None
     while time.monotonic() < end:
@@ -107,6 +110,7 @@ class Neovim:
                 "and #vim.lsp.get_clients({ name = 'lacuna', bufnr = 0 }) > 0"
             ),
             "attaching the server",
+            90,
         )
         return self
 
@@ -117,17 +121,17 @@ class Neovim:
         found = self.ghost()
         return found[2] if found else None
 
-    def see(self, text, seconds=10.0):
+    def see(self, text, seconds=40.0):
         until(lambda: self.ghost_text() == text, f"ghost text {text!r} (shown: {self.ghost_text()!r})", seconds)
 
-    def see_none(self, seconds=5.0):
+    def see_none(self, seconds=40.0):
         until(lambda: self.ghost_text() is None, "no ghost text", seconds)
 
     @property
     def text(self):
         return "\n".join(self.vim.current.buffer[:])
 
-    def see_text(self, text, seconds=5.0):
+    def see_text(self, text, seconds=40.0):
         try:
             until(lambda: self.text == text, "the text", seconds)
         except AssertionError:

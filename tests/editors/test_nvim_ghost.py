@@ -345,7 +345,8 @@ def test_the_request_carries_version_and_formatting(nvim):
         == ed.messages("textDocument/didChange")[-1]["params"]["textDocument"]["version"]
     )
     assert sent["context"]["triggerKind"] == 2
-    assert [row["params"] for row in ed.messages("lacuna/didShow")][-1]["id"].startswith("p0:")
+    told = until(lambda: ed.messages("lacuna/didShow"), "telling that it is shown")
+    assert told[-1]["params"]["id"].startswith("p0:")
 
 
 def test_only_when_asked(nvim):

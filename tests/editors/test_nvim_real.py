@@ -48,7 +48,7 @@ def proposed(editor):
         set_text(editor, text[:-1])
         editor.keys("A")
         editor.type(last_key(text))
-        end = time.monotonic() + 6
+        end = time.monotonic() + 12
         while time.monotonic() < end:
             if editor.ghost_text():
                 return editor.text, editor.ghost_text()
@@ -167,7 +167,7 @@ def test_a_rename_is_carried_on(real):
     ed.keys("<Esc>")
     ed.see_text("def area(width, height):\n    total = width * height\n    print(size)\n    return size")
     ed.keys("<M-e>")
-    until(lambda: ed.lua("return require('lacuna.preview').is_open()"), "the next edit", 20)
+    until(lambda: ed.lua("return require('lacuna.preview').is_open()"), "the next edit", 90)
     ed.keys("<CR>")
     ed.see_text("def area(width, height):\n    total = width * height\n    print(total)\n    return total")
 
@@ -176,7 +176,7 @@ def test_a_killed_server_comes_back_with_its_model(real):
     ed = real()
     pid = ed.lua("return vim.lsp.get_clients({ name = 'lacuna' })[1].rpc.pid") or server_pid(ed)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: server_pid(ed) not in (None, pid), "a new server", 30)
+    until(lambda: server_pid(ed) not in (None, pid), "a new server", 90)
     before, ghost = proposed(ed)
     ed.keys("<Tab>")
     ed.see_text(before + ghost)
@@ -226,7 +226,7 @@ def test_the_core_client_and_the_real_server(nvim):
         set_text(ed, text[:-1])
         ed.keys("A")
         ed.type(last_key(text))
-        end = time.monotonic() + 6
+        end = time.monotonic() + 12
         while time.monotonic() < end and not (ed.ghost(name) or [0, 0, ""])[2].strip():
             time.sleep(0.02)
         if ghost := (ed.ghost(name) or [0, 0, ""])[2]:

@@ -74,7 +74,7 @@ def test_a_server_that_always_dies_is_given_up_and_typing_goes_on(nvim):
     ed = nvim(cmd=[sys.executable, "-S", "-c", script], wait=False)
     ed.keys("G", "o")
     ed.type("def multi")
-    until(lambda: (ed.lua("return require('lacuna.server').status") or {}).get("kind") == "error", "giving up", 30)
+    until(lambda: (ed.lua("return require('lacuna.server').status") or {}).get("kind") == "error", "giving up", 90)
     message = ed.lua("return require('lacuna.server').status.message")
     assert "code 7" in message
     assert ":Lacuna restart" in message

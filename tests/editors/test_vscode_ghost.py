@@ -32,7 +32,7 @@ def test_typing_along_keeps_it(window):
     w.see(MULTI[3:])
     for count, char in enumerate(" multi(a", start=4):
         w.type(char)
-        w.see(MULTI[count:], 3)
+        w.see(MULTI[count:])
     w.keys("Tab")
     w.see_file("import os\n\n" + MULTI)
 

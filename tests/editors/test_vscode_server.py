@@ -34,7 +34,7 @@ def test_a_killed_server_comes_back(code_server, open_window):
     pid = w.server_pids()[1]
     assert psutil.pid_exists(pid)
     w.close()
-    until(lambda: not psutil.pid_exists(pid), "the end of the server", 15)
+    until(lambda: not psutil.pid_exists(pid), "the end of the server", 90)
 
 
 def running_extension(w):
@@ -42,7 +42,7 @@ def running_extension(w):
     w.focus()
     w.command("Developer: Show Running Extensions")
     rows = w.page.locator(".runtime-extensions-editor .extension")
-    until(lambda: "ms" in rows.first.inner_text() if rows.count() else False, "the table", 30)
+    until(lambda: "ms" in rows.first.inner_text() if rows.count() else False, "the table", 90)
     time.sleep(0.5)
     row = rows.filter(has_text="Lacuna")
     return row.first.inner_text().replace("\n", " ") if row.count() else None
@@ -87,13 +87,13 @@ def test_bad_settings_cost_a_message(start_code_server, open_window):
 def test_a_missing_server_is_said_and_typing_goes_on(start_code_server, open_window, tmp_path):
     code = start_code_server(settings={"lacuna.server.path": str(tmp_path / "no/such/lacuna")})
     w = open_window(code)
-    until(lambda: "is not an executable" in w.toasts(), "the message", 30)
+    until(lambda: "is not an executable" in w.toasts(), "the message", 90)
     until(lambda: "server not found" in w.status_label(), "the status")
     w.at_end("def multi")
     w.see_file("import os\n\ndef multi")
     # naming the right one is enough: no reload
     code.write_settings(**{"lacuna.server.path": str(code.path)})
-    until(lambda: w.messages("textDocument/didOpen"), "a start", 20)
+    until(lambda: w.messages("textDocument/didOpen"), "a start", 90)
     w.at_end("(")
     w.see(MULTI[10:])
     w.see_file("import os\n\ndef multi(")
@@ -123,8 +123,8 @@ def test_an_untrusted_workspace_starts_nothing_of_its_own(start_code_server, ope
         path.write_text(content)
     (folder / ".venv/bin/lacuna").chmod(0o755)
     w = open_window(code, "evil")
-    until(lambda: "Restricted Mode" in w.page.locator(".statusbar").inner_text(), "the restricted mode", 30)
-    until(lambda: "server not found" in w.status_label() or "was not found" in w.toasts(), "the status", 30)
+    until(lambda: "Restricted Mode" in w.page.locator(".statusbar").inner_text(), "the restricted mode", 90)
+    until(lambda: "server not found" in w.status_label() or "was not found" in w.toasts(), "the status", 90)
     assert not mark.exists()
     w.at_end("x = 1")
     w.see_file("import os\n\nx = 1")
@@ -174,7 +174,7 @@ def test_the_server_is_installed_after_consent(start_code_server, open_window, t
     package = wheel(tmp_path)
     code = start_code_server(settings={"lacuna.server.path": None, "lacuna.server.package": str(package)})
     w = open_window(code)
-    until(lambda: "was not found" in w.toasts(), "the offer", 30)
+    until(lambda: "was not found" in w.toasts(), "the offer", 90)
     w.page.get_by_role("button", name="Install…").click()
     dialog = w.page.locator(".monaco-dialog-box")
     dialog.wait_for()

@@ -169,6 +169,7 @@ class Window:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
         self.page = browser.chromium.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page.set_default_timeout(90000)
         query = {"workspace": str(workspace)} if workspace else {"folder": str(self.folder)}
         self.file = self.folder / file if file else None
         if self.file:
@@ -176,12 +177,12 @@ class Window:
             uri = f"vscode-remote://127.0.0.1:{code.port}{self.file}"
             query["payload"] = json.dumps([["openFile", uri]])
         self.page.goto(f"http://127.0.0.1:{code.port}/?{urllib.parse.urlencode(query)}")
-        self.page.wait_for_selector(".monaco-editor .view-lines" if file else ".monaco-workbench", timeout=90000)
+        self.page.wait_for_selector(".monaco-editor .view-lines" if file else ".monaco-workbench", timeout=240000)
 
     def wait_ready(self):
         # registration of the provider follows the answer to initialize within one turn of the extension host
-        until(lambda: self.messages("textDocument/didOpen"), "opening the document", 60)
-        until(lambda: "Lacuna" in self.status_text() and "loading" not in self.status_html(), "a ready status", 20)
+        until(lambda: self.messages("textDocument/didOpen"), "opening the document", 150)
+        until(lambda: "Lacuna" in self.status_text() and "loading" not in self.status_html(), "a ready status", 60)
         return self
 
     def focus(self):
@@ -229,16 +230,16 @@ class Window:
     def ghost(self):
         return self.page.evaluate(GHOST)
 
-    def see(self, text, seconds=15.0):
+    def see(self, text, seconds=40.0):
         until(lambda: self.ghost() == text, f"ghost text {text!r} (shown: {self.ghost()!r})", seconds)
 
-    def see_none(self, seconds=5.0):
+    def see_none(self, seconds=40.0):
         until(lambda: self.ghost() == "", "no ghost text", seconds)
 
     def save(self):
         self.keys("Control+s")
 
-    def see_file(self, text, seconds=8.0):
+    def see_file(self, text, seconds=40.0):
         """Save until the file on disk has exactly these bytes."""
         want = text.encode()
 
