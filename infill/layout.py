@@ -1,8 +1,8 @@
 """From text around a gap to prompt tokens and canvases: the one function that training, evaluation and serving share.
 
 The prompt is `[<ctx> neighbours] <suf> suffix <pre> prefix <mid>`: what changes while the user types stands last, so
-that a keystroke only appends to the KV cache. The canvas that follows holds the middle, the end token, and end tokens to its
-last row. Holds no tensor and knows no model.
+that a keystroke only appends to the KV cache. The canvas that follows holds the middle, the end token, and end tokens
+to its last row. Holds no tensor and knows no model.
 Source: suffix-prefix-middle order of Bavarian et al., "Efficient Training of Language Models to Fill in the Middle"
 (arXiv 2207.14255), section 4.
 """
