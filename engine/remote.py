@@ -3,7 +3,8 @@
 Prompts and canvases travel as token ids, so the tokenizer here and the model there must belong together (`agrees_on`
 asks). Pinned and seeded canvases go through vLLM's extra arguments; a server that shows it does not know them is asked
 for a plain continuation instead, which ends where the first pinned row after the gap begins. Failures become a state,
-not noise: after a few in a row the server is left alone for a while. Knows no text and no editor.
+not noise: after a few in a row the server is left alone for a while. Knows no text and no editor. Longer than other
+files because what a network does to one request is handled where the request is made.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Code actions: fill this hole, fill all holes, rewrite the selection, repair here. Cheap to list, computed on resolve.
 
 An action carries where and what, not the text; resolving it asks the engine, and refuses rather than make an edit that
-adds syntax errors or comes too late. Where holes and errors are is infill's business.
+adds syntax errors or comes too late. Where holes and errors are is infill's business. Longer than other files because
+the four actions share one way from a plan to an edit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Inline completion: from a request to items, and what is learnt from what becomes of them.
 
 The answer policy suits every editor: an empty range at the cursor, a plain string, `[]` for nothing here, null for a
-superseded request, never an error. Knows documents and the scheduler; how a gap is filled is infill's business.
+superseded request, never an error. Knows documents and the scheduler; how a gap is filled is infill's business. Longer
+than other files because asking, answering and learning from the answer share the memory of what was shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The language server: life cycle, documents, configuration, status. What is proposed is completion.py's business.
 
 `create_server` puts the parts together around a function that loads an infiller, the only thing a test replaces.
-Importing this module loads no torch; the model is loaded by the engine thread once the client is initialized.
+Importing this module loads no torch; the model is loaded by the engine thread once the client is initialized. Longer
+than other files because `create_server` names every method that the server knows, in one place.
 """
 
 from __future__ import annotations

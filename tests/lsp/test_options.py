@@ -183,6 +183,7 @@ def test_another_model_is_loaded_when_the_options_say_so(start, journal):
     server = start()
     server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": {"engine": {"model": "missing"}}}})
     server.wait_for(lambda: server.statuses()[-1]["kind"] == "error", what="the error")
+    server.wait_for(server.messages, what="the message")
     assert server.messages() == ["There is no model 'missing'. Name a folder that exists."]
     server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": {"engine": {"model": ""}}}})
     server.wait_for(lambda: server.statuses()[-1]["kind"] == "normal", what="the model again")

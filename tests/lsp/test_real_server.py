@@ -108,7 +108,7 @@ def test_a_remote_engine(server, tmp_path):
 def test_a_remote_engine_with_another_tokenizer_is_refused(server):
     with FakeVllm(Behaviour(text_tokens=[1, 2, 3])) as vllm:
         server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url}})
-        server.wait_for(lambda: any(each["kind"] == "error" for each in server.statuses()), 60, "the refusal")
+        server.wait_for(server.messages, 120, "the refusal")
         assert "another tokenizer" in server.messages()[0]
 
 
