@@ -30,6 +30,7 @@ from .plan import KV_TOKENS, plan_folder
 from .policies import RegionEntropySum, SamplingPolicy, answer_region
 from .problem import Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 from .slots import Slot, SlotPool
+from .tuned import apply as use_tuned_tiles
 
 FUSED_ROWS = 256
 """At most so many rows of the prompt ride along in the first forward; what is before them is encoded alone."""
@@ -106,6 +107,7 @@ class PackedEngine(LocalEngine):
                 )
             # others' use of the device is in this number
             free = torch.cuda.mem_get_info(device)[0]
+            use_tuned_tiles(device)
         plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
         model = load_packed(source, scheme, device, progress)
         return cls(model, policy, source.name, kv_tokens)

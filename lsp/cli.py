@@ -197,6 +197,12 @@ def _pull(arguments: list[str]) -> int:
     return pull_main(arguments)
 
 
+def _tune(arguments: list[str]) -> int:
+    from ..engine.tuned import main as tune
+
+    return tune(arguments)
+
+
 def _train(arguments: list[str]) -> int:
     from ..training.train import main as train
 
@@ -221,6 +227,7 @@ PASSED_ON: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "verify": ("compare the engine with transformers on a checkpoint", _verify),
     "pull": ("download a model, after saying how much it is and asking", _pull),
     "quantize": ("write a model in the packed format", _quantize),
+    "tune": ("measure kernel tiles on this machine's GPU and keep the best", _tune),
     "train": ("train the embedded model on a corpus", _train),
     "evaluate": ("measure a model on held-out packages", _evaluate),
     "export": ("pack a training run into one file", _export),
