@@ -1,8 +1,8 @@
 """One engine thread, and the rules of who uses it: cancel-previous and latest-wins per document, deadlines, restarts.
 
 The event loop submits work and awaits its ending; the thread loads the infiller, works, and polls the token of what it
-does. Nothing here blocks the event loop, and no ending is an exception. Knows no LSP type and no document. Longer than other
-files because the thread's states are safe to read only side by side.
+does. Nothing here blocks the event loop, and no ending is an exception. Knows no LSP type and no document. Longer than
+other files because the thread's states are safe to read only side by side.
 """
 
 from __future__ import annotations
