@@ -159,7 +159,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _plan_of(state: dict[str, Any]) -> Plan:
     stored: dict[str, Any] = dict(state["plan"])
-    return Plan(**{**stored, "shape": BatchShape(**stored["shape"])})
+    stored["shape"] = BatchShape(**stored["shape"])
+    return Plan(**stored)
 
 
 def open_run(run_dir: Path, plan: Plan, resume: Path | None) -> Plan:
@@ -250,7 +251,7 @@ def session(
     _write_state(out, state)
     state["held_out"] = held_out_losses(run, corpus, tokenizer_json)
     if is_finished:
-        card = {"held_out": state["held_out"], "steps": run.step, "tokens": run.num_tokens, "minutes": plan.minutes}
+        card: dict[str, object] = {"held_out": state["held_out"], "steps": run.step, "tokens": run.num_tokens}
         size = export(work / "run", corpus / "tokenizer.json", out / "embedded.safetensors", card)
         say(f"the plan's {plan.minutes:g} minutes are used up; embedded.safetensors: {size} bytes")
     state["call"] = {"prepared_s": prepared_s, "all_s": time.monotonic() - begun, "device": str(device)}
