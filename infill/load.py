@@ -42,7 +42,9 @@ def load_infiller(
 
     def load() -> Engine:
         from ..engine.packed_engine import load_engine
+        from ..engine.threads import leave_a_core
 
+        leave_a_core()
         engine = load_engine(source if model else None, device="cpu" if device == "auto" else device)
         vocab_size = engine.model.config.vocab_size
         if tokenizer.vocab_size > vocab_size:

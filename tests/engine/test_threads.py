@@ -1,0 +1,37 @@
+"""The engine leaves a core to the editor, unless the user has said how many threads it may take."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from lacuna_ls.engine.threads import MAX_THREADS, leave_a_core
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "wanted"),
+    [
+        (1, 1),  # there is none to leave
+        (2, 1),  # the usual small machine
+        (4, 3),  # one is left
+        (64, MAX_THREADS),  # more do not help
+    ],
+)
+def test_one_core_is_left(monkeypatch: pytest.MonkeyPatch, num_cores: int, wanted: int) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+    assert leave_a_core() == wanted
+
+
+def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert leave_a_core() == 2
