@@ -141,7 +141,8 @@ class Neovim:
     def messages(self, method=None):
         if not self.log.exists():
             return []
-        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
+        # a line without its end is still being written
+        rows = [json.loads(line) for line in self.log.read_text().split("\n")[:-1]]
         return [row for row in rows if method is None or (row["event"] == "message" and row.get("method") == method)]
 
     def requests(self):

@@ -90,6 +90,8 @@ export class Session implements vscode.Disposable {
     this.status.update({ kind: 'busy', message: vscode.l10n.t('starting'), isMissing: false });
     const client = this.createClient(found);
     this.client = client;
+    // before the start: the first status comes as soon as the server is initialized
+    client.onNotification(protocol.STATUS, (status: protocol.Status) => this.status.update(status));
     try {
       await client.start();
     } catch (error) {
@@ -101,9 +103,8 @@ export class Session implements vscode.Disposable {
       }
       return;
     }
-    client.onNotification(protocol.STATUS, (status: protocol.Status) => this.status.update(status));
     await this.setRunning(true);
-    if (this.status.current.kind === 'busy') {
+    if (this.status.current.kind === 'busy' && this.status.current.model === undefined) {
       this.status.update({ kind: 'normal', message: vscode.l10n.t('ready') });
     }
   }

@@ -78,9 +78,9 @@ return {
   {
     name = "proposal.minConfidence",
     kind = "float",
-    default = 0.0,
+    default = 0.1,
     values = "0 to 1",
-    meaning = "Show a proposal only when the probability that it is exactly right is at least this.",
+    meaning = "Show a proposal only when the probability that it is exactly right is at least this; asked for by a key, it is shown whatever its probability.",
     by_language = true,
   },
   {
