@@ -263,7 +263,7 @@ class InlineCompletions:
             neighbours=self.neighbours(document, options),
             num_alternatives=options.proposal.alternatives,
             indent=indent,
-            min_confidence=options.proposal.min_confidence,
+            min_confidence=0.0 if is_explicit else options.proposal.min_confidence,
             is_explicit=is_explicit,
             in_comments=options.proposal.in_comments,
         )
