@@ -119,7 +119,7 @@ def measure_vscode(server, count):
         if server == "real":
             command = ["/usr/bin/env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), str(LACUNA)]
             settings |= {"lacuna.engine.kind": "local", "lacuna.trigger.backoffDismissals": 0}
-            settings |= {"lacuna.proposal.deadlineMs": 30000}
+            settings |= {"lacuna.proposal.deadlineMs": 30000, "lacuna.proposal.minConfidence": 0}
         code = CodeServer(base / "code", command=command, settings=settings)
         browser = Browser()
         try:

@@ -11,7 +11,11 @@ LACUNA = Path(sys.executable).with_name("lacuna")
 # two cores are shared with the editor and the browser here, and a test waits longer than a user would
 # what is proposed must be shown: these tests are about the way to the screen, not about the threshold
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-SETTINGS = {"engine": {"kind": "local"}, "proposal": {"deadlineMs": 30000, "minConfidence": 0}, "trigger": {"backoffDismissals": 0}}
+SETTINGS = {
+    "engine": {"kind": "local"},
+    "proposal": {"deadlineMs": 30000, "minConfidence": 0},
+    "trigger": {"backoffDismissals": 0},
+}
 
 EASY = (
     "def add(a, b):\n    return",
