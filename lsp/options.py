@@ -62,8 +62,8 @@ class ProposalOptions:
     alternatives: int = value(
         1, "Proposals per answer; editors cycle through them.", minimum=1, maximum=5, by_language=True
     )
-    # with the embedded model and its drafts, on lines of six held-out packages (docs/MODEL_CARD.md): at 0 a proposal is
-    # shown for 87 % of them and 23 % of those shown are exact; at 0.1 it is 52 % and 39 %, at 0.3 31 % and 61 %
+    # with the embedded model and its drafts, on lines of six held-out packages (docs/MODEL_CARD.md): at 0 a proposal
+    # is shown for 87 % of them and 23 % of those shown are exact; at 0.1 it is 52 % and 39 %, at 0.3 31 % and 61 %
     min_confidence: float = value(
         0.1,
         "Show a proposal only when the probability that it is exactly right is at least this; asked for by a key, it is "
