@@ -66,8 +66,8 @@ class ProposalOptions:
     # is shown for 87 % of them and 23 % of those shown are exact; at 0.1 it is 52 % and 39 %, at 0.3 31 % and 61 %
     min_confidence: float = value(
         0.1,
-        "Show a proposal only when the probability that it is exactly right is at least this; asked for by a key, it is "
-        "shown whatever its probability.",
+        "Show a proposal only when the probability that it is exactly right is at least this; asked for by a key, it "
+        "is shown whatever its probability.",
         minimum=0.0,
         maximum=1.0,
         by_language=True,
