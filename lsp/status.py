@@ -5,6 +5,7 @@ Knows the engine's states and protocol.py's shapes; starts and stops nothing.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ class StatusBoard:
         self._latency_ms: float | None = None
         self._last: StatusParams | None = None
         self._last_sent = 0.0
+        self._is_latency_waiting = False
 
     @property
     def is_paused(self) -> bool:
@@ -67,8 +69,17 @@ class StatusBoard:
     def set_latency(self, latency_ms: float) -> None:
         """Request to answer of an infill that ran the model."""
         self._latency_ms = round(latency_ms, 1)
-        if time.monotonic() - self._last_sent >= LATENCY_INTERVAL_S:
+        wait_s = self._last_sent + LATENCY_INTERVAL_S - time.monotonic()
+        if wait_s <= 0:
             self._send()
+        elif not self._is_latency_waiting:
+            # the last one of a burst must not stay untold
+            self._is_latency_waiting = True
+            asyncio.get_running_loop().call_later(wait_s, self._send_waiting)
+
+    def _send_waiting(self) -> None:
+        self._is_latency_waiting = False
+        self._send()
 
     def current(self) -> StatusParams:
         """The status as it is now."""
