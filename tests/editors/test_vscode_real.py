@@ -125,7 +125,7 @@ def previewed(w, key, title):
 
 
 def saved_edit(w, before):
-    """The accepted edit on disk. It is made a moment after the diff has closed: a save that comes first saves nothing."""
+    """The accepted edit on disk. It is made a moment after the diff closed: a save that comes first saves nothing."""
 
     def is_changed():
         w.save()
