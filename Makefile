@@ -50,9 +50,10 @@ kernels: $(VENV)/.dev  ## the Triton kernels' numbers alone, in triton's interpr
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## write what is generated from the table of options: README.md, both editors' settings
+docs: $(VENV)/.dev  ## write what is generated from the table of options: README.md, both editors' settings and help
 	$(BIN)/python tests/support/readme_options.py
 	$(BIN)/python editors/generate_settings.py
+	@nvim=.editors/nvim/usr/bin/nvim; [ -x $$nvim ] || nvim=nvim; $$nvim -l editors/neovim/scripts/help.lua
 
 wheel: $(VENV)/.dev  ## dist/: the sdist, and the wheel built from it
 	rm -rf dist build
