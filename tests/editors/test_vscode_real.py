@@ -165,16 +165,12 @@ def test_holes_are_filled_by_the_model(real, key, title):
 
 def test_a_selection_is_rewritten_by_the_model(real):
     w = real(BODY).focus()
-    for row in BODY_ROWS:
-        w.focus()
-        clear_toasts(w)
-        w.keys("Control+Home", *["ArrowDown"] * row, "Home", "Shift+End", "Control+Alt+i")
-        w.page.wait_for_selector(".quick-input-widget input", state="visible")
-        w.type("shorter")
-        if previewed(w, "Enter", "rewrite selection"):
-            break
-    else:
-        # a small model may write nothing that parses for any of them: each refusal was told, and nothing has changed
+    clear_toasts(w)
+    w.keys("Control+Home", *["ArrowDown"] * BODY_ROWS[0], "Home", "Shift+End", "Control+Alt+i")
+    w.page.wait_for_selector(".quick-input-widget input", state="visible")
+    w.type("shorter")
+    if not previewed(w, "Enter", "rewrite selection"):
+        # a small model may write nothing that parses: that was told, and nothing has changed
         w.save()
         assert w.file.read_text() == BODY
         return
