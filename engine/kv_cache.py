@@ -11,22 +11,14 @@ from torch import Tensor
 from .config import ModelConfig
 
 
-class KVCache:
-    """Keys and values per layer: [Hkv, capacity, D] each, of which the first `length` positions are valid."""
+class HeldTokens:
+    """Which tokens the valid positions of a cache belong to. KVCache and Slot (slots.py) differ in where they keep
+    them."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, capacity: int = 512) -> None:
-        self._config, self._device, self._dtype = config, device, dtype
-        self._capacity = 0
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+    def __init__(self) -> None:
         self.length = 0
         self.tokens: tuple[int, ...] = ()
         """The token ids whose keys and values are held. Kept by whoever drives the encoder, through `hold`."""
-        self._reserve(capacity)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values))
 
     def common_prefix(self, tokens: tuple[int, ...]) -> int:
         """How many leading tokens of a new prompt are held already."""
@@ -48,6 +40,25 @@ class KVCache:
             raise ValueError(f"{len(tokens)} tokens for {self.length} cached positions")
         self.tokens = tokens
 
+    def advance(self, num_tokens: int) -> None:
+        self.length += num_tokens
+
+
+class KVCache(HeldTokens):
+    """Keys and values per layer: [Hkv, capacity, D] each, of which the first `length` positions are valid."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, capacity: int = 512) -> None:
+        super().__init__()
+        self._config, self._device, self._dtype = config, device, dtype
+        self._capacity = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._reserve(capacity)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values))
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write key and value [Hkv, T, D] after the valid positions; returns views of all [Hkv, length + T, D].
 
@@ -58,9 +69,6 @@ class KVCache:
         self._keys[layer][:, self.length : end] = key
         self._values[layer][:, self.length : end] = value
         return self._keys[layer][:, :end], self._values[layer][:, :end]
-
-    def advance(self, num_tokens: int) -> None:
-        self.length += num_tokens
 
     def read(self, layer: int, last: int | None = None) -> tuple[Tensor, Tensor]:
         """The valid keys and values [Hkv, S, D]; last: only that many of the latest positions."""

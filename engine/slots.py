@@ -14,19 +14,19 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .errors import EngineError
+from .kv_cache import HeldTokens
 
 GRANULE = 256
 """Extents are multiples of this many positions, so that typing does not move them."""
 
 
-class Slot:
+class Slot(HeldTokens):
     """A Cache (text_model.py) that is an extent [first, first + capacity) of the pool's storage."""
 
     def __init__(self, pool: SlotPool) -> None:
+        super().__init__()
         self._pool = pool
         self.first = self.capacity = 0
-        self.length = 0
-        self.tokens: tuple[int, ...] = ()
         self.last_used = 0
         # the normed state of the last token, kept by the engine for the causal decodings
         self.last_hidden: Tensor | None = None
@@ -39,24 +39,6 @@ class Slot:
     def origin(self) -> int:
         return self.first
 
-    def common_prefix(self, tokens: tuple[int, ...]) -> int:
-        limit = min(len(self.tokens), len(tokens))
-        if self.tokens[:limit] == tokens[:limit]:
-            return limit
-        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
-
-    def truncate(self, length: int) -> None:
-        """Forget everything from position length on. Raises: ValueError beyond what is held."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot cut a slot of {self.length} positions to {length}")
-        self.length = length
-        self.tokens = self.tokens[:length]
-
-    def hold(self, tokens: tuple[int, ...]) -> None:
-        if len(tokens) != self.length:
-            raise ValueError(f"{len(tokens)} tokens for {self.length} cached positions")
-        self.tokens = tokens
-
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write key and value [Hkv, T, D] after the valid positions; see KVCache.append."""
         end = self.length + key.shape[1]
@@ -66,9 +48,6 @@ class Slot:
         keys[:, self.first + self.length : self.first + end] = key
         values[:, self.first + self.length : self.first + end] = value
         return keys[:, self.first : self.first + end], values[:, self.first : self.first + end]
-
-    def advance(self, num_tokens: int) -> None:
-        self.length += num_tokens
 
     def read(self, layer: int, last: int | None = None) -> tuple[Tensor, Tensor]:
         keys, values = self._pool.storage(layer)
