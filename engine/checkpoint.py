@@ -7,7 +7,7 @@ and no quantised formats of others.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,9 @@ from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
 
 __all__ = ["EMBEDDED", "load_checkpoint", "load_config", "save_folder", "save_packed"]
+
+Adapt = Callable[[str, Tensor], Tensor]
+"""(name, weight) -> the weight to use instead; see adapter.py."""
 
 SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 """The vision tower: text work never reads it."""
@@ -48,10 +51,13 @@ def load_config(source: Path) -> ModelConfig:
     return ModelConfig.from_dict(raw, source=str(source))
 
 
-def load_checkpoint(source: Path, device: str = "cpu", weights: str = "auto") -> DiffusionGemma:
+def load_checkpoint(
+    source: Path, device: str = "cpu", weights: str = "auto", adapt: Adapt | None = None
+) -> DiffusionGemma:
     """Read, check and place a model. weights: "auto", "fp32", "bf16" or "int8".
 
-    "auto" is int8 on a CPU and bf16 elsewhere. Raises: ModelError and its kinds, DeviceError.
+    "auto" is int8 on a CPU and bf16 elsewhere. adapt: what becomes of each weight, by our name, before it is rounded.
+    Raises: ModelError and its kinds, DeviceError.
     """
     if weights not in ("auto", "fp32", "bf16", "int8"):
         raise ValueError(f"unknown weights {weights!r}")
@@ -74,7 +80,7 @@ def load_checkpoint(source: Path, device: str = "cpu", weights: str = "auto") ->
             raise CheckpointError(f"{file}: tensor {name} has shape {list(tensor.shape)}, {wanted}")
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{file}: tensor {name} holds NaN or infinity; copy the file again")
-        tensors[name] = tensor.to(device=device, dtype=dtype)
+        tensors[name] = (adapt(name, tensor) if adapt else tensor).to(device=device, dtype=dtype)
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

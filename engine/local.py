@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .adapter import Adapter
 from .checkpoint import EMBEDDED, load_checkpoint
 from .denoise import denoise
 from .errors import EngineError
@@ -45,14 +46,22 @@ class LocalEngine:
         self._last_hidden: Tensor | None = None
 
     @classmethod
-    def load(cls, path: Path | str | None = None, device: str = "cpu", weights: str = "auto") -> LocalEngine:
+    def load(
+        cls,
+        path: Path | str | None = None,
+        device: str = "cpu",
+        weights: str = "auto",
+        adapter: Adapter | None = None,
+    ) -> LocalEngine:
         """path: a model folder, a single .safetensors with its config inside, or None for the embedded model.
 
-        weights: "auto", "fp32", "bf16" or "int8" (CPU). Raises: ModelError and its kinds, DeviceError.
+        weights: "auto", "fp32", "bf16" or "int8" (CPU). adapter: merged into the weights before they are rounded.
+        Raises: ModelError and its kinds, DeviceError.
         """
         source = EMBEDDED if path is None else Path(path)
-        model = load_checkpoint(source, device=device, weights=weights)
-        return cls(model, name="embedded" if path is None else source.name)
+        model = load_checkpoint(source, device, weights, adapter.merged if adapter else None)
+        name = "embedded" if path is None else source.name
+        return cls(model, name=f"{name}, adapted" if adapter else name)
 
     @property
     def model(self) -> TextModel:

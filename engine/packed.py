@@ -24,6 +24,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from ..kernels.packing import PackedMatrix
+from .adapter import Adapter, merge_parts
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
 from .formats import Part, Progress, Scheme, parts, source_format, stream
@@ -58,10 +59,12 @@ def load_packed(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     is_verified: bool = True,
+    adapter: Adapter | None = None,
 ) -> PackedModel:
     """A model of packed weights from our own folder, or from any folder that formats.py reads, quantised while loading.
 
     scheme: how to quantise; ignored for our own folder. is_verified: compare checksums (about 10 s for 15 GB).
+    adapter: merged into the weights; the folder stays as it is.
     Raises: ModelError and its kinds, DeviceError.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -71,7 +74,7 @@ def load_packed(
         pieces = read_packed(source, config, device, progress, is_verified)
     else:
         pieces = stream(source, config, scheme or default_scheme(source), device, progress)
-    return PackedModel.from_parts(config, pieces)
+    return PackedModel.from_parts(config, merge_parts(pieces, adapter) if adapter else pieces)
 
 
 def default_scheme(source: Path) -> Scheme:

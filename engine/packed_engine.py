@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .adapter import Adapter
 from .blocks import BlockResult, denoise_blocks
 from .denoise import Denoised
 from .errors import DeviceError
@@ -50,17 +51,19 @@ def load_engine(
     kv_tokens: int = KV_TOKENS,
     cap_bytes: int | None = None,
     progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> LocalEngine:
     """The engine that suits a model: packed and quantised folders, and any folder on a GPU, run as PackedEngine; the
     embedded model and small float folders on the CPU as LocalEngine.
 
-    source: a folder or file (find.find_model gives it), or None for the embedded model. Raises: LacunaError's kinds.
+    source: a folder or file (find.find_model gives it), or None for the embedded model. adapter: merged into what is
+    loaded. Raises: LacunaError's kinds.
     """
     if source is None or not source.is_dir():
-        return LocalEngine.load(source, device=device)
+        return LocalEngine.load(source, device, adapter=adapter)
     if device.startswith("cuda") or is_packed(source) or source_format(source) != "float":
-        return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress=progress)
-    return LocalEngine.load(source, device=device)
+        return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress=progress, adapter=adapter)
+    return LocalEngine.load(source, device, adapter=adapter)
 
 
 class PackedEngine(LocalEngine):
@@ -94,6 +97,7 @@ class PackedEngine(LocalEngine):
         scheme: Scheme | None = None,
         progress: Progress | None = None,
         policy: SamplingPolicy = FULL_SIZE_POLICY,
+        adapter: Adapter | None = None,
     ) -> PackedEngine:
         """Plan first, then load: nothing is allocated for a model that does not fit.
 
@@ -109,8 +113,8 @@ class PackedEngine(LocalEngine):
             free = torch.cuda.mem_get_info(device)[0]
             use_tuned_tiles(device)
         plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
-        model = load_packed(source, scheme, device, progress)
-        return cls(model, policy, source.name, kv_tokens)
+        model = load_packed(source, scheme, device, progress, adapter=adapter)
+        return cls(model, policy, f"{source.name}, adapted" if adapter else source.name, kv_tokens)
 
     def status(self) -> EngineStatus:
         status = super().status()
