@@ -133,16 +133,27 @@ def save_packed(model: DiffusionGemma, path: Path, metadata: dict[str, str]) -> 
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().float().cpu()
-        if tensor.dim() < 2 or "router" in name:
+        if not is_packed(name, tensor):
             tensors[name] = tensor.contiguous()
             continue
-        # experts run as one product over all of them: one scale per output row, shared by the experts that add up in it
-        over = (0, 2) if name.endswith("experts.down_proj") else (-1,)
-        scale = tensor.abs().amax(over, keepdim=True).clamp_min(1e-12) / 127
-        tensors[name] = (tensor / scale).round().clamp(-127, 127).to(torch.int8).contiguous()
+        quantised, scale = pack(name, tensor)
+        tensors[name] = quantised.contiguous()
         tensors[f"{name}|scale"] = scale.contiguous()
     header = {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(model.config.to_dict()), **metadata}
     save_file(tensors, path, metadata=header)
+
+
+def is_packed(name: str, tensor: Tensor) -> bool:
+    """Whether the single-file form holds this parameter as int8: matrices, but not the router's."""
+    return tensor.dim() >= 2 and "router" not in name
+
+
+def pack(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 of the same shape, fp32 scale that it is multiplied with) of one parameter [..., N, K]."""
+    # experts run as one product over all of them: one scale per output row, shared by the experts that add up in it
+    over = (0, 2) if name.endswith("experts.down_proj") else (-1,)
+    scale = tensor.abs().amax(over, keepdim=True).clamp_min(1e-12) / 127
+    return (tensor / scale).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def _must_be_float(model: DiffusionGemma) -> None:

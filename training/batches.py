@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from ..infill.layout import Limits, build_prompt, file_header
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
+from .drafts import edited, similar_middle
 from .holes import Hole
 
 IntArray = npt.NDArray[np.int64]
@@ -49,6 +50,8 @@ class BatchShape:
     num_canvases: int = 2
     num_canvas_rows: int = 32
     max_middle: int = 56
+    draft_share: float = 0.5
+    """Of second canvases: they start from a similar line, or from an edited middle, instead of from noise."""
 
     @property
     def num_rows(self) -> int:
@@ -138,11 +141,16 @@ class Batches(Dataset[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas."""
+    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas.
+
+    draft: what the second canvas starts from: what a similar line has instead of the middle, empty where the text has
+    no such line; None: noise.
+    """
 
     encoder: list[int]
     num_prompt: int
     starts: list[int]
+    draft: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +182,11 @@ def pose(tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape:
     prompt = build_prompt(tokenizer, prefix, suffix, neighbours, limits)
     length = len(middle) + 1
     starts = [0, *(0 if rng.random() < 0.5 else rng.randrange(length) for _ in range(shape.num_canvases - 1))]
-    return Posed([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts)
+    draft: list[int] | None = None
+    if shape.num_canvases > 1 and rng.random() < shape.draft_share:
+        starts[1] = 0
+        draft = tokenizer.encode(similar_middle(text, hole) or "")
+    return Posed([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts, draft)
 
 
 def corrupt(
@@ -182,7 +194,8 @@ def corrupt(
 ) -> Example:
     """Draw the noise level, the pinned rows and the noise of every canvas, and weigh its rows.
 
-    The first canvas of an example is pure noise (t = 1), where every infill begins; the others are stratified in t.
+    The first canvas of an example is pure noise (t = 1), where every infill begins; the others are stratified in t, but
+    for a second one that starts from a draft.
     """
     R, C = len(posed.starts), shape.num_canvas_rows
     clean = np.full((R, C), tokenizer.eos, dtype=np.int64)
@@ -210,6 +223,12 @@ def corrupt(
             pinned[r] &= ~is_fill[r]
     random_tokens = noise.integers(NUM_RESERVED, tokenizer.vocab_size, size=(R, C))
     is_noisy = (noise.random((R, C)) < level[:, None]) & ~pinned
+    tokens = np.where(is_noisy, random_tokens, clean)
+    if posed.draft is not None:
+        draft = posed.draft or edited(middle[:-1].tolist(), noise, NUM_RESERVED, tokenizer.vocab_size)
+        pinned[1] = False
+        tokens[1] = (draft + [tokenizer.eos] * C)[:C]
+        is_noisy[1] = tokens[1] != clean[1]
     row_weights = np.where(is_noisy, weights.corrupted, weights.clean)
     row_weights = np.where(is_fill, weights.end_fill, row_weights)
     # encoder row i predicts token i + 1: the last prompt row predicts the first token of the middle
@@ -220,7 +239,7 @@ def corrupt(
     encoder_weights[(targets < NUM_RESERVED) & (targets != tokenizer.eos)] = 0.0
     return Example(
         posed=posed,
-        canvas_tokens=np.where(is_noisy, random_tokens, clean),
+        canvas_tokens=tokens,
         canvas_targets=clean,
         canvas_pinned=pinned,
         canvas_weights=np.where(pinned, 0.0, row_weights).astype(np.float32),

@@ -7,6 +7,7 @@ the machine. State is safetensors and JSON, never pickle. Holes and noise are ba
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import random
@@ -22,8 +23,10 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..engine.checkpoint import is_packed, pack
 from ..engine.config import LayerSpec, ModelConfig
 from ..engine.errors import ModelNotFoundError
+from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .batches import Batch, Batches, BatchShape
@@ -84,6 +87,7 @@ class Plan:
     ema_decay: float = 0.99
     self_conditioning: float = 0.25
     encoder_weight_end: float = 0.5
+    quantised_share: float = 0.1
 
 
 class Run:
@@ -250,6 +254,26 @@ def train(
     return run
 
 
+@contextlib.contextmanager
+def rounded(model: DiffusionGemma) -> Iterator[None]:
+    """The weights as the export will hold them, while the gradient is taken: it is then applied to the exact ones.
+
+    Straight-through estimator (Bengio et al., arXiv 1308.3432): rounding counts as the identity going back.
+    """
+    exact = {name: p.detach().clone() for name, p in model.named_parameters() if is_packed(name, p)}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name in exact:
+                p.copy_(dequantise(*pack(name, p)))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name in exact:
+                    p.copy_(exact[name])
+
+
 def encoder_share(plan: Plan, progress: float) -> float:
     """Weight of the next-token loss beside the canvas loss: 1, falling to encoder_weight_end over the last 40 %."""
     late = max(0.0, (progress - 0.6) / 0.4)
@@ -261,17 +285,19 @@ def one_step(
 ) -> dict[str, float]:
     """Forward, backward and update. scale: of both learning rates. Returns what the log keeps."""
     plan, model = run.plan, run.model
-    with torch.autocast(run.device.type, torch.bfloat16):
-        if is_joint:
-            believed = believe(model, batch) if is_conditioned else None
-            # always a tensor in this phase, so that the compiled graph is one
-            soft = soft_of(model, batch, believed)
-            soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
-            share = torch.tensor(encoder_share(plan, run.progress), device=run.device)
-            result: Losses = forward(model, batch, soft, share)
-        else:
-            result = forward(model, encoder_only(batch), None, torch.tensor(1.0, device=run.device))
-    cast(Any, result.total).backward()
+    is_last_part = run.progress >= 1 - plan.quantised_share
+    with rounded(model) if is_last_part else contextlib.nullcontext():
+        with torch.autocast(run.device.type, torch.bfloat16):
+            if is_joint:
+                believed = believe(model, batch) if is_conditioned else None
+                # always a tensor in this phase, so that the compiled graph is one
+                soft = soft_of(model, batch, believed)
+                soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
+                share = torch.tensor(encoder_share(plan, run.progress), device=run.device)
+                result: Losses = forward(model, batch, soft, share)
+            else:
+                result = forward(model, encoder_only(batch), None, torch.tensor(1.0, device=run.device))
+        cast(Any, result.total).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
         for group in optimiser.param_groups:
@@ -304,6 +330,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS", help="end this call early")
     parser.add_argument("--batch", type=int, default=32, help="examples per step")
     parser.add_argument("--canvases", type=int, default=2, help="noise replicas per example")
+    parser.add_argument("--encoder-only", type=float, default=0.3, metavar="SHARE", help="of the time, at first")
+    parser.add_argument("--lr", type=float, default=1.0, help="factor on both learning rates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
     parser.add_argument("--workers", type=int, default=1, help="processes that build batches")
@@ -315,7 +343,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")
     shape = BatchShape(num_examples=args.batch, num_canvases=args.canvases)
-    plan = Plan(size=args.size, minutes=args.minutes, seed=args.seed, shape=shape)
+    plan = Plan(args.size, args.minutes, args.seed, shape, encoder_only_share=args.encoder_only)
+    plan = replace(plan, lr_matrix=args.lr * plan.lr_matrix, lr_other=args.lr * plan.lr_other)
     device = torch.device(args.device)
     train(args.corpus, args.out, plan, device, args.stop_after, args.workers, not args.no_compile, args.init_from)
     return 0

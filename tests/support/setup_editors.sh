@@ -12,6 +12,8 @@ export npm_config_loglevel=error npm_config_audit=false npm_config_fund=false np
 mkdir -p "$editors"
 missing=()
 
+# the functions below are not named like the programs: `command -v` would find the function itself
+
 # runs a step in silence; its last lines are shown when it fails
 step() {
     local what=$1
@@ -24,7 +26,7 @@ step() {
     fi
 }
 
-chromium() {
+chromium_() {
     command -v chromium > /dev/null && return 0
     [ "$(id -u)" = 0 ] || { echo "no chromium, and no root to install it"; return 1; }
     command -v apt-get > /dev/null || { echo "no chromium, and no apt-get to install it with"; return 1; }
@@ -39,7 +41,7 @@ tmux_() {
 }
 
 # the extension is built again when one of its sources is newer than the .vsix
-vsix() {
+vsix_() {
     local extension=$root/editors/vscode
     cd "$extension" || return 1
     command -v npm > /dev/null || { echo "no npm"; return 1; }
@@ -55,10 +57,10 @@ vsix() {
 
 # one after the other: two package managers at once gain nothing on two cores
 step "neovim" "$here/get-nvim.sh" "$editors/nvim"
-step "chromium" chromium
+step "chromium" chromium_
 step "tmux" tmux_
 step "code-server" "$here/get-code-server.sh" "$editors/code-server"
-step "vsix" vsix
+step "vsix" vsix_
 
 if [ ${#missing[@]} -gt 0 ]; then
     printf 'setup_editors: not here: %s\n' "${missing[@]}" >&2

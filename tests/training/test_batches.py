@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lacuna_ls.infill.tokenizer import NUM_RESERVED, Tokenizer
 from lacuna_ls.training.batches import Batch, Batches, BatchShape
 from lacuna_ls.training.corpus import Corpus
-from lacuna_ls.training.holes import sample_hole
+from lacuna_ls.training.drafts import edited, similar_middle
+from lacuna_ls.training.holes import Hole, sample_hole
 
 SHAPE = BatchShape(num_examples=6, num_encoder=160, num_canvases=3, num_canvas_rows=16, max_middle=30)
 
@@ -74,7 +77,54 @@ def test_targets_are_the_middle_then_end_tokens(batch: Batch, small_tokenizer: T
             assert batch.targets[b, rows].tolist() == wanted
 
 
-def test_noise_is_uniform_over_ordinary_tokens_and_pinned_rows_are_clean(batches: Batches) -> None:
+def with_drafts(small_corpus: Path, share: float) -> Batches:
+    texts, tokenizer_json = Corpus(small_corpus, "train"), (small_corpus / "tokenizer.json").read_text("utf-8")
+    return Batches(texts, tokenizer_json, replace(SHAPE, draft_share=share), sample_hole, seed=3)
+
+
+def test_second_canvases_start_from_drafts(small_corpus: Path, small_tokenizer: Tokenizer) -> None:
+    """Near the clean text, and free: nothing tells the model which rows are right."""
+    n, C = SHAPE.num_encoder, SHAPE.num_canvas_rows
+    wrong: list[float] = []
+    for share in (1.0, 0.0):
+        num_wrong = num_rows = 0
+        for step in range(4):
+            batch = with_drafts(small_corpus, share)[step]
+            rows = slice(n + C, n + 2 * C)
+            tokens, targets, weights = batch.tokens[:, rows], batch.targets[:, rows], batch.weights[:, rows]
+            is_text = targets != small_tokenizer.eos
+            num_wrong += int((tokens != targets)[is_text].sum())
+            num_rows += int(is_text.sum())
+            if share:
+                assert not batch.is_pinned[:, rows].any()
+                # a draft stands for the whole middle: it begins where the prompt ends
+                firsts = batch.positions[:, n + C].tolist()
+                assert firsts == [ends_of(batch, b, small_tokenizer)[0] for b in range(len(tokens))]
+                assert (weights[is_text] == torch.where(tokens == targets, 0.2, 1.0)[is_text]).all()
+        wrong.append(num_wrong / num_rows)
+    assert 0.02 < wrong[0] < 0.9
+    assert wrong[0] != wrong[1]
+
+
+def test_a_similar_line_is_the_draft() -> None:
+    text = "def one(a):\n    first = a + 1\n    return first\n\n\ndef two(b):\n    first = b * 22\n    return first\n"
+    start = text.index("b * 22")
+    assert similar_middle(text, Hole(start, start + 6, "rest-of-line")) == "a + 1"
+    assert similar_middle(text, Hole(start, start + 6, "node")) is None
+    assert similar_middle("x = 1\n", Hole(4, 5, "rest-of-line")) is None
+
+
+def test_an_edited_middle_is_near_it() -> None:
+    noise = np.random.default_rng(0)
+    for _ in range(200):
+        draft = edited([7] * 10, noise, 20, 30)
+        assert 7 <= len(draft) <= 13
+        assert draft.count(7) >= 7
+        assert all(token == 7 or 20 <= token < 30 for token in draft)
+
+
+def test_noise_is_uniform_over_ordinary_tokens_and_pinned_rows_are_clean(small_corpus: Path) -> None:
+    batches = with_drafts(small_corpus, 0.0)
     n = SHAPE.num_encoder
     num_pinned = num_noisy = 0
     for step in range(6):

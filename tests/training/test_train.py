@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lacuna_ls.engine.checkpoint import load_checkpoint
+from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
 from lacuna_ls.engine.errors import ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.model import DiffusionGemma
@@ -22,7 +22,7 @@ from lacuna_ls.training.export import export, load_run
 from lacuna_ls.training.holes import sample_hole
 from lacuna_ls.training.muon import Muon, orthogonalise
 from lacuna_ls.training.objective import encoder_only, losses, soft_of
-from lacuna_ls.training.train import SIZES, Plan, Run, initialise, learning_rate_scale, train
+from lacuna_ls.training.train import SIZES, Plan, Run, initialise, learning_rate_scale, rounded, train
 
 SHAPE = BatchShape(num_examples=3, num_encoder=128, num_canvases=2, num_canvas_rows=16, max_middle=24)
 PLAN = Plan(size="tiny", minutes=1e9, shape=SHAPE, encoder_only_share=0.0, self_conditioning=0.5, warmup_steps=2)
@@ -101,6 +101,18 @@ def test_the_learning_rate_warms_up_and_cools_down() -> None:
     assert learning_rate_scale(plan, 50, 0.4) == 1.0
     assert learning_rate_scale(plan, 50, 0.75) == pytest.approx(0.5)
     assert learning_rate_scale(plan, 50, 1.0) == pytest.approx(0.02)
+
+
+def test_the_last_part_trains_the_weights_that_are_exported(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    model = tiny(small_tokenizer.vocab_size)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    save_packed(model, tmp_path / "packed.safetensors", {})
+    exported = load_checkpoint(tmp_path / "packed.safetensors", weights="fp32").state_dict()
+    with rounded(model):
+        assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+        for name, p in model.named_parameters():
+            assert torch.equal(p, exported[name]), name
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 class _StopError(Exception):
