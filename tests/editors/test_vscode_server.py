@@ -25,6 +25,8 @@ def test_a_killed_server_comes_back(code_server, open_window):
     os.kill(w.server_pids()[0], signal.SIGKILL)
     until(lambda: len(w.server_pids()) == 2, "a second server")
     until(lambda: len(w.messages("textDocument/didOpen")) == 2, "the document, opened again")
+    # what is typed before the client has registered with the editor asks nobody
+    w.wait_ready()
     w.keys("Backspace")
     w.type("i")
     w.see(MULTI[9:])
