@@ -10,6 +10,8 @@ Knows paths and text, no model.
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 import os
 import re
 import threading
@@ -24,6 +26,8 @@ from pathlib import Path
 
 from .languages import PLAIN_TEXT, language_for_path
 from .privacy import redact
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 150_000
 """Larger files are generated more often than written."""
@@ -127,9 +131,19 @@ class LineIndex:
                 self._drop(next(iter(self._files)))
 
     def remove(self, path: str) -> None:
-        """Forget a file."""
+        """Forget a file, or every file of a folder."""
         with self._lock:
-            self._drop(path)
+            if path in self._files:
+                self._drop(path)
+                return
+            inside = path.rstrip("/\\") + os.sep
+            for each in [each for each in self._files if each.startswith(inside)]:
+                self._drop(each)
+
+    def clear(self) -> None:
+        """Forget every file."""
+        with self._lock:
+            self._clear()
 
     def similar(self, place: Place, num_wanted: int = 8) -> list[Match]:
         """Lines that go on from the place's head and stand in places like it, the most alike first."""
@@ -250,15 +264,43 @@ class WorkspaceIndexer:
     ) -> None:
         """is_excluded: paths that are not read. max_files: after so many the rest of the workspace is left out."""
         self._index = index
+        self._roots = tuple(Path(root) for root in roots)
         self._is_excluded = is_excluded
         self._room = max_files
-        self._work = self._walk(deque(str(root) for root in roots))
+        self._work = self._walk(deque(str(root) for root in self._roots))
+        self._changed: deque[str] = deque()
+        self._news = threading.Event()
         self.num_read = 0
+
+    def refresh(self, paths: Iterable[str]) -> None:
+        """These files were written, or are gone: read them anew, before what is left of the folders. Any thread."""
+        self._changed.extend(paths)
+        self._news.set()
 
     def step(self, budget_ms: float) -> bool:
         """Work for about budget_ms, but at least on one file or entry. Returns whether there is more to do."""
         until = time.perf_counter() + budget_ms / 1e3
-        return any(time.perf_counter() >= until for _ in self._work)
+        return any(time.perf_counter() >= until for _ in itertools.chain(self._reread(), self._work))
+
+    def _reread(self) -> Iterator[None]:
+        while self._changed:
+            path = Path(self._changed.popleft())
+            self._index.remove(str(path))
+            if self._is_inside(path) and self._is_wanted(path.name, str(path)):
+                self._read(path)
+            yield
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether the walk would come to this file."""
+        for root in self._roots:
+            if path.is_relative_to(root) and path.is_file() and not path.is_symlink():
+                folders = [each for each in path.parents if each != root and each.is_relative_to(root)]
+                if not any(_is_skipped(each.name) or each.is_symlink() for each in folders):
+                    return True
+        return False
+
+    def _is_wanted(self, name: str, path: str) -> bool:
+        return language_for_path(name) is not PLAIN_TEXT and not self._is_excluded(path)
 
     def _walk(self, folders: deque[str]) -> Iterator[None]:
         """Every folder in turn, the outer ones first; yields after each entry."""
@@ -275,38 +317,56 @@ class WorkspaceIndexer:
 
     def _visit(self, entry: os.DirEntry[str], folders: deque[str]) -> None:
         if entry.is_dir():
-            if not entry.name.startswith(".") and entry.name not in _SKIPPED:
+            if not _is_skipped(entry.name):
                 folders.append(entry.path)
-        elif language_for_path(entry.name) is not PLAIN_TEXT and not self._is_excluded(entry.path):
-            self._read(entry)
+        elif self._is_wanted(entry.name, entry.path):
+            self._room -= self._read(Path(entry.path))
 
-    def _read(self, entry: os.DirEntry[str]) -> None:
+    def _read(self, path: Path) -> bool:
         try:
-            if entry.stat().st_size > MAX_FILE_BYTES:
-                return
-            text = Path(entry.path).read_text(encoding="utf-8")
+            if path.stat().st_size > MAX_FILE_BYTES:
+                return False
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            return
-        self._room -= 1
+            return False
         self.num_read += 1
-        self._index.update(entry.path, text)
+        self._index.update(str(path), text)
+        return True
 
-    def start(self, slice_ms: float = 4.0, pause_ms: float = 16.0) -> Callable[[], None]:
-        """Work in a background thread, a slice at a time with pauses between. Returns what stops it."""
+    def start(
+        self, slice_ms: float = 4.0, pause_ms: float = 16.0, is_busy: Callable[[], bool] = lambda: False
+    ) -> Callable[[], None]:
+        """Work in a background thread, a slice at a time with pauses between; then wait for what refresh brings.
+
+        is_busy: polled before each slice; while it is true nothing is read. Returns what stops it.
+        """
         stopped = threading.Event()
 
         def work() -> None:
-            while not stopped.is_set() and self.step(slice_ms):
-                stopped.wait(pause_ms / 1e3)
+            while True:
+                # cleared first: what comes after this line is seen below, or ends the wait
+                self._news.clear()
+                if stopped.is_set():
+                    return
+                if is_busy() or self.step(slice_ms) or self._changed:
+                    stopped.wait(pause_ms / 1e3)
+                    continue
+                logger.info("%d files of the workspace have been read.", self.num_read)
+                self._news.wait()
 
         thread = threading.Thread(target=work, name="lacuna-index", daemon=True)
         thread.start()
 
         def stop() -> None:
             stopped.set()
+            self._news.set()
             thread.join(timeout=2.0)
 
         return stop
+
+
+def _is_skipped(folder: str) -> bool:
+    return folder.startswith(".") or folder in _SKIPPED
 
 
 _SKIPPED = frozenset(("node_modules", "__pycache__", "build", "dist", "target", "venv", "site-packages", "vendor"))

@@ -94,6 +94,7 @@ class LocalInfiller:
             limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
         )
         self._learned: dict[str, int] = {}
+        self._indexer: WorkspaceIndexer | None = None
         self._stop_indexing: Callable[[], None] = _no_indexing
         self._trees: OrderedDict[tuple[str, str], SyntaxTree] = OrderedDict()
 
@@ -165,14 +166,24 @@ class LocalInfiller:
         state = "ready" if engine.state == "unloaded" else engine.state
         return InfillerStatus(state, engine.model, engine.device, engine.detail)
 
-    def index_workspace(self, roots: Sequence[str], is_excluded: Callable[[str], bool] | None = None) -> None:
-        """Read the lines of the workspace in the background, so that drafts can come from files that are not open.
-
-        Called again it begins anew. is_excluded: files that are not read; None: those that nothing is proposed in.
-        """
+    def index_workspace(
+        self,
+        roots: Sequence[str],
+        is_excluded: Callable[[str], bool] | None = None,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """See Infiller.index_workspace. is_excluded: None means the files that nothing is proposed in."""
         self._stop_indexing()
-        indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.rules.is_excluded)
-        self._stop_indexing = indexer.start()
+        # what was read by other rules, or in other folders, is forgotten
+        self.index.clear()
+        self._learned.clear()
+        self._indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.rules.is_excluded)
+        self._stop_indexing = self._indexer.start(is_busy=is_busy)
+
+    def refresh_files(self, paths: Sequence[str]) -> None:
+        """See Infiller.refresh_files."""
+        if self._indexer is not None:
+            self._indexer.refresh(paths)
 
     def close(self) -> None:
         self._stop_indexing()

@@ -5,7 +5,7 @@ Offsets are code-point indices into a Python str. No LSP type, no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -183,6 +183,20 @@ class Infiller(Protocol):
 
     def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
         """Fill several gaps of one document, one after the other or jointly."""
+        ...
+
+    def index_workspace(
+        self, roots: Sequence[str], is_excluded: Callable[[str], bool] | None, is_busy: Callable[[], bool]
+    ) -> None:
+        """Read the files of these folders in the background, so that drafts can come from files that are not open.
+
+        Returns at once; called again it forgets them and begins anew. is_excluded: paths that must not be read.
+        is_busy: while it is true nothing is read. Both are called from a thread of the infiller's own.
+        """
+        ...
+
+    def refresh_files(self, paths: Sequence[str]) -> None:
+        """These files of the workspace were written, or are gone: read them anew in the background."""
         ...
 
     def status(self) -> InfillerStatus: ...

@@ -107,6 +107,9 @@ class ContextOptions:
 
     open_documents: bool = value(True, "Read open documents of the same language as context.")
     max_documents: int = value(8, "At most so many other documents.", minimum=0, maximum=64)
+    workspace: bool = value(
+        True, "Read the workspace's source files in the background; similar places in them suggest what to fill in."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,12 @@ class EngineThread:
         """Milliseconds from a cancel to the end of the work it cancelled."""
         self._thread = threading.Thread(target=self._run, name="lacuna-engine", daemon=True)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for this thread's work."""
+        current = self._current
+        return bool(self._jobs) or (current is not None and not current.is_background)
+
     def start(self) -> None:
         """Start the thread and load the model."""
         self._wanted = True

@@ -30,6 +30,7 @@ from .privacy import Privacy
 from .rpc import LacunaProtocol, RpcServer
 from .scheduler import EngineState, EngineThread, Scheduler
 from .status import StatusBoard
+from .workspace import WorkspaceFiles
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class LacunaServer(RpcServer):
         self.completions = InlineCompletions(self)
         self.actions = CodeActions(self)
         self.next_edits = NextEdits(self)
+        self.files = WorkspaceFiles(self)
 
     # life cycle
 
@@ -89,6 +91,8 @@ class LacunaServer(RpcServer):
         """Read the options; load nothing, so that the answer goes out at once."""
         self._loop = asyncio.get_running_loop()
         self.documents.encoding = as_encoding(self.workspace.position_encoding)
+        # also for a client that never says `initialized`
+        self.privacy.set_roots(self.roots())
         self._initial_options, messages = read_options(params.initialization_options)
         self.options = self._initial_options
         self._pending_messages += messages
@@ -111,6 +115,7 @@ class LacunaServer(RpcServer):
         """Ask for the configuration, then start loading the model with it."""
         await self.pull_configuration()
         self.start_engine()
+        await self.files.begin()
 
     def start_engine(self) -> None:
         """Start the engine thread, once. A client that never says `initialized` starts it with its first document."""
@@ -181,6 +186,8 @@ class LacunaServer(RpcServer):
             self._load_done.set()
         if state.state == "failed":
             self.show(state.detail, types.MessageType.Error)
+        if state.state == "ready":
+            self.files.on_ready()
 
     # messages and status
 
@@ -199,8 +206,8 @@ class LacunaServer(RpcServer):
     async def pull_configuration(self) -> None:
         """Ask the client for the settings, also folder by folder; a client that cannot be asked keeps what it sent."""
         folders = list(self.workspace.folders)
-        roots = [path for uri in folders if (path := to_fs_path(uri))]
-        self.privacy.set_roots(roots or [root for root in [self.workspace.root_path] if root])
+        self.privacy.set_roots(self.roots())
+        self.files.update()
         workspace = self.client_capabilities.workspace
         if workspace is None or not workspace.configuration:
             self._report_options([])
@@ -219,6 +226,16 @@ class LacunaServer(RpcServer):
         own = values[0] if values else None
         self.apply_options(own, dict(zip(folders, values[1:], strict=False)))
 
+    def roots(self) -> list[str]:
+        """The folders of the workspace."""
+        folders = [path for uri in self.workspace.folders if (path := to_fs_path(uri))]
+        return folders or [root for root in [self.workspace.root_path] if root]
+
+    def indexed_roots(self) -> list[str]:
+        """The folders whose files may be read in the background."""
+        own = {to_fs_path(uri): options for uri, options in self._folder_options.items()}
+        return [root for root in self.roots() if own.get(root, self.options).context.workspace]
+
     def apply_options(self, settings: object, by_folder: dict[str, Any] | None = None) -> None:
         """Put settings over what came with initialize. Null means that the client has none."""
         before = self.options
@@ -232,6 +249,7 @@ class LacunaServer(RpcServer):
         self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
         self.status_board.set_enabled(self.options.enable)
         self.completions.on_options()
+        self.files.update()
         if self._is_engine_started and before.engine != self.options.engine:
             logger.info("The engine's options changed; the model is loaded again.")
             self.engine.reload()
@@ -294,6 +312,14 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
         )
         if document is not None:
             server.completions.on_change(document)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_SAVE, types.SaveOptions(include_text=False))
+    def did_save(params: types.DidSaveTextDocumentParams) -> None:
+        server.files.on_written([params.text_document.uri])
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
+    def did_change_watched_files(params: types.DidChangeWatchedFilesParams) -> None:
+        server.files.on_written([change.uri for change in params.changes])
 
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def did_close(params: types.DidCloseTextDocumentParams) -> None:

@@ -220,3 +220,83 @@ def _seconds(text: str, gap: Gap, index: LineIndex) -> float:
     started = time.process_time()
     assert drafts_for(Snapshot(text), gap, index) is not None
     return time.process_time() - started
+
+
+def test_files_that_are_refreshed_are_as_if_read_for_the_first_time(tmp_path):
+    rng = random.Random()
+    root = tmp_path / "root"
+    for folder in ("root/sub/deep", "root/build", "root/.hidden", "outside"):
+        (tmp_path / folder).mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "outside")
+    (root / ".gitignore").write_text("ignored.py\n")
+    inside = ("", "sub/", "sub/deep/", "build/", ".hidden/")
+    names = [f"{folder}{name}" for folder in inside for name in ("a.py", "b.go")]
+    names += ["ignored.py", "sub/ignored.py", "c.bin", "secrets.py", "link/d.py"]
+    is_excluded = PathRules([root]).is_excluded
+
+    # by letters: numbers make no difference to the index
+    letters = string.ascii_lowercase[: len(names)]
+
+    def known(index: LineIndex) -> dict[str, str]:
+        found = {}
+        for x in letters:
+            place = Place("c = ", (f"    b = load_{x}(a)", f"def f_{x}(a):"), (f"    return c + {x}", ""))
+            found |= {match.path: match.rest for match in index.similar(place) if match.likeness > 0.99}
+        return found
+
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [root], is_excluded)
+    for number in range(80):
+        i = rng.randrange(len(names))
+        chosen = root / names[i]
+        if rng.random() < 0.3:
+            chosen.unlink(missing_ok=True)
+        else:
+            x = letters[i]
+            above = f"def f_{x}(a):\n    b = load_{x}(a)\n"
+            chosen.write_text(f"{above}    c = clean_{number}(b)\n    return c + {x}\n")
+        indexer.refresh([str(chosen)])
+        while indexer.step(1.0):
+            pass
+        truth = LineIndex()
+        walk = WorkspaceIndexer(truth, [root], is_excluded)
+        while walk.step(5.0):
+            pass
+        assert known(index) == known(truth), number
+        assert len(index) == len(truth)
+
+
+def test_nothing_is_read_while_somebody_waits(tmp_path):
+    (tmp_path / "a.py").write_text(SOURCE)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], lambda path: False)
+    is_busy, asked = [True], threading.Event()
+
+    def busy():
+        asked.set()
+        return is_busy[0]
+
+    stop = indexer.start(pause_ms=1.0, is_busy=busy)
+    try:
+        for _ in range(5):
+            asked.clear()
+            assert asked.wait(10)
+            assert not len(index)
+        is_busy[0] = False
+        until = time.monotonic() + 10
+        while not len(index) and time.monotonic() < until:
+            time.sleep(0.005)
+        assert len(index) == 1
+    finally:
+        stop()
+
+
+def test_a_folder_is_forgotten_with_all_that_is_in_it():
+    index = LineIndex()
+    for path in ("/w/a/x.py", "/w/a/b/y.py", "/w/ab.py"):
+        index.update(path, SOURCE)
+    index.remove("/w/a")
+    assert {match.path for match in index.similar(HERE)} == {"/w/ab.py"}
+    index.clear()
+    assert not len(index)
+    assert not index.similar(HERE)

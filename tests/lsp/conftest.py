@@ -17,12 +17,13 @@ from lsp_client import FAKE_SERVER, Client, initialize_params, with_encoding
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    """What the fake infiller was asked, in order."""
+def journal(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """What the fake infiller was asked, in order; of the workspace's files only where they are named."""
 
-    def read() -> list[dict[str, Any]]:
+    def read(*named: str) -> list[dict[str, Any]]:
         file = tmp_path / "journal.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        every = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [each for each in every if (each["what"] in (named or ("index", "refresh"))) == bool(named)]
 
     return read
 

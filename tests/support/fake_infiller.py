@@ -13,6 +13,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lacuna_ls.engine.errors import ModelNotFoundError
@@ -113,6 +114,14 @@ class FakeInfiller:
                 for gap, text in zip(request.gaps, spans, strict=True)
             )
         )
+
+    def index_workspace(
+        self, roots: Sequence[str], is_excluded: Callable[[str], bool] | None, is_busy: Callable[[], bool]
+    ) -> None:
+        self._note("index", {"roots": list(roots)})
+
+    def refresh_files(self, paths: Sequence[str]) -> None:
+        self._note("refresh", {"paths": list(paths)})
 
     def status(self) -> InfillerStatus:
         return InfillerStatus("ready", "fake", "cpu", "ready")

@@ -164,6 +164,14 @@ return {
     by_language = false,
   },
   {
+    name = "context.workspace",
+    kind = "bool",
+    default = true,
+    values = "",
+    meaning = "Read the workspace's source files in the background; similar places in them suggest what to fill in.",
+    by_language = false,
+  },
+  {
     name = "privacy.ignoreFiles",
     kind = "bool",
     default = true,
