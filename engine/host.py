@@ -23,11 +23,11 @@ from typing import Any
 
 from .errors import LacunaError
 from .frames import FrameError, Value, pack, problem_from, read_frame, result_value
-from .problem import Cancelled, CanvasProblem, CanvasResult, Engine
+from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, Loadable
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
 HELLO_TIMEOUT_S = 5.0
 
 
@@ -195,6 +195,11 @@ class EngineHost:
             with self._turnstile.turn(cancelled) as has_turn:
                 timings = self._engine.prefill(prompt, cancelled) if has_turn else None
             return {"timings": asdict(timings) if timings is not None else {}}
+        if operation in ("load", "unload"):
+            with self._turnstile.turn(cancelled) as has_turn:
+                if has_turn and isinstance(self._engine, Loadable):
+                    (self._engine.load if operation == "load" else self._engine.unload)()
+            return {"status": asdict(self._engine.status())}
         if operation == "status":
             return {"status": asdict(self._engine.status())}
         return {"error": f"there is no operation {operation!r}"}

@@ -4,10 +4,9 @@ half-broken.
 ManagedEngine is an Engine around a function that loads one. It catches what a device does to a program: memory that
 runs out (the KV budget is halved and the call tried once more), a device that is lost (everything is dropped and the
 device probed before it is used again). After a failure that cannot be helped the state says why, and every call says it
-again until somebody resumes or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
+again until it is told to load or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
 
-    unloaded -> loading -> ready <-> busy      any -> unloaded (unload, pause, idle)      any -> failed      any ->
-    closed
+    unloaded -> loading -> ready <-> busy      any -> unloaded (unload, idle)      any -> failed      any -> closed
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ RETRY_AFTER_S = 60.0
 
 MIN_KV_TOKENS = 1024
 """The KV budget is not shrunk below this: less than a short prompt is no use."""
+
+UNLOADED = "the model's memory is given back; the next request loads it again"
 
 State = Literal["unloaded", "loading", "ready", "busy", "failed", "closed"]
 
@@ -77,7 +78,6 @@ class ManagedEngine:
         self._detail = ""
         self._failed_at = 0.0
         self._last_used = clock()
-        self._is_paused = False
         self._is_lost = False
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -87,8 +87,9 @@ class ManagedEngine:
     # -- Engine ------------------------------------------------------------------------------------------------------
 
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        """See Engine.prefill. Prepares what may never be asked for, so a model that is not there is not loaded."""
         with self._lock:
-            if self._is_paused or _is_cancelled(cancelled):
+            if self._state == "unloaded" or _is_cancelled(cancelled):
                 return Timings()
             return self._guarded(lambda engine: engine.prefill(prompt, cancelled), cancelled, Timings)
 
@@ -97,15 +98,13 @@ class ManagedEngine:
             return [_cancelled_result(len(canvas.tokens)) for canvas in problem.canvases]
 
         with self._lock:
-            if self._is_paused or _is_cancelled(cancelled):
+            if _is_cancelled(cancelled):
                 return nothing()
             return self._guarded(lambda engine: engine.fill(problem, cancelled), cancelled, nothing)
 
     def status(self) -> EngineStatus:
         """Never waits: a call that runs elsewhere is "busy" or "loading"."""
         state, detail, engine = self._state, self._detail, self._engine
-        if self._is_paused and state == "unloaded":
-            detail = "paused; the model is loaded again after resume"
         if engine is None or state in ("loading", "failed"):
             return EngineStatus(state, self._name, detail=detail)
         inner = engine.status()
@@ -120,30 +119,22 @@ class ManagedEngine:
     # -- what a user can ask for ---------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Load now, with the warm-up, instead of at the first call. Raises: LacunaError's kinds."""
+        """Load now, with the warm-up, instead of at the first fill; a failure is forgotten, and the KV budget is again
+        the one that was asked for. Raises: LacunaError's kinds.
+        """
         with self._lock:
+            if self._engine is None:
+                self._kv_tokens = self._wanted_kv
+            if self._state == "failed":
+                self._state = "unloaded"
             self._ready()
 
     def unload(self) -> None:
-        """Give the memory back now; the next call loads the model again."""
+        """Give the memory back now; the next fill loads the model again."""
         with self._lock:
             if self._state != "closed":
                 self._drop()
-                self._state, self._detail = "unloaded", ""
-
-    def pause(self) -> None:
-        """Unload, and answer nothing until `resume`: the device belongs to somebody else for a while."""
-        with self._lock:
-            self._is_paused = True
-            self.unload()
-
-    def resume(self) -> None:
-        """Work again; also after a failure, which is forgotten, with the KV budget that was asked for."""
-        with self._lock:
-            self._is_paused = False
-            self._kv_tokens = self._wanted_kv
-            if self._state == "failed":
-                self._state, self._detail = "unloaded", ""
+                self._state, self._detail = "unloaded", UNLOADED
 
     def tick(self) -> bool:
         """Unload when nobody has asked for idle_minutes. Returns whether it did. Called by the timer."""
@@ -152,7 +143,7 @@ class ManagedEngine:
             if self._engine is None or not is_idle:
                 return False
             self.unload()
-            self._detail = "unloaded while idle; the next request loads it again"
+            self._detail = f"idle: {UNLOADED}"
             return True
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -181,8 +172,7 @@ class ManagedEngine:
                 elif attempt or not self._shrink(engine):
                     self._fail(
                         f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what "
-                        "else uses "
-                        "it, lower the memory options, and resume"
+                        "else uses it, lower engine.kvTokens, and resume"
                     )
             finally:
                 self._last_used = self._clock()

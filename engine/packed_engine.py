@@ -45,6 +45,13 @@ WARM_UP_ROWS = (32, 64)
 """Canvases captured before the first request: a line and a block."""
 
 
+def choose_device(source: Path | None, device: str) -> str:
+    """"auto" is the GPU for a folder where torch finds one, else the CPU. The embedded model is quickest on the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if source is not None and source.is_dir() and torch.cuda.is_available() else "cpu"
+
+
 def load_engine(
     source: Path | None,
     device: str = "cpu",
@@ -59,6 +66,7 @@ def load_engine(
     source: a folder or file (find.find_model gives it), or None for the embedded model. adapter: merged into what is
     loaded. Raises: LacunaError's kinds.
     """
+    device = choose_device(source, device)
     if source is None or not source.is_dir():
         return LocalEngine.load(source, device, adapter=adapter)
     if device.startswith("cuda") or is_packed(source) or source_format(source) != "float":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 NOISE = -1
 """Token of a free canvas row that starts as uniform random noise."""
@@ -125,7 +125,7 @@ class EngineStatus:
 
 
 class Engine(Protocol):
-    """What every engine does: LocalEngine, SharedEngine, RemoteEngine. Calls come from one thread at a time."""
+    """What every engine does (ARCHITECTURE.md lists them). Calls come from one thread at a time."""
 
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         """Make the KV cache hold prompt, re-using the longest common prefix with what it held."""
@@ -139,4 +139,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the memory back. The engine cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """An engine whose model comes and goes: ManagedEngine, and SharedEngine over it."""
+
+    def load(self) -> None:
+        """Load the model now, and forget an earlier failure. Raises: LacunaError's kinds."""
+        ...
+
+    def unload(self) -> None:
+        """Give the model's memory back; the next fill loads it again."""
         ...

@@ -25,7 +25,7 @@ from typing import Any
 from .errors import EngineError
 from .frames import FrameError, Value, pack, problem_value, read_frame, result_from, status_from, timings_from
 from .host import HELLO_TIMEOUT_S, PROTOCOL, EngineHost, Turnstile, cancelled_results, fill_in_turn, is_same_user
-from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, EngineStatus, Timings
+from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, EngineStatus, Loadable, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ POLL_S = 0.005
 ELECTION_POLL_S = 0.02
 WATCH_S = 0.5
 ATTACH_TIMEOUT_S = 120.0
-"""How long a host may take to load its model before those who wait for it give up."""
+"""How long a host may take to listen and to say hello before those who wait for it give up."""
+STATUS_TIMEOUT_S = 0.2
+"""A host that does not say in this time how it is, is as it was."""
 
 
 def is_supported() -> bool:
@@ -143,7 +145,8 @@ class SharedEngine:
     def __init__(self, load: Callable[[], Engine], key: str, folder: Path | None = None) -> None:
         """load: makes the engine, called only while no other process has it. key: what has to be equal to share.
 
-        Returns once the model is there. Raises: what load raises, EngineError when sharing is impossible.
+        Returns once there is an engine, whose model may still have to be loaded (Loadable). Raises: what load raises,
+        EngineError when sharing is impossible.
         """
         self._load = load
         place = (folder or private_folder()) / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -186,18 +189,31 @@ class SharedEngine:
         results = [result_from(each) for each in answer["results"]]
         return results if len(results) == len(problem.canvases) else cancelled_results(problem)
 
+    def load(self) -> None:
+        """See Loadable.load; wherever the model is hosted."""
+        self._tell_all("load", lambda engine: engine.load())
+
+    def unload(self) -> None:
+        """See Loadable.unload. The model is shared, so its memory is given back for all windows."""
+        self._tell_all("unload", lambda engine: engine.unload())
+
     def status(self) -> EngineStatus:
-        """The engine's own status, with who hosts it in detail."""
+        """The engine's own status, with who hosts it in detail. Asks the host, for a moment."""
         if self._is_closed:
             return EngineStatus("closed")
         if (engine := self._engine) is not None:
             status = engine.status()
             num_others = self._host.num_clients if self._host is not None else 0
-            detail = f"hosted here for {num_others} more" if num_others else status.detail or "hosted here"
-        elif self._link is not None:
-            status, detail = self._link.status, f"hosted by process {self._link.pid}"
+            where = f"hosted here for {num_others} more" if num_others else "" if status.detail else "hosted here"
+        elif (link := self._link) is not None:
+            until = time.monotonic() + STATUS_TIMEOUT_S
+            answer = self._call({"op": "status"}, lambda: time.monotonic() > until)
+            if answer is not None:
+                link.status = status_from(answer.get("status"))
+            status, where = link.status, f"hosted by process {link.pid}"
         else:
             return EngineStatus("loading", detail="waiting for the shared engine")
+        detail = "; ".join(part for part in (status.detail, where) if part)
         return EngineStatus(status.state, status.model, status.device, detail, status.weights_bytes, status.kv_bytes)
 
     def close(self) -> None:
@@ -222,6 +238,17 @@ class SharedEngine:
             os.close(self._lock_file)
             self._lock_file = None
 
+    def _tell_all(self, operation: str, do: Callable[[Loadable], None]) -> None:
+        """Have the host do it; when it goes away meanwhile, the next one."""
+        while self._join(None):
+            if (engine := self._engine) is not None:
+                if isinstance(engine, Loadable):
+                    with self._turnstile.turn():
+                        do(engine)
+                return
+            if self._call({"op": operation}, None) is not None:
+                return
+
     def _call(self, value: Value, cancelled: Cancelled | None) -> Value | None:
         link = self._link
         if link is None:
@@ -242,7 +269,10 @@ class SharedEngine:
                 time.sleep(WATCH_S)
             elif link.ended.wait(WATCH_S):
                 try:
-                    self._join(lambda: self._is_closed)
+                    was_loaded = link.status.state in ("ready", "busy")
+                    if self._join(lambda: self._is_closed) and self.is_host and was_loaded:
+                        # what was given back before stays so until somebody asks
+                        self.load()
                 except BaseException as error:
                     # the next call reports it
                     self._error = error

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..engine.problem import CanvasProblem, CanvasResult, Engine, Timings
+from ..engine.problem import CanvasProblem, CanvasResult, Engine, Loadable, Timings
 from .calibration import Calibration
 from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer
@@ -162,9 +162,15 @@ class LocalInfiller:
 
     def status(self) -> InfillerStatus:
         engine = self.engine.status()
-        # an engine that unloaded itself while idle loads again by itself: for the user it is ready
-        state = "ready" if engine.state == "unloaded" else engine.state
-        return InfillerStatus(state, engine.model, engine.device, engine.detail)
+        return InfillerStatus(engine.state, engine.model, engine.device, engine.detail)
+
+    def load(self) -> None:
+        if isinstance(self.engine, Loadable):
+            self.engine.load()
+
+    def unload(self) -> None:
+        if isinstance(self.engine, Loadable):
+            self.engine.unload()
 
     def index_workspace(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..engine.errors import VocabularyError
 from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
-from ..engine.problem import Engine
+from ..engine.problem import Engine, Loadable
 from .calibration import Calibration
 from .infiller import LocalInfiller
 from .pose import Policy
@@ -26,14 +26,20 @@ def load_infiller(
     *,
     is_excluded: Callable[[str], bool] | None = None,
     policy: Policy | None = None,
+    kv_tokens: int | None = None,
+    cap_bytes: int | None = None,
+    idle_minutes: float = 0.0,
     make_engine: Callable[[Callable[[], Engine]], Engine] | None = None,
 ) -> LocalInfiller:
     """Load a model with its tokenizer and its calibration.
 
     model: a model folder, a packed .safetensors file, or the name of one in the Hugging Face cache; None or "" for the
     embedded one. device: "cpu" or "cuda";
-    "auto" is the CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list. make_engine: given
-    the function that loads the model into this process, returns the engine to use, which may call it or not.
+    "auto" is a GPU for a model of the user's own where there is one, else the CPU. is_excluded: paths that nothing is
+    proposed in; None: the built-in deny-list. kv_tokens, cap_bytes: KV budget and limit of device memory of a packed
+    model (engine/plan.py). idle_minutes: after so many without a request the memory is given back; 0: never.
+    make_engine: given the function that makes the engine of this process, returns the engine to use, which may call it
+    or not. Returns once the model is loaded, here or in another process.
     Raises: LacunaError of the right kind, with a message for the user.
     """
     source = _find(model) if model else EMBEDDED
@@ -41,21 +47,33 @@ def load_infiller(
     calibration = load_calibration(source)
 
     def load() -> Engine:
+        # imported only where the model is hosted: a window that attaches to another's needs no torch
+        from ..engine.life import ManagedEngine
         from ..engine.packed_engine import load_engine
+        from ..engine.plan import KV_TOKENS
         from ..engine.threads import leave_a_core
 
-        leave_a_core()
-        engine = load_engine(source if model else None, device="cpu" if device == "auto" else device)
-        vocab_size = engine.model.config.vocab_size
-        if tokenizer.vocab_size > vocab_size:
-            engine.close()
-            raise VocabularyError(
-                f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
-                "copy the tokenizer.json that the model was trained with"
-            )
-        return engine
+        def load_model(kv_tokens: int) -> Engine:
+            leave_a_core()
+            engine = load_engine(source if model else None, device, kv_tokens, cap_bytes)
+            vocab_size = engine.model.config.vocab_size
+            if tokenizer.vocab_size > vocab_size:
+                engine.close()
+                raise VocabularyError(
+                    f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
+                    "copy the tokenizer.json that the model was trained with"
+                )
+            return engine
+
+        return ManagedEngine(load_model, kv_tokens or KV_TOKENS, source.name if model else "embedded", idle_minutes)
 
     engine = load() if make_engine is None else make_engine(load)
+    if isinstance(engine, Loadable):
+        try:
+            engine.load()
+        except BaseException:
+            engine.close()
+            raise
     rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
     policy = policy or Policy(use_drafts=True)
     return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)

@@ -166,7 +166,7 @@ class GapsResult:
 class InfillerStatus:
     """state: what a status line shows. detail: one line for people."""
 
-    state: Literal["loading", "ready", "busy", "failed", "closed"]
+    state: Literal["unloaded", "loading", "ready", "busy", "failed", "closed"]
     model: str = ""
     device: str = ""
     detail: str = ""
@@ -200,5 +200,13 @@ class Infiller(Protocol):
         ...
 
     def status(self) -> InfillerStatus: ...
+
+    def load(self) -> None:
+        """Load the model if its memory was given back, and forget an earlier failure. Raises: LacunaError's kinds."""
+        ...
+
+    def unload(self) -> None:
+        """Give the model's memory back; the next fill loads it again. Nothing to do where no model is in memory."""
+        ...
 
     def close(self) -> None: ...

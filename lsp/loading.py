@@ -32,7 +32,14 @@ def load_infiller(options: Options) -> Infiller:
     from ..infill.load import load_infiller as load
 
     engine = options.engine
-    return load(model=engine.model, device=engine.device, make_engine=_engine_for(options))
+    return load(
+        model=engine.model,
+        device=engine.device,
+        kv_tokens=engine.kv_tokens,
+        cap_bytes=int(engine.vram_cap_gib * 2**30) or None,
+        idle_minutes=engine.idle_unload_minutes,
+        make_engine=_engine_for(options),
+    )
 
 
 def _remote(options: Options) -> Engine:

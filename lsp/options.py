@@ -34,12 +34,33 @@ class EngineOptions:
         "Lacuna.",
         scope="user",
     )
-    device: str = value("auto", "Device of a local model.", choices=("auto", "cpu", "cuda"), scope="user")
+    device: str = value(
+        "auto",
+        "Device of a local model. auto: the GPU for a model of your own where there is one, else the CPU.",
+        choices=("auto", "cpu", "cuda"),
+        scope="user",
+    )
     idle_unload_minutes: int = value(
         30,
         "Give the model's memory back after so many minutes without a request; the next one loads it again. 0: never.",
         minimum=0,
         maximum=1440,
+        scope="user",
+    )
+    kv_tokens: int = value(
+        8192,
+        "Tokens of context that a quantised model keeps in memory, of all documents together; the longest unused make "
+        "room. `lacuna doctor --model DIR` tells what they cost.",
+        minimum=1024,
+        maximum=262144,
+        scope="user",
+    )
+    vram_cap_gib: float = value(
+        0.0,
+        "Most GPU memory that Lacuna may take, in GiB; a model that needs more is refused with advice. 0: all that is "
+        "free.",
+        minimum=0.0,
+        maximum=1024.0,
         scope="user",
     )
     remote_timeout_ms: int = value(

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from ..engine.errors import LacunaError
@@ -25,6 +25,9 @@ from .cancel import CancelToken
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
+
+LOOK_S = 30.0
+"""So often a resting thread looks whether its model was unloaded, by the clock or by another window."""
 
 MAX_CRASHES = 5
 """So many crashes without a success in between, and the thread waits to be told to try again."""
@@ -38,17 +41,18 @@ class Ending(enum.Enum):
     LATE = "late"
     """The deadline passed first."""
     UNAVAILABLE = "unavailable"
-    """There is no model: it failed to load, is unloaded, or crashed."""
+    """There is no model: it failed to load, or crashed, or its device did."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What the engine thread does. detail: one line for people."""
+    """What the engine thread does. detail: one line for people. is_new: the infiller was not there before."""
 
     state: Literal["unloaded", "loading", "ready", "restarting", "failed", "closed"]
     detail: str = ""
     model: str = ""
     device: str = ""
+    is_new: bool = False
 
 
 @dataclass(slots=True)
@@ -72,27 +76,28 @@ class EngineThread:
         on_crash: Callable[[str], None],
         *,
         backoff_s: float = 1.0,
-        idle_unload_s: float = 0.0,
+        look_s: float = LOOK_S,
     ) -> None:
         self._load = load
         self._on_state = on_state
         self._on_crash = on_crash
         self._backoff_s = backoff_s
-        self.idle_unload_s = idle_unload_s
+        self._look_s = look_s
         self._wake = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
         self._background: dict[str, Job[Any]] = {}
         self._current: Job[Any] | None = None
         self._infiller: Infiller | None = None
         self._wanted = False
-        """Whether an infiller should be there, or be loaded."""
-        self._may_load = True
-        """False after unload(): only load() brings it back then."""
+        """Whether an infiller should be there."""
+        self._order: Literal["", "load", "unload"] = ""
+        """What the infiller has to be told before the next job."""
+        self._told = EngineState("unloaded")
         self._is_stopped = False
         self._is_outdated = False
         self._num_crashes = 0
         self._not_before = 0.0
-        self._last_used = time.monotonic()
+        self._looked = time.monotonic()
         self.cancel_lags_ms: deque[float] = deque(maxlen=1000)
         """Milliseconds from a cancel to the end of the work it cancelled."""
         self._thread = threading.Thread(target=self._run, name="lacuna-engine", daemon=True)
@@ -111,11 +116,9 @@ class EngineThread:
     def submit(self, job: Job[Any]) -> None:
         """Queue a job. Foreground work interrupts background work; background work is one per key, the latest."""
         with self._wake:
-            if self._is_stopped or (not self._wanted and (job.is_background or not self._may_load)):
+            if self._is_stopped or not self._wanted:
                 _finish(job, Ending.UNAVAILABLE)
                 return
-            # unloaded by the clock: somebody asks again, so bring it back
-            self._wanted = True
             if job.is_background:
                 if (old := self._background.pop(job.key, None)) is not None:
                     _finish(old, Ending.SUPERSEDED)
@@ -129,13 +132,14 @@ class EngineThread:
     def load(self) -> None:
         """Load the model if it is not there; forget earlier failures."""
         with self._wake:
-            self._wanted = self._may_load = True
+            self._wanted = True
+            self._order = "load"
             self._num_crashes = 0
             self._not_before = 0.0
             self._wake.notify_all()
 
     def reload(self) -> None:
-        """Close the infiller, if there is one, and load it anew: the options changed."""
+        """Close the infiller, if there is one, and make another: the options changed."""
         with self._wake:
             self._is_outdated = True
             if self._current is not None:
@@ -143,9 +147,9 @@ class EngineThread:
         self.load()
 
     def unload(self) -> None:
-        """Give the model's memory back. load() brings it again."""
+        """Give the model's memory back. load() or the next foreground work brings it again."""
         with self._wake:
-            self._wanted = self._may_load = False
+            self._order = "unload"
             if self._current is not None:
                 self._current.token.cancel()
             self._wake.notify_all()
@@ -168,42 +172,34 @@ class EngineThread:
                     self._wake.wait(self._patience())
                 if self._is_stopped:
                     break
-                is_idle = self._is_idle()
-                if is_idle:
-                    self._wanted = False
-                wanted = self._wanted
                 is_outdated, self._is_outdated = self._is_outdated, False
+                order, self._order = self._order, ""
                 can_load = time.monotonic() >= self._not_before
             if is_outdated:
                 self._release()
-            if not wanted and self._infiller is not None:
-                self._close(EngineState("unloaded", "unloaded while idle" if is_idle else "unloaded"))
-            elif wanted and self._infiller is None and can_load:
-                self._bring_up()
-            elif (job := self._take()) is not None:
+            if self._infiller is None:
+                if can_load:
+                    self._bring_up()
+            elif order:
+                self._obey(self._infiller, order)
+            if (job := self._take()) is not None:
                 self._work(job)
-        self._close(EngineState("closed"))
+            self._look()
+        self._release()
+        self._tell(EngineState("closed"))
         with self._wake:
             while (job := self._take_locked()) is not None:
                 _finish(job, Ending.UNAVAILABLE)
 
     def _has_work(self) -> bool:
-        if self._jobs or self._background or self._is_outdated or self._is_idle():
+        if self._jobs or self._background or self._is_outdated or self._order:
             return True
-        if self._wanted:
-            return self._infiller is None and time.monotonic() >= self._not_before
-        return self._infiller is not None
-
-    def _is_idle(self) -> bool:
-        limit = self.idle_unload_s
-        return bool(limit and self._infiller is not None and time.monotonic() - self._last_used >= limit)
+        now = time.monotonic()
+        return now >= self._not_before if self._infiller is None else now >= self._looked + self._look_s
 
     def _patience(self) -> float | None:
-        if self._wanted and self._infiller is None and self._not_before < float("inf"):
-            return max(0.01, self._not_before - time.monotonic())
-        if self.idle_unload_s and self._infiller is not None:
-            return max(0.01, self._last_used + self.idle_unload_s - time.monotonic())
-        return None
+        until = self._not_before if self._infiller is None else self._looked + self._look_s
+        return max(0.01, until - time.monotonic()) if until < float("inf") else None
 
     def _take(self) -> Job[Any] | None:
         with self._wake:
@@ -226,16 +222,26 @@ class EngineThread:
             if self._infiller is None:
                 _finish(job, Ending.UNAVAILABLE)
                 return
+            is_needed = self._told.state == "unloaded" and not job.is_background
+            if is_needed and not self._obey(self._infiller, "load"):
+                _finish(job, Ending.UNAVAILABLE)
+                return
             try:
                 value = job.work(self._infiller, job.token)
+            except LacunaError as error:
+                # the engine has said what the matter is, and tries again by itself when it can
+                _finish(job, Ending.UNAVAILABLE)
+                self._failed(error)
+                return
             except BaseException as error:
                 _finish(job, Ending.UNAVAILABLE)
                 self._crashed(error)
                 return
             self._num_crashes = 0
-            self._last_used = time.monotonic()
+            if self._told.state != "ready":
+                self._looked = float("-inf")
             if job.token.cancelled_at is not None:
-                self.cancel_lags_ms.append((self._last_used - job.token.cancelled_at) * 1000)
+                self.cancel_lags_ms.append((time.monotonic() - job.token.cancelled_at) * 1000)
                 _finish(job, Ending.SUPERSEDED)
             else:
                 _finish(job, value)
@@ -244,7 +250,7 @@ class EngineThread:
                 self._current = None
 
     def _bring_up(self) -> None:
-        self._on_state(EngineState("loading", "loading the model"))
+        self._tell(EngineState("loading", "loading the model"))
         start = time.monotonic()
         try:
             self._infiller = self._load()
@@ -256,10 +262,41 @@ class EngineThread:
         except BaseException as error:
             self._crashed(error)
             return
-        self._last_used = time.monotonic()
         status = self._infiller.status()
-        logger.info("Model %s is ready on %s after %.2f s.", status.model, status.device, self._last_used - start)
-        self._on_state(EngineState("ready", status.detail, status.model, status.device))
+        self._looked = time.monotonic()
+        logger.info("Model %s is ready on %s after %.2f s.", status.model, status.device, self._looked - start)
+        self._tell(EngineState("ready", status.detail, status.model, status.device, is_new=True))
+
+    def _obey(self, infiller: Infiller, order: str) -> bool:
+        """Load or unload the model. Returns whether that went well; if not, the state says why."""
+        if order == "load" and self._told.state in ("unloaded", "failed"):
+            self._tell(EngineState("loading", "loading the model"))
+        try:
+            infiller.unload() if order == "unload" else infiller.load()
+        except LacunaError as error:
+            self._failed(error)
+            return False
+        except BaseException as error:
+            self._crashed(error)
+            return False
+        self._looked = float("-inf")
+        self._look()
+        return True
+
+    def _look(self) -> None:
+        """Tell what the engine has become by itself, or in another window's hands."""
+        if self._infiller is None or time.monotonic() < self._looked + self._look_s:
+            return
+        self._looked = time.monotonic()
+        status = self._infiller.status()
+        # a failure is told by the call that meets it: a remote server's is over when it answers again
+        if status.state in ("ready", "busy", "unloaded", "loading"):
+            state = "ready" if status.state == "busy" else status.state
+            self._tell(EngineState(state, status.detail, status.model, status.device))
+
+    def _failed(self, error: LacunaError) -> None:
+        logger.error("The engine cannot work: %s", error)
+        self._tell(EngineState("failed", str(error), self._told.model, self._told.device))
 
     def _crashed(self, error: BaseException) -> None:
         self._num_crashes += 1
@@ -273,17 +310,18 @@ class EngineThread:
             return
         wait_s = self._backoff_s * 2 ** (self._num_crashes - 1)
         self._not_before = time.monotonic() + wait_s
-        self._on_state(EngineState("restarting", f"the engine crashed ({reason}); it restarts in {wait_s:.0f} s"))
+        self._tell(EngineState("restarting", f"the engine crashed ({reason}); it restarts in {wait_s:.0f} s"))
         if self._num_crashes == 1:
             self._on_crash(f"Lacuna's engine crashed and is being restarted ({reason}).")
 
     def _give_up(self, message: str) -> None:
         self._not_before = float("inf")
-        self._on_state(EngineState("failed", message))
+        self._tell(EngineState("failed", message))
 
-    def _close(self, state: EngineState) -> None:
-        self._release()
-        self._on_state(state)
+    def _tell(self, state: EngineState) -> None:
+        if state != replace(self._told, is_new=False):
+            self._told = state
+            self._on_state(state)
 
     def _release(self) -> None:
         infiller, self._infiller = self._infiller, None

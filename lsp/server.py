@@ -96,7 +96,6 @@ class LacunaServer(RpcServer):
         self._initial_options, messages = read_options(params.initialization_options)
         self.options = self._initial_options
         self._pending_messages += messages
-        self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
         text = params.capabilities.text_document
         if self.options.features.completion_fallback and (text is None or text.inline_completion is None):
             self.offer_completion()
@@ -246,7 +245,6 @@ class LacunaServer(RpcServer):
             self._folder_options[uri] = options
             messages += more
         self._report_options(messages)
-        self.engine.idle_unload_s = self.options.engine.idle_unload_minutes * 60.0
         self.status_board.set_enabled(self.options.enable)
         self.completions.on_options()
         self.files.update()

@@ -137,19 +137,16 @@ def test_zero_minutes_is_never(device: Device):
     assert not engine.tick()
 
 
-def test_pause_resume_unload(device: Device, engine: ManagedEngine):
+def test_unload(device: Device, engine: ManagedEngine):
     engine.load()
-    engine.pause()
-    assert device.num_loaded == 0
-    assert "paused" in engine.status().detail
-    assert [(r.is_cancelled, len(r.tokens)) for r in engine.fill(PROBLEM)] == [(True, 2)]
+    engine.unload()
+    assert (device.num_loaded, device.num_returned) == (0, 1)
+    assert "next request" in engine.status().detail
+    # what only prepares a request loads nothing
     assert engine.prefill((1, 2)) == Timings()
     assert device.num_loads == 1
-    engine.resume()
     assert engine.fill(PROBLEM)[0].is_finished
-    engine.unload()
-    assert device.num_loaded == 0
-    assert engine.fill(PROBLEM)[0].is_finished
+    assert device.num_loaded == 1
 
 
 def test_no_work_after_a_cancel(device: Device, engine: ManagedEngine):
@@ -191,11 +188,11 @@ def test_memory_that_stays_short_is_a_clear_state(
     assert engine.fill(PROBLEM)[0].is_finished
 
 
-def test_resume_forgets_a_failure_at_once(device: Device, engine: ManagedEngine):
+def test_load_forgets_a_failure_at_once(device: Device, engine: ManagedEngine):
     device.fill_errors = [OOM, OOM]
     with pytest.raises(DeviceError):
         engine.fill(PROBLEM)
-    engine.resume()
+    engine.load()
     assert engine.fill(PROBLEM)[0].is_finished
     assert device.budgets[-1] == 8192
 
@@ -254,7 +251,6 @@ def test_a_mistake_of_ours_is_not_hidden(device: Device, engine: ManagedEngine):
     device.load_errors = [ModelNotFoundError("gone"), KeyError("x")]
     with pytest.raises(ModelNotFoundError):
         engine.load()
-    engine.resume()
     with pytest.raises(KeyError):
         engine.load()
     assert engine.status().state == "unloaded"

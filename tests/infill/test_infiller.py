@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from infill_cases import BYTE_POLICY, TOKENIZER, applied, asked, infiller
+from lacuna_ls.engine.life import ManagedEngine
 from lacuna_ls.engine.problem import CanvasResult
 from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.privacy import PathRules
@@ -219,11 +220,19 @@ def test_special_tokens_are_forbidden_and_a_line_stops_at_its_newline():
     assert block.stop == ()
 
 
-def test_an_engine_that_is_unloaded_counts_as_ready(monkeypatch):
+def test_loading_and_unloading_are_the_engines_business():
+    # an engine without a model of its own has nothing to give back
     subject = infiller("x")
-    state = subject.engine.status()
-    monkeypatch.setattr(subject.engine, "status", lambda: replace(state, state="unloaded"))
+    subject.unload()
+    subject.load()
     assert subject.status().state == "ready"
+    managed = ManagedEngine(lambda kv_tokens: subject.engine, 1024, has_timer=False)
+    subject = LocalInfiller(managed, TOKENIZER)
+    assert subject.status().state == "unloaded"
+    subject.load()
+    assert subject.status().state == "ready"
+    subject.unload()
+    assert subject.status().state == "unloaded"
 
 
 def test_the_workspace_is_read_in_the_background_and_closing_ends_it(tmp_path):

@@ -209,12 +209,18 @@ def test_pause_resume_and_unload(start, journal):
     assert server.inline(URI, 0, 4) != []
     server.request("lacuna/unload", None)
     server.wait_for(lambda: server.statuses()[-1]["kind"] == "inactive", what="the unloading")
-    assert journal()[-1]["what"] == "close"
+    assert journal()[-1]["what"] == "unload"
+    # the next request brings it back
     server.change(URI, 2, {"text": "y = \n"})
-    assert server.inline(URI, 0, 4) == []
-    server.request("lacuna/resume")
-    server.wait_for(lambda: server.statuses()[-1]["kind"] == "normal")
     assert server.inline(URI, 0, 4) != []
+    server.wait_for(lambda: server.statuses()[-1]["kind"] == "normal", what="the loading")
+    # so does resume
+    server.request("lacuna/unload", None)
+    server.wait_for(lambda: server.statuses()[-1]["kind"] == "inactive", what="the unloading")
+    server.request("lacuna/resume")
+    server.wait_for(lambda: server.statuses()[-1]["kind"] == "normal", what="the loading")
+    orders = [each["what"] for each in journal() if "load" in each["what"]]
+    assert orders == ["load", "load", "unload", "load", "unload", "load"]
 
 
 def test_stdout_is_the_wire_alone(tmp_path):

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.engine.errors import DeviceError, ModelNotFoundError
 from lacuna_ls.infill.request import InfillerStatus
 from lacuna_ls.lsp.cancel import CancelToken
 from lacuna_ls.lsp.scheduler import Ending, EngineThread, Job, Scheduler
@@ -18,9 +18,22 @@ class Nothing:
 
     def __init__(self) -> None:
         self.is_closed = False
+        self.state = "ready"
+        self.error = None
+        self.orders = []
 
     def status(self):
-        return InfillerStatus("ready", "nothing")
+        return InfillerStatus(self.state, "nothing")
+
+    def load(self):
+        self.orders.append("load")
+        if self.error is not None:
+            raise self.error
+        self.state = "ready"
+
+    def unload(self):
+        self.orders.append("unload")
+        self.state = "unloaded"
 
     def close(self):
         self.is_closed = True
@@ -99,31 +112,87 @@ def test_background_work_is_one_per_key_the_latest(made):
     assert done == [4]
 
 
-def test_unloaded_while_idle_and_loaded_by_the_next_request(made):
-    thread = made(idle_unload_s=0.05)
-    thread.engine.start()
-    thread.wait("unloaded")
-    background = Job("a", lambda infiller, cancelled: 1, CancelToken(), True)
-    thread.engine.submit(background)
-    # prefetching does not bring it back; a request does, and waits for it
-    assert background.future.result(5) is Ending.UNAVAILABLE
-    job = Job("a", lambda infiller, cancelled: 2, CancelToken(), False)
+def run(thread, is_background=False, work=lambda infiller, cancelled: 1):
+    """What becomes of a job."""
+    job = Job("a", work, CancelToken(), is_background)
     thread.engine.submit(job)
-    assert job.future.result(5) == 2
-    assert thread.loads == 2
+    return job.future.result(5)
 
 
-def test_unloaded_by_hand_stays_unloaded(made):
-    thread = made()
+def test_what_unloaded_itself_is_told_and_loaded_by_the_next_request(made):
+    infiller = Nothing()
+    thread = made(lambda: infiller, look_s=0.05)
     thread.engine.start()
     thread.wait("ready")
+    infiller.state = "unloaded"
+    thread.wait("unloaded")
+    # work in the background does not bring it back; a request does, and waits for it
+    assert run(thread, is_background=True) == 1
+    assert infiller.orders == []
+    assert run(thread) == 1
+    thread.wait("ready", 2)
+    assert infiller.orders == ["load"]
+    assert [each.state for each in thread.states] == ["loading", "ready", "unloaded", "loading", "ready"]
+    # the infiller stayed, and what it knows of the workspace
+    assert [each.is_new for each in thread.states] == [False, True, False, False, False]
+    assert thread.loads == 1
+
+
+def test_unloaded_by_hand(made):
+    infiller = Nothing()
+    thread = made(lambda: infiller)
+    thread.engine.start()
+    thread.wait("ready")
+    started = threading.Event()
+
+    def slow(infiller, cancelled):
+        started.set()
+        while not cancelled():
+            time.sleep(0.001)
+
+    job = Job("a", slow, CancelToken(), False)
+    thread.engine.submit(job)
+    assert started.wait(5)
     thread.engine.unload()
+    # what is under way is given up
+    assert job.future.result(5) is Ending.SUPERSEDED
     thread.wait("unloaded")
-    job = Job("a", lambda infiller, cancelled: 1, CancelToken(), False)
-    thread.engine.submit(job)
-    assert job.future.result(5) is Ending.UNAVAILABLE
     thread.engine.load()
+    thread.wait("ready", 2)
+    assert infiller.orders == ["unload", "load"]
+
+
+def test_an_engine_that_says_what_the_matter_is_is_not_restarted(made):
+    infiller = Nothing()
+    thread = made(lambda: infiller)
+    thread.engine.start()
     thread.wait("ready")
+
+    def fail(infiller, cancelled):
+        raise DeviceError("The device ran out of memory.")
+
+    assert run(thread, work=fail) is Ending.UNAVAILABLE
+    thread.wait("failed")
+    assert thread.states[-1].detail == "The device ran out of memory."
+    # it works again by itself
+    assert run(thread) == 1
+    thread.wait("ready", 2)
+    assert (thread.loads, thread.crashes, infiller.orders) == (1, [], [])
+
+
+def test_a_model_that_cannot_be_loaded_again(made):
+    infiller = Nothing()
+    thread = made(lambda: infiller, look_s=0.05)
+    thread.engine.start()
+    thread.wait("ready")
+    infiller.state, infiller.error = "unloaded", DeviceError("Close what else uses the GPU.")
+    thread.wait("unloaded")
+    assert run(thread) is Ending.UNAVAILABLE
+    thread.wait("failed")
+    infiller.error = None
+    thread.engine.load()
+    thread.wait("ready", 2)
+    assert thread.loads == 1
 
 
 def test_reload_closes_the_old_one(made):

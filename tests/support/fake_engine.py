@@ -19,6 +19,15 @@ class FakeEngine:
         self.num_inside = 0
         self.most_inside = 0
         self.is_closed = False
+        self.is_loaded = True
+
+    def load(self) -> None:
+        self.calls.append("load")
+        self.is_loaded = True
+
+    def unload(self) -> None:
+        self.calls.append("unload")
+        self.is_loaded = False
 
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         self.calls.append("prefill")
@@ -62,7 +71,7 @@ class FakeEngine:
         ]
 
     def status(self) -> EngineStatus:
-        return EngineStatus("ready", "fake", "cpu", weights_bytes=5)
+        return EngineStatus("ready" if self.is_loaded else "unloaded", "fake", "cpu", weights_bytes=5)
 
     def close(self) -> None:
         self.is_closed = True

@@ -40,7 +40,7 @@ class FakeInfiller:
 
     def __init__(self, settings: dict[str, object]) -> None:
         self._settings = settings
-        self._is_closed = False
+        self._is_closed = self._is_unloaded = False
         self._note("load", {})
 
     def _note(self, what: str, more: dict[str, object]) -> None:
@@ -124,7 +124,15 @@ class FakeInfiller:
         self._note("refresh", {"paths": list(paths)})
 
     def status(self) -> InfillerStatus:
-        return InfillerStatus("ready", "fake", "cpu", "ready")
+        return InfillerStatus("unloaded" if self._is_unloaded else "ready", "fake", "cpu", "")
+
+    def load(self) -> None:
+        self._note("load", {})
+        self._is_unloaded = False
+
+    def unload(self) -> None:
+        self._note("unload", {})
+        self._is_unloaded = True
 
     def close(self) -> None:
         self._note("close", {})

@@ -1,6 +1,6 @@
 """A process that shares an engine: joins, then does what each line of stdin says and answers with a line of JSON.
 
-Usage: share_engine.py FOLDER [LOAD_SECONDS]. Lines: "fill KIND", "who", "close". Every load is noted in FOLDER/loads.
+Usage: share_engine.py FOLDER [LOAD_SECONDS]. Lines: "fill KIND", "who", "load", "unload", "close". Every load is noted in FOLDER/loads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def main() -> None:
                 (result,) = engine.fill(problem)
                 answer = {"by": result.steps, "cancelled": result.is_cancelled, "tokens": result.tokens}
             elif words[0] == "who":
-                answer = {"host": engine.is_host, "detail": engine.status().detail}
+                status = engine.status()
+                answer = {"host": engine.is_host, "detail": status.detail, "state": status.state}
+            elif words[0] in ("load", "unload"):
+                getattr(engine, words[0])()
+                answer = {}
             else:
                 engine.close()
                 answer = {}
