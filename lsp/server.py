@@ -185,8 +185,10 @@ class LacunaServer(RpcServer):
             self._load_done.set()
         if state.state == "failed":
             self.show(state.detail, types.MessageType.Error)
-        if state.state == "ready":
+        if state.is_new:
             self.files.on_ready()
+        elif state.state == "ready":
+            self.files.update()
 
     # messages and status
 

@@ -244,6 +244,40 @@ def test_errors_cross_with_their_words(join):
     assert second.fill(problem())[0].is_finished
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["in the host", "attached"])
+def test_the_memory_is_given_back_for_all_windows(join, which):
+    made = []
+
+    def load():
+        made.append(FakeEngine())
+        return made[-1]
+
+    engines = [join(load), join(load)]
+    engines[which].unload()
+    assert made[0].calls == ["unload"]
+    assert [engine.status().state for engine in engines] == ["unloaded"] * 2
+    engines[which].load()
+    assert made[0].calls == ["unload", "load"]
+    assert [engine.status().state for engine in engines] == ["ready"] * 2
+
+
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["in memory", "given back"])
+def test_who_takes_over_loads_only_what_was_in_memory(processes, is_loaded):
+    host, other = processes(), processes()
+    assert host.joined()["host"]
+    assert not other.joined()["host"]
+    if not is_loaded:
+        host.ask("unload")
+    assert other.ask("who")["state"] == ("ready" if is_loaded else "unloaded")
+    host.kill()
+    until = time.monotonic() + 10
+    while not (answer := other.ask("who"))["host"] and time.monotonic() < until:
+        time.sleep(0.02)
+    assert answer["host"]
+    time.sleep(0.2)
+    assert other.ask("calls")["calls"] == (["load"] if is_loaded else [])
+
+
 def test_the_host_leaves_and_another_takes_over(join):
     made = []
 

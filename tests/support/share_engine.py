@@ -1,6 +1,7 @@
 """A process that shares an engine: joins, then does what each line of stdin says and answers with a line of JSON.
 
-Usage: share_engine.py FOLDER [LOAD_SECONDS]. Lines: "fill KIND", "who", "load", "unload", "close". Every load is noted in FOLDER/loads.
+Usage: share_engine.py FOLDER [LOAD_SECONDS]. Lines: "fill KIND", "who", "load", "unload", "calls", "close". Every load
+is noted in FOLDER/loads.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from lacuna_ls.engine.shared import SharedEngine
 
 
 def main() -> None:
+    made: list[FakeEngine] = []
     folder, load_s = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
 
     def load() -> FakeEngine:
         with (folder / "loads").open("a") as file:
             file.write(f"{os.getpid()} begin {time.monotonic()}\n")
         time.sleep(load_s)
-        return FakeEngine()
+        made.append(FakeEngine())
+        return made[-1]
 
     engine = SharedEngine(load, "test", folder)
     print(json.dumps({"joined": os.getpid(), "host": engine.is_host}), flush=True)
@@ -41,6 +44,8 @@ def main() -> None:
             elif words[0] == "who":
                 status = engine.status()
                 answer = {"host": engine.is_host, "detail": status.detail, "state": status.state}
+            elif words[0] == "calls":
+                answer = {"calls": made[-1].calls if made else []}
             elif words[0] in ("load", "unload"):
                 getattr(engine, words[0])()
                 answer = {}
