@@ -32,7 +32,7 @@ return {
     kind = "str",
     default = "auto",
     values = "auto | cpu | cuda",
-    meaning = "Device of a local model.",
+    meaning = "Device of a local model. auto: the GPU for a model of your own where there is one, else the CPU.",
     by_language = false,
   },
   {
@@ -41,6 +41,22 @@ return {
     default = 30,
     values = "0 to 1440",
     meaning = "Give the model's memory back after so many minutes without a request; the next one loads it again. 0: never.",
+    by_language = false,
+  },
+  {
+    name = "engine.kvTokens",
+    kind = "int",
+    default = 8192,
+    values = "1024 to 262144",
+    meaning = "Tokens of context that a quantised model keeps in memory, of all documents together; the longest unused make room. `lacuna doctor --model DIR` tells what they cost.",
+    by_language = false,
+  },
+  {
+    name = "engine.vramCapGib",
+    kind = "float",
+    default = 0.0,
+    values = "0 to 1024",
+    meaning = "Most GPU memory that Lacuna may take, in GiB; a model that needs more is refused with advice. 0: all that is free.",
     by_language = false,
   },
   {
