@@ -222,8 +222,8 @@ class EngineThread:
             if self._infiller is None:
                 _finish(job, Ending.UNAVAILABLE)
                 return
-            is_needed = self._told.state == "unloaded" and not job.is_background
-            if is_needed and not self._obey(self._infiller, "load"):
+            # what may never be asked for does not bring the model back
+            if self._told.state == "unloaded" and (job.is_background or not self._obey(self._infiller, "load")):
                 _finish(job, Ending.UNAVAILABLE)
                 return
             try:

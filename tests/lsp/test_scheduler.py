@@ -127,7 +127,7 @@ def test_what_unloaded_itself_is_told_and_loaded_by_the_next_request(made):
     infiller.state = "unloaded"
     thread.wait("unloaded")
     # work in the background does not bring it back; a request does, and waits for it
-    assert run(thread, is_background=True) == 1
+    assert run(thread, is_background=True) is Ending.UNAVAILABLE
     assert infiller.orders == []
     assert run(thread) == 1
     thread.wait("ready", 2)
