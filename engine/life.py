@@ -11,7 +11,9 @@ again until it is told to load or a minute has passed. Knows no model: it is tes
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -71,7 +73,7 @@ class ManagedEngine:
         self._load, self._wanted_kv, self._name = load, kv_tokens, name
         self._kv_tokens = kv_tokens
         self._idle_s, self._clock = idle_minutes * 60, clock
-        self._return_memory = return_memory or return_device_memory
+        self._return_memory = return_memory or return_free_memory
         self._probe = probe or probe_device
         self._engine: Engine | None = None
         self._state: State = "unloaded"
@@ -301,8 +303,13 @@ def device_trouble(error: Exception) -> Literal["memory", "lost"] | None:
     return None
 
 
-def return_device_memory() -> None:
-    """Hand what torch's allocator holds for later back to the device. Without CUDA there is nothing to hand back."""
+def return_free_memory() -> None:
+    """Hand what the allocators hold for later back to the device and to the system."""
+    if sys.platform == "linux":
+        # of the C library: glibc alone keeps so much, and alone has the call
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -83,6 +83,23 @@ def test_code_actions_with_the_model(server):
     assert ("edit" in resolved) != bool(server.messages())
 
 
+def test_unloading_gives_the_memory_back_until_the_next_request(server):
+    server.initialize(initialize_params("nvim"), {"proposal": {"deadlineMs": 30000, "minConfidence": 0.0}})
+    server.open(URI, TEXT)
+    server.wait_ready(120)
+    assert server.inline(URI, 8, len("    return first +"), kind=1) is not None
+    process = psutil.Process(server.process.pid)
+    loaded_bytes = process.memory_info().rss
+    server.request("lacuna/unload")
+    server.wait_for(lambda: server.statuses()[-1]["kind"] == "inactive", what="the unloading")
+    assert "next request" in server.request("lacuna/status")["message"]
+    # the weights are 16 MiB; what torch itself takes stays
+    assert loaded_bytes - process.memory_info().rss > 16 << 20
+    server.change(URI, 2, {"text": TEXT.replace("first +", "second +")})
+    assert server.inline(URI, 8, len("    return second +"), kind=1) is not None
+    assert server.request("lacuna/status")["kind"] == "normal"
+
+
 def test_a_remote_engine(server, tmp_path):
     # a vLLM server that serves a model with our tokenizer; here a small faithful one on loopback
     tokenizer = load_tokenizer(EMBEDDED)
