@@ -26,6 +26,10 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
 
 
+MIN_KNOWN_ROPES = 512
+"""Positions whose rotations are worked out at first."""
+
+
 class Linear(nn.Linear):
     """A linear layer without bias whose weight is always loaded or set by the caller, never drawn here."""
 
@@ -80,7 +84,11 @@ class Router(nn.Module):
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.norm(x) * self.scale * x.shape[-1] ** -0.5
+        return self.choose(self.norm(x))
+
+    def choose(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For rows that are normed already. normed: [T, H]."""
+        x = normed * self.scale * normed.shape[-1] ** -0.5
         probabilities = F.softmax(self.proj(x), dim=-1, dtype=torch.float32)
         weights, ids = torch.topk(probabilities, self.top_k, dim=-1)
         weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -222,6 +230,8 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         # one table of frequencies for each distinct (theta, head size, rotated pairs)
         self._rope_specs = [(s.rope_theta, s.head_dim, s.num_rotated) for s in config.layers]
+        # rotations of positions 0.. as far as they were needed: working them out costs as much as a layer
+        self._known_ropes: list[tuple[Tensor, Tensor]] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -267,7 +277,7 @@ class DiffusionGemma(nn.Module):
                 return _sdpa(query, keys[None, :, first:], values[None, :, first:], None)
             return _sdpa(query, keys[None], values[None], masks[window])
 
-        x = self._run(self.embed(tokens)[None], positions[None], attend, is_encoder=True)
+        x = self._run(self.embed(tokens)[None], start, attend, is_encoder=True)
         cache.advance(T)
         return x[0]
 
@@ -289,7 +299,7 @@ class DiffusionGemma(nn.Module):
             values = torch.cat([values[None].expand(B, -1, -1, -1), value], dim=2)
             return _sdpa(query, keys, values, masks[self.config.layers[layer].window])
 
-        return self._run(self.embed(tokens), positions[None], attend, is_encoder=True)
+        return self._run(self.embed(tokens), start, attend, is_encoder=True)
 
     @torch.no_grad()
     def decode(
@@ -302,7 +312,6 @@ class DiffusionGemma(nn.Module):
         """
         B, L = tokens.shape
         start = cache.length
-        positions = torch.arange(start, start + L, device=tokens.device)
         in_use = None if num_rows is None else torch.arange(L, device=tokens.device) < num_rows[:, None]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -315,7 +324,7 @@ class DiffusionGemma(nn.Module):
             return _sdpa(query, keys, values, mask)
 
         x = self.self_conditioning.combine(self.embed(tokens), soft)
-        return self._run(x, positions[None], attend, is_encoder=False)
+        return self._run(x, start, attend, is_encoder=False)
 
     def joint(
         self, tokens: Tensor, positions: Tensor, is_canvas: Tensor, mask: Tensor, soft: Tensor | None
@@ -347,15 +356,27 @@ class DiffusionGemma(nn.Module):
         """The layers, with their type."""
         return (cast(Layer, layer) for layer in self.layers)
 
-    def _run(self, x: Tensor, positions: Tensor, attend: Attend, is_encoder: bool) -> Tensor:
-        ropes = self._ropes(positions)
+    def _run(self, x: Tensor, start: int, attend: Attend, is_encoder: bool) -> Tensor:
+        ropes = self._ropes_between(start, start + x.shape[1])
         for i, layer in enumerate(self.blocks()):
             scalar = layer.encoder_layer_scalar if is_encoder else layer.layer_scalar
             x, _ = layer(x, ropes[i], i, attend, scalar)
         return self.norm(x)
 
+    def _ropes_between(self, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        """`_ropes` of the positions [start, end)."""
+        known = self._known_ropes[0][0] if self._known_ropes else None
+        if known is None or known.shape[1] < end or known.device != self.device or known.dtype != self.dtype:
+            length = max(MIN_KNOWN_ROPES, 1 << (end - 1).bit_length())
+            self._known_ropes = self._ropes(torch.arange(length, device=self.device)[None])
+        return [(cos[:, start:end], sin[:, start:end]) for cos, sin in self._known_ropes]
+
     def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        tables = {spec: rope_table(positions, *spec, dtype=self.dtype) for spec in set(self._rope_specs)}
+        tables: dict[tuple[float, int, int], tuple[Tensor, Tensor]] = {}
+        for spec in set(self._rope_specs):
+            cos, sin = rope_table(positions, *spec, dtype=self.dtype)
+            low, high = sin.chunk(2, dim=-1)
+            tables[spec] = cos, torch.cat((-low, high), dim=-1)
         return [tables[spec] for spec in self._rope_specs]
 
 
@@ -375,10 +396,9 @@ def rope_table(
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """x: [B, T, heads, D]; rope: cos and sin [B, T, 1, D]."""
+    """x: [B, T, heads, D]; rope: cos and sin [B, T, 1, D], the first half of sin negated."""
     cos, sin = rope
-    a, b = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def _causal_mask(positions: Tensor, window: int | None) -> Tensor | None:
