@@ -7,6 +7,8 @@ The fp32 truth of a quantised weight is `dequantise`, that of a layer is model.p
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,7 +98,7 @@ class Norm(nn.Module):
 
     def unit(self, x: Tensor) -> Tensor:
         """x * rsqrt(mean(x^2) + eps), without the weight. x: [..., dim]."""
-        size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # pyright: ignore[reportUnknownVariableType]
+        size = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
         return x * torch.addcmul(self.eps, size, size, value=1 / x.shape[-1]).rsqrt_()
 
     def forward(self, x: Tensor) -> Tensor:
