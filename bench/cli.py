@@ -17,7 +17,7 @@ from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
 from .execution import TEST_LIMITS
 from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
-from .modes import Bars, Plan, add_checks, add_execution, add_replay, add_scale, ask_all, bars
+from .modes import Bars, Plan, add_checks, add_execution, add_replay, add_scale, ask_all, ask_variants, bars
 from .report import write_report
 from .results import Json, Paired, Results, by, compare, load, save
 from .run import ServerSpec, about_run, about_snapshot
@@ -25,7 +25,7 @@ from .sandbox import Limits
 from .scale import SCALE_KINDS, ScaleKind
 from .snapshot import Snapshot, read_snapshot
 from .subject import Conditions, default_command, parse_command
-from .tables import compare_table, extras_tables, tables, wide_console
+from .tables import ablation_table, compare_table, extras_tables, tables, wide_console
 
 STRETCHES_PER_REPLAY = 4
 
@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     )
     who.add_argument(
         "--baselines", default=",".join(BASELINES), metavar="B,B", help=f"none, or of: {', '.join(BASELINES)}"
+    )
+    who.add_argument(
+        "--ablate",
+        action="store_true",
+        help="instead of servers: Lacuna's own infiller in this process, whole and with one part left out",
     )
     what = out.add_argument_group("holes")
     what.add_argument("--holes", type=int, default=100, metavar="N", help="in equal parts by kind; default: 100")
@@ -206,7 +211,9 @@ def _bench(options: argparse.Namespace) -> int:
                     raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
         about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
         results = Results(about, about_snapshot(snapshot))
-        if holes:
+        if holes and options.ablate:
+            results.subjects = ask_variants(plan, snapshot, holes, all_bars)
+        elif holes:
             results.subjects = ask_all(plan, snapshot, holes, all_bars)
         if tasks:
             add_checks(results, tasks, limits_of(options, Limits()), all_bars)
@@ -216,6 +223,8 @@ def _bench(options: argparse.Namespace) -> int:
     if options.html:
         write_report([results], options.html)
     wide_console().print(tables(results))
+    if options.ablate:
+        wide_console().print(ablation_table(results.subjects))
     wide_console().print(extras_tables(results.extras))
     return 0
 

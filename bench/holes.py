@@ -20,7 +20,9 @@ from ..infill.languages import LANGUAGES, Language
 from ..infill.syntax import SyntaxTree
 from .snapshot import Snapshot, SourceFile
 
-HoleKind = Literal["line", "rest-of-line", "multi-line", "block", "function-body", "arguments", "span", "gaps"]
+HoleKind = Literal[
+    "line", "rest-of-line", "mid-word", "multi-line", "block", "function-body", "arguments", "span", "gaps"
+]
 KINDS: tuple[HoleKind, ...] = get_args(HoleKind)
 DEFAULT_KINDS: tuple[HoleKind, ...] = ("line", "rest-of-line", "block")
 
@@ -34,6 +36,7 @@ MIN_GAP_LINES = 4
 
 _ATTEMPTS_PER_HOLE = 60
 _PIECES = re.compile(r"\w+|[ \t]+|[^\w\s]")
+_WORDS = re.compile(r"[^\W\d]\w+")
 _LINE = re.compile(r"([ \t\f]*)([^\n]*?)[ \t]*\r?(?:\n|\Z)")
 _ARGUMENT_NODES = frozenset({"argument_list", "arguments"})
 _BY_NAME = {language.name: language for language in LANGUAGES}
@@ -180,6 +183,18 @@ def _rest_of_line(survey: Survey, rng: Random) -> list[Span] | None:
     return [(rng.choice(edges), end)] if edges else None
 
 
+def _mid_word(survey: Survey, rng: Random) -> list[Span] | None:
+    """The rest of a line from inside one of its words: what is asked while somebody types."""
+    if not survey.code_lines:
+        return None
+    start, end = survey.lines[rng.choice(survey.code_lines)]
+    words = [match.span() for match in _WORDS.finditer(survey.text, start, end) if survey.is_code(match.start())]
+    if not words:
+        return None
+    first, last = rng.choice(words)
+    return [(rng.randrange(first + 1, last), end)]
+
+
 def _multi_line(survey: Survey, rng: Random) -> list[Span] | None:
     if not survey.code_lines:
         return None
@@ -221,6 +236,7 @@ def _from_tree(kind: HoleKind) -> Callable[[Survey, Random], list[Span] | None]:
 _CUTTERS: dict[HoleKind, Callable[[Survey, Random], list[Span] | None]] = {
     "line": _line,
     "rest-of-line": _rest_of_line,
+    "mid-word": _mid_word,
     "multi-line": _multi_line,
     "block": _from_tree("block"),
     "function-body": _from_tree("function-body"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .ablate import ablate, variants
 from .datasets import Task, check_all
 from .edits import Writing
 from .errors import SnapshotError
@@ -74,6 +75,23 @@ def ask_all(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bar
     for name in plan.baselines:
         with all_bars.task(name, len(holes)) as told:
             found.append(run_baseline(name, snapshot, holes, told))
+    return found
+
+
+def ask_variants(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bars) -> list[SubjectResult]:
+    """Lacuna's own infiller, whole and with one part left out, on every hole. See ablate.py."""
+    # loads the model into this process, which no other mode does
+    from ..infill.load import load_infiller
+
+    given = plan.conditions.initialization_options or {}
+    infiller = load_infiller(given.get("model"), str(given.get("device", "auto")))
+    rows = variants(infiller.policy)
+    with all_bars.task("ablations", len(rows) * len(holes)) as told:
+        offsets = {row.name: number * len(holes) for number, row in enumerate(rows)}
+        found = ablate(
+            infiller, rows, snapshot, holes, plan.conditions, lambda name: lambda done: told(offsets[name] + done)
+        )
+    infiller.close()
     return found
 
 

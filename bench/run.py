@@ -41,7 +41,7 @@ class ServerSpec:
 
 
 @dataclass(slots=True)
-class _Gap:
+class Gap:
     """Where one gap of a hole is in the document as it stands, before it is filled."""
 
     document: str
@@ -102,7 +102,7 @@ def lines_around(text: str, start: int, end: int) -> tuple[str, str]:
     return before, "\n".join(text[end:].split("\n")[:LINES_AROUND])
 
 
-def _record(hole: Hole, number: int, gap: _Gap) -> Json:
+def _record(hole: Hole, number: int, gap: Gap) -> Json:
     before, after = lines_around(gap.document, gap.cursor, gap.cursor)
     return {
         "hole": hole.id,
@@ -117,7 +117,9 @@ def _record(hole: Hole, number: int, gap: _Gap) -> Json:
     }
 
 
-def _judged(hole: Hole, number: int, gap: _Gap, answer: Answer) -> Record:
+def judged(hole: Hole, number: int, gap: Gap, answer: Answer) -> Record:
+    """The record of one answer."""
+
     def verdict(item: Item) -> Judgement:
         return judge(
             gap.document, gap.cursor, gap.reference, item.text, hole.file.language, replaced=(item.start, item.end)
@@ -148,18 +150,19 @@ def _judged(hole: Hole, number: int, gap: _Gap, answer: Answer) -> Record:
     )
 
 
-def _first_gap(hole: Hole) -> _Gap:
-    return _Gap(hole.text, hole.spans[0][0], hole.references[0])
+def first_gap(hole: Hole) -> Gap:
+    """The first gap of a hole, the others still open."""
+    return Gap(hole.text, hole.spans[0][0], hole.references[0])
 
 
-def _next_gap(hole: Hole, number: int, gap: _Gap, filled: str) -> _Gap:
+def next_gap(hole: Hole, number: int, gap: Gap, filled: str) -> Gap:
     """The gap after number, in the document that it has become; the same gap again after the last."""
     if number + 1 == len(hole.spans):
         return gap
     between = hole.spans[number + 1][0] - hole.spans[number][1]
     # what stands right of the gap is still the same number of characters from the end
     num_after = len(gap.document) - gap.cursor
-    return _Gap(filled, len(filled) - num_after + between, hole.references[number + 1])
+    return Gap(filled, len(filled) - num_after + between, hole.references[number + 1])
 
 
 async def run_server(
@@ -189,7 +192,7 @@ async def run_server(
                     result.records += await _ask(subject, snapshot, hole, conditions)
                 except ServerError as error:
                     num_restarts += 1
-                    gap = _first_gap(hole)
+                    gap = first_gap(hole)
                     message = str(error).split("\n", 1)[0]
                     record = Record(**_record(hole, 0, gap), declined="error", error=message)
                     result.records.append(record)
@@ -210,7 +213,7 @@ async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, condition
     subject.show_neighbours({(root / file.path).as_uri(): (file.language, file.text) for file in others})
     records: list[Record] = []
     uri = (root / hole.file.path).as_uri()
-    gap = _first_gap(hole)
+    gap = first_gap(hole)
     subject.open(uri, hole.file.language, gap.document)
     try:
         for number in range(len(hole.spans)):
@@ -218,13 +221,13 @@ async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, condition
                 subject.close(uri)
                 subject.open(uri, hole.file.language, gap.document)
             answer = await subject.type_and_ask(uri, gap.cursor)
-            records.append(_judged(hole, number, gap, answer))
+            records.append(judged(hole, number, gap, answer))
             filled = gap.document
             if answer.items:
                 # accepted, as it is: what follows is asked in the document that a person would have then
                 item = answer.items[0]
                 filled = filled[: item.start] + item.text + filled[item.end :]
-            gap = _next_gap(hole, number, gap, filled)
+            gap = next_gap(hole, number, gap, filled)
     finally:
         subject.close(uri)
     return records
@@ -240,16 +243,16 @@ def run_baseline(
     result = SubjectResult(name, note="baseline, in the benchmark's own process")
     for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
         neighbours = tuple(other.text for other in neighbours_of(snapshot, hole.file))
-        gap = _first_gap(hole)
+        gap = first_gap(hole)
         for number in range(len(hole.spans)):
             begun = perf_counter()
             text = baseline(Context(gap.document, gap.cursor, neighbours))
             elapsed_ms = (perf_counter() - begun) * 1000
             items = (Item(text, gap.cursor, gap.cursor),) if text.strip() else ()
             answer = Answer(items, "" if items else "nothing", "", elapsed_ms, None)
-            result.records.append(_judged(hole, number, gap, answer))
+            result.records.append(judged(hole, number, gap, answer))
             filled = gap.document[: gap.cursor] + (text if items else "") + gap.document[gap.cursor :]
-            gap = _next_gap(hole, number, gap, filled)
+            gap = next_gap(hole, number, gap, filled)
         progress(done)
     return result
 

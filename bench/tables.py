@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .holes import KINDS
-from .results import Json, Paired, Results, SubjectResult, Summary, by, curve_of, summarise
+from .results import Json, Paired, Results, SubjectResult, Summary, by, compare, curve_of, summarise
 from .run import is_finite
 
 
@@ -242,6 +242,34 @@ def compare_table(pairs: Sequence[tuple[str, str, Paired]], first_name: str, sec
             rates(first.valid, second.valid),
             f"{milliseconds(first.p50_ms)} → {milliseconds(second.p50_ms)}",
             f"{milliseconds(first.p95_ms)} → {milliseconds(second.p95_ms)}",
+            str(pair.num_better),
+            str(pair.num_worse),
+            f"{pair.p_value:.3f}",
+        )
+    return table
+
+
+def ablation_table(subjects: Sequence[SubjectResult]) -> Table:
+    """Every subject against the first, gap by gap."""
+    table = Table(title=f"Against: {subjects[0].name}", title_justify="left", caption_justify="left")
+    table.caption = "better, worse: gaps exact in only one of the two; p: exact sign test"
+    table.add_column("subject", no_wrap=True)
+    _columns(table, "gaps", "shown", "exact", "sim", "valid", "errors", "p50 ms", "p95 ms", "forwards")
+    _columns(table, "better", "worse", "p")
+    for subject in subjects:
+        pair = compare(subjects[0].records, subject.records)
+        second = pair.second
+        table.add_row(
+            subject.name,
+            str(pair.num_shared),
+            percent(second.coverage),
+            percent(second.exact),
+            f"{second.similarity:.3f}",
+            percent(second.valid),
+            str(second.syntax_errors),
+            milliseconds(second.p50_ms),
+            milliseconds(second.p95_ms),
+            f"{second.num_forwards_mean:.1f}",
             str(pair.num_better),
             str(pair.num_worse),
             f"{pair.p_value:.3f}",

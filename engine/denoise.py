@@ -73,9 +73,9 @@ def denoise(
 ) -> Denoised:
     """Denoise several canvases over one prompt; each stops on its own, the sweep ends with the last.
 
-    ends: token ids that end an answer. banned: bool [V], tokens that a free row may not become. deadline: value of
-    time.monotonic() after which no further step starts. cancelled: polled after every step. draws: random numbers in
-    the generator's stead, for comparison with the fast step (pipeline.py).
+    ends: token ids that end an answer. banned: bool [V] or [L, V], tokens that a free row may not become. deadline:
+    value of time.monotonic() after which no further step starts. cancelled: polled after every step. draws: random
+    numbers in the generator's stead, for comparison with the fast step (pipeline.py).
     """
     device = model.device
     given, is_pinned, in_use, num_rows = stack(canvases, device)

@@ -65,6 +65,7 @@ def problem_from(value: Any) -> CanvasProblem:
         canvases = tuple(Canvas(_ints(c["tokens"]), tuple(bool(p) for p in c["pinned"])) for c in fields["canvases"])
         fields |= {"canvases": canvases}
         fields |= {name: _ints(fields[name]) for name in ("prompt", "banned", "stop")}
+        fields["opening"] = tuple(tuple((int(t), int(state)) for t, state in choices) for choices in fields["opening"])
         return CanvasProblem(**fields)
     except (TypeError, ValueError, KeyError) as error:
         raise FrameError(f"this is no canvas problem ({error})") from error

@@ -22,7 +22,7 @@ from .denoise import denoise
 from .errors import EngineError
 from .kv_cache import KVCache
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
-from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
+from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Opening, Timings
 from .text_model import Cache, TextModel
 
 PREFILL_CHUNK = 256
@@ -131,7 +131,7 @@ class LocalEngine:
         generator = torch.Generator(self.model.device).manual_seed(problem.seed)
         out = denoise(
             _Bound(self.model, self._cache), problem.canvases, self._policy, problem.max_steps, generator,
-            task.ends, task.banned, task.deadline, task.cancelled,
+            task.ends, self._banned_rows(task), task.deadline, task.cancelled,
         )  # fmt: skip
         timings = replace(timings, denoise_ms=_ms_since(started), num_forwards=out.num_forwards)
         region_ends = answer_region(out.tokens, task.ends).sum(-1)
@@ -176,7 +176,7 @@ class LocalEngine:
         self._rewind(prompt)
         is_finished = is_cancelled = False
         while True:
-            token, entropy, logprob = self._choose(self._last(), canvas, len(answer), task)
+            token, entropy, logprob = self._choose(self._last(), canvas, answer, task)
             chosen = [(token, entropy, logprob)]
             if token in task.ends or len(answer) + 1 == rows:
                 _extend(answer, entropies, logprobs, chosen)
@@ -200,8 +200,8 @@ class LocalEngine:
             num_forwards += 1
             kept = 0
             for kept, drafted in enumerate(guess):
-                row = len(answer) + 1 + kept
-                choice = self._choose(states[kept], canvas, row, task)
+                taken = [*answer, *(each[0] for each in chosen)]
+                choice = self._choose(states[kept], canvas, taken, task)
                 if choice[0] != drafted:
                     break
                 chosen.append(choice)
@@ -288,12 +288,16 @@ class LocalEngine:
         )  # fmt: skip
         return cast(list[int], out.tokens[0].tolist()), out.num_forwards
 
-    def _choose(self, hidden: Tensor, canvas: Canvas, row: int, task: _Task) -> tuple[int, float, float]:
-        """(token, entropy, log-probability) of a row, given the state of the token before it. hidden: [H]."""
+    def _choose(self, hidden: Tensor, canvas: Canvas, taken: Sequence[int], task: _Task) -> tuple[int, float, float]:
+        """(token, entropy, log-probability) of the row after taken, from the state [H] of the token before it."""
+        row = len(taken)
         if canvas.pinned[row]:
             return canvas.tokens[row], 0.0, 0.0
         logits = self.model.logits(hidden)
-        if task.banned is not None:
+        allowed = _allowed(task.problem.opening, taken)
+        if allowed:
+            logits = logits.masked_fill(self._all_but(allowed), -torch.inf)
+        elif task.banned is not None:
             logits = logits.masked_fill(task.banned, -torch.inf)
         logprobs = torch.log_softmax(logits, dim=-1)
         entropy = -(logprobs.exp() * logprobs.clamp_min(-1e9)).sum()
@@ -330,6 +334,25 @@ class LocalEngine:
         mask[list(problem.banned)] = True
         if bool(mask.all()):
             raise ValueError(f"all {len(mask)} tokens are banned: a free row could become nothing")
+        return mask.to(self.model.device)
+
+    def _banned_rows(self, task: _Task) -> Tensor | None:
+        """What no row may become, [V]; with an opening, [L, V], and row 0 is one of its tokens."""
+        problem = task.problem
+        if not problem.opening:
+            return task.banned
+        whole = [token for token, state in problem.opening[0] if state == len(problem.opening)]
+        if not whole:
+            raise ValueError("no token is an opening by itself, which diffusion needs")
+        first = self._all_but(whole)
+        others = torch.zeros_like(first) if task.banned is None else task.banned
+        L = max(len(canvas.tokens) for canvas in problem.canvases)
+        return torch.cat([first[None], others.expand(L - 1, -1)])
+
+    def _all_but(self, tokens: Sequence[int]) -> Tensor:
+        self._check_tokens(tokens, lowest=0)
+        mask = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
+        mask[list(tokens)] = False
         return mask.to(self.model.device)
 
     def _check_tokens(self, tokens: Sequence[int], lowest: int = NOISE) -> None:
@@ -392,6 +415,16 @@ def _extend(
         answer.append(token)
         entropies.append(entropy)
         logprobs.append(logprob)
+
+
+def _allowed(opening: Opening, taken: Sequence[int]) -> list[int]:
+    """The tokens that may follow the rows taken; empty once the opening is over."""
+    state = 0
+    for token in taken:
+        if state == len(opening):
+            break
+        state = next((following for each, following in opening[state] if each == token), len(opening))
+    return [token for token, _ in opening[state]] if state < len(opening) else []
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

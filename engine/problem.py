@@ -17,6 +17,10 @@ Cancelled = Callable[[], bool]
 
 Decoding = Literal["denoise", "verify", "autoregressive", "score"]
 
+Opening = tuple[tuple[tuple[int, int], ...], ...]
+"""What the first rows of an answer may be: opening[state] holds (token, following state), row 0 is in state 0, and
+state len(opening) is free. So a word whose beginning is typed can be tokenised anew, in one token or in several."""
+
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
@@ -49,6 +53,8 @@ class CanvasProblem:
 
     prompt: the token ids that the encoder has, or will have, in its KV cache.
     banned: token ids that must not be produced in a free row (specials other than the end token, newlines for a line).
+    opening: what the first rows of every canvas may be, () for anything. Diffusion decides all rows at once: it is
+        given the tokens that lead from state 0 to the free state. "score" takes no notice.
     stop: token ids that end a middle; the end token always does. A stop token is part of the result.
     deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
     decoding: "denoise" is diffusion alone; "verify" drafts by diffusion and verifies with the causal encoder of the
@@ -64,6 +70,7 @@ class CanvasProblem:
     decoding: Decoding = "denoise"
     banned: tuple[int, ...] = ()
     stop: tuple[int, ...] = ()
+    opening: Opening = ()
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -74,6 +81,10 @@ class CanvasProblem:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
         if self.decoding == "score" and any(NOISE in canvas.tokens for canvas in self.canvases):
             raise ValueError("only canvases without NOISE can be scored")
+        for state, choices in enumerate(self.opening):
+            if not choices or any(not state < following <= len(self.opening) for _, following in choices):
+                raise ValueError(f"state {state} of the opening leads nowhere, or back")
+
 
 
 @dataclass(frozen=True, slots=True)

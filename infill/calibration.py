@@ -108,6 +108,8 @@ def fit_curve(scores: Sequence[float], is_hit: Sequence[bool], max_points: int =
     centres = [pool[0] / pool[2] for pool in pools]
     rates = [(pool[1] + 1) / (pool[2] + 2) for pool in pools]
     for i in range(1, len(rates)):
+        # the means of equal scores differ in their last digit
+        centres[i] = max(centres[i], centres[i - 1])
         # the pseudo-observations can turn the order of two small pools round
         rates[i] = max(rates[i], rates[i - 1])
     return Curve(tuple(centres), tuple(rates))

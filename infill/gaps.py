@@ -25,7 +25,7 @@ from .request import (
     Proposal,
 )
 from .span import Extent, Gap, surroundings
-from .trim import Refusal, trim
+from .trim import Refusal
 
 if TYPE_CHECKING:
     from .infiller import LocalInfiller, Scene
@@ -108,7 +108,8 @@ def _jointly(
     scene = infiller.read(one)
     # the prompt ends where the first gap begins, and its suffix begins where the last one ends
     whole = replace(_gap(scene, one, fills[0].gap), end=fills[-1].gap.end, tail="")
-    prompt = prompt_for(tokenizer, scene.snapshot, whole, infiller.policy)
+    # row 0 of this canvas has a place of its own; it is not to begin with what the user typed
+    prompt = prompt_for(tokenizer, scene.snapshot, whole, replace(infiller.policy, use_healing=False))
     is_free = {row for span in free for row in span}
     canvas = Canvas((*rows, tokenizer.eos), tuple(i not in is_free for i in range(len(rows) + 1)))
     problem = replace(
@@ -142,7 +143,7 @@ def _judged(
         scene = infiller.read(one)
         gap = _gap(scene, one, fill.gap)
         raw = infiller.tokenizer.decode(result.tokens[span.start : span.stop])
-        outcome = trim(raw, True, gap, scene.snapshot, scene.tree, scene.indent)
+        outcome = infiller.trim(raw, True, scene, gap)
         best: Proposal | None = None
         if isinstance(outcome, Refusal) or outcome.text.strip() in _PLACEHOLDERS:
             infiller.refusals[outcome.reason if isinstance(outcome, Refusal) else "unchanged"] += 1
@@ -154,7 +155,7 @@ def _judged(
         if best is None:
             # what was good alone must still be good below what the gaps above have become
             middle = fill.proposal.text.removeprefix(gap.lead).removesuffix(gap.tail)
-            kept = trim(middle, True, gap, scene.snapshot, scene.tree, scene.indent)
+            kept = infiller.trim(middle, True, scene, gap)
             if not isinstance(kept, Refusal):
                 best = Proposal(kept.text, gap.start, gap.end, fill.proposal.confidence)
         fills.append(_fill_of(fill.gap, best, "" if best else "syntax"))

@@ -17,6 +17,7 @@ from .calibration import Calibration
 from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer
 from .gaps import fill_gaps
+from .healing import can_open
 from .index import LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
@@ -139,15 +140,16 @@ class LocalInfiller:
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
-        problem = self.problem(self._prompt(request, scene, gap), gap, request, started)
+        prompt = self._prompt(request, scene, gap)
+        problem = self.problem(prompt, gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
         if any(result.is_cancelled for result in results) or (cancelled is not None and cancelled()):
             return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
         trim_started = time.perf_counter()
-        candidates, reason = self._trim(results, scene, gap, problem)
+        candidates, reason = self._trim(results, scene, gap, problem, prompt.typed)
         if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
-            candidates += self._alternatives(request, scene, gap, problem, started, cancelled)
+            candidates += self._alternatives(request, scene, gap, problem, prompt.typed, started, cancelled)
         ranked = ranked_by_confidence(agreed(candidates, drafts))[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
@@ -231,6 +233,7 @@ class LocalInfiller:
         scene: Scene,
         gap: Gap,
         problem: CanvasProblem,
+        typed: str,
         started: float,
         cancelled: Cancelled | None,
     ) -> list[Candidate]:
@@ -238,19 +241,22 @@ class LocalInfiller:
         deadline_ms = _left_ms(request, started)
         if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
             return []
+        if problem.opening and not can_open(problem.opening, "denoise"):
+            # diffusion has no way to begin with what is typed
+            return []
         canvases = canvases_for(self.tokenizer, gap, self.policy, request.num_alternatives)
         other = replace(problem, decoding="denoise", canvases=canvases, deadline_ms=deadline_ms)
         results = self.engine.fill(other, cancelled)
         if any(result.is_cancelled for result in results):
             return []
-        return self._trim(results, scene, gap, other)[0]
+        return self._trim(results, scene, gap, other, typed)[0]
 
     def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
         """What similar places suggest, as far as it passes the gates, the likeliest first."""
         self._learn(request)
         found: list[Candidate] = []
         for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
-            outcome = trim(draft.text, True, gap, scene.snapshot, scene.tree, scene.indent)
+            outcome = self.trim(draft.text, True, scene, gap)
             if isinstance(outcome, Trimmed):
                 confidence = draft.probability()
                 found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
@@ -265,10 +271,16 @@ class LocalInfiller:
                 self.index.update(neighbour.path, neighbour.text)
                 return
 
+    def trim(self, raw: str, is_complete: bool, scene: Scene, gap: Gap) -> Trimmed | Refusal:
+        """What to show of a middle (trim.py)."""
+        return trim(
+            raw, is_complete, gap, scene.snapshot, scene.tree, scene.indent, is_gated=self.policy.use_syntax_gate
+        )
+
     def _trim(
-        self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem
+        self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem, typed: str
     ) -> tuple[list[Candidate], str]:
-        """The results worth ranking, and why the first of the others is not."""
+        """The results worth ranking, and why the first of the others is not. typed: what each has to begin with."""
         candidates: list[Candidate] = []
         first_reason = ""
         for result, canvas in zip(results, problem.canvases, strict=True):
@@ -278,7 +290,11 @@ class LocalInfiller:
                 raw = self.tokenizer.decode(result.tokens[: result.end])
                 is_whole = result.is_finished or problem.decoding == "denoise"
                 is_complete = is_whole and result.end < len(canvas.tokens)
-                outcome = trim(raw, is_complete, gap, scene.snapshot, scene.tree, scene.indent)
+                if raw.startswith(typed):
+                    outcome = self.trim(raw.removeprefix(typed), is_complete, scene, gap)
+                else:
+                    # the deadline came first, or an engine that knows no opening
+                    outcome = Refusal("unfinished")
             if isinstance(outcome, Refusal):
                 self.refusals[outcome.reason] += 1
                 first_reason = first_reason or outcome.reason

@@ -40,12 +40,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """tokens: what the encoder reads. num_prefix, num_suffix, num_neighbour: tokens of each part, without markers."""
+    """tokens: what the encoder reads. num_prefix, num_suffix, num_neighbour: tokens of each part, without markers.
+
+    typed: the end of the prefix that is left out of the tokens, because the answer is to begin with it.
+    """
 
     tokens: tuple[int, ...]
     num_prefix: int
     num_suffix: int
     num_neighbour: int = 0
+    typed: str = ""
 
 
 def prefix_tokens(tokenizer: Tokenizer, prefix: str, budget: int) -> list[int]:

@@ -6,9 +6,10 @@ what is far from the gap is left out before anything is copied, so that file len
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..engine.problem import Canvas, CanvasProblem, Decoding
+from .healing import can_open, opening_for, typed_piece
 from .layout import Limits, Prompt, build_prompt, canvas_of, file_header
 from .snapshot import Snapshot
 from .span import Gap
@@ -18,11 +19,14 @@ ANCHOR_GRID = 16_384
 """A prefix longer than two of these is cut at a line start that only moves once per this many characters."""
 
 HEADER_CHARS = 4_000
+SUFFIX_CHARS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How gaps are denoised. num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
+    """How gaps are posed and denoised, and what is in use.
+
+    num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
 
     candidate_lengths: rows at which further canvases have their end pinned, for each alternative that is asked for.
     use_drafts: whether what similar places have is a candidate too. instant_confidence: a draft that is so likely is
@@ -40,9 +44,15 @@ class Policy:
     """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a
     token without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""
     instant_confidence: float = 0.8
+    use_suffix: bool = True
+    """Whether the model is shown what stands right of and below the gap."""
+    use_healing: bool = True
+    """Whether a word that is typed in part is tokenised anew (healing.py)."""
+    use_syntax_gate: bool = True
+    """Whether a result that adds a syntax error is refused."""
 
 
-def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 8_192) -> tuple[str, str]:
+def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = SUFFIX_CHARS) -> tuple[str, str]:
     """The text before and after a gap, its lead and tail included, with `\\n` line ends."""
     text = snapshot.text
     anchor = max(0, gap.start // ANCHOR_GRID - 1) * ANCHOR_GRID
@@ -51,7 +61,7 @@ def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = 8_192) -> tuple[st
         newline = text.find("\n", anchor, gap.start)
         anchor = newline + 1 if newline >= 0 else anchor
     prefix = text[anchor : gap.start] + gap.lead
-    suffix = gap.tail + text[gap.end : gap.end + suffix_chars]
+    suffix = (gap.tail + text[gap.end : gap.end + suffix_chars]) if suffix_chars else ""
     return _clean(prefix), _clean(suffix)
 
 
@@ -65,11 +75,15 @@ def _clean(text: str) -> str:
 
 def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = "") -> Prompt:
     """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first."""
-    prefix, suffix = windows(snapshot, gap)
+    prefix, suffix = windows(snapshot, gap, SUFFIX_CHARS if policy.use_suffix else 0)
+    typed = typed_piece(prefix) if policy.use_healing else ""
+    if not can_open(opening_for(tokenizer, typed), policy.decoding):
+        typed = ""
     # the same rule as in training: the header is shown once the prefix window can no longer reach it
     is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
     header = file_header(snapshot.text[:HEADER_CHARS], gap.start) if is_far else ""
-    return build_prompt(tokenizer, prefix, suffix, _clean(header + neighbours), policy.limits)
+    whole = prefix.removesuffix(typed) if typed else prefix
+    return replace(build_prompt(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits), typed=typed)
 
 
 def canvases_for(
@@ -106,4 +120,5 @@ def problem_for(
         decoding=policy.decoding,
         banned=tuple(token for token in range(NUM_RESERVED) if token != tokenizer.eos),
         stop=() if gap.is_multiline else tuple(sorted(tokenizer.newline_ids)),
+        opening=opening_for(tokenizer, prompt.typed),
     )

@@ -6,6 +6,7 @@ Wraps the `tokenizers` library. Knows no canvas layout and no model.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +67,11 @@ class Tokenizer:
     def newline_ids(self) -> frozenset[int]:
         return frozenset(self._backend.encode("\n", add_special_tokens=False).ids)
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """What ends an answer and is no part of it."""
+        return (self.eos,)
+
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
 
@@ -78,3 +84,23 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id])
+
+    def starting_with(self, text: str) -> list[int]:
+        """The tokens whose text begins with text. text: not empty."""
+        texts, ids = self._by_text
+        low = bisect_left(texts, text)
+        # no text sorts behind one that goes on with the last code point
+        return ids[low : bisect_left(texts, text + chr(0x10FFFF))]
+
+    def spelling(self, text: str) -> list[int]:
+        """The tokens whose text is text; none or one."""
+        texts, ids = self._by_text
+        low = bisect_left(texts, text)
+        return ids[low : low + 1] if texts[low : low + 1] == [text] else []
+
+    @functools.cached_property
+    def _by_text(self) -> tuple[list[str], list[int]]:
+        """Every token's text in order, without the reserved ones and those that are a piece of a character."""
+        texts = [(self.token_text(i), i) for i in range(NUM_RESERVED, self.vocab_size)]
+        found = sorted((text, i) for text, i in texts if text and "\ufffd" not in text)
+        return [text for text, _ in found], [i for _, i in found]

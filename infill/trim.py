@@ -35,11 +35,19 @@ class Refusal:
 
 
 def trim(
-    raw: str, is_complete: bool, gap: Gap, snapshot: Snapshot, tree: SyntaxTree, indent: Indent
+    raw: str,
+    is_complete: bool,
+    gap: Gap,
+    snapshot: Snapshot,
+    tree: SyntaxTree,
+    indent: Indent,
+    *,
+    is_gated: bool = True,
 ) -> Trimmed | Refusal:
     """What to show of a model's middle.
 
     raw: the decoded middle. is_complete: whether the model ended it by an end or stop token. tree: the window around.
+    is_gated: whether new syntax errors are a reason to refuse.
     """
     middle = raw.replace("\r\n", "\n").replace("\r", "\n")
     if _GARBLED.search(middle):
@@ -61,7 +69,7 @@ def trim(
         return Refusal("unchanged")
     if gap.is_multiline and not _is_indented_well(fitted, gap, tree):
         return Refusal("indentation")
-    if adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, snapshot)):
+    if is_gated and adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, snapshot)):
         return Refusal("syntax")
     return Trimmed(text, middle)
 

@@ -66,6 +66,33 @@ def test_verify_gives_exactly_the_tokens_of_autoregressive(problem: CanvasProble
     assert plain.timings.num_forwards <= max(0, len(canvas.tokens) - 1)
 
 
+@settings(max_examples=20, deadline=None)
+@given(problem=problems(), data=st.data(), model=st.integers(0, 2))
+def test_every_decoding_begins_with_an_opening(problem: CanvasProblem, data: st.DataObject, model: int):
+    ways = st.sets(st.tuples(ids, st.sampled_from([1, 2])), min_size=1, max_size=4)
+    # one state a token: a table that leads two ways is for nobody to write
+    first = tuple(dict(data.draw(ways) | {(data.draw(ids), 2)}).items())
+    second = tuple(dict.fromkeys(data.draw(st.lists(ids, min_size=1, max_size=3)), 2).items())
+    canvas = Canvas.free(data.draw(st.integers(1, 8)))
+    problem = change(problem, canvases=(canvas,), opening=(first, second), stop=())
+    assert fill(problem, model).tokens == fill(change(problem, decoding="autoregressive"), model).tokens
+    for decoding in ("autoregressive", "denoise"):
+        if decoding == "denoise" and all(state == 1 for _, state in first):
+            continue
+        tokens = fill(change(problem, decoding=decoding), model).tokens
+        state = dict(first)[tokens[0]]
+        assert state == 2 or decoding == "autoregressive"
+        if state == 1 and len(tokens) > 1 and tokens[0] not in CONFIG.eos_ids:
+            assert tokens[1] in dict(second)
+
+
+def test_an_opening_leads_on():
+    with pytest.raises(ValueError, match="leads nowhere"):
+        CanvasProblem(PROMPT, (Canvas.free(2),), opening=(((5, 0),),))
+    with pytest.raises(ValueError, match="by itself"):
+        fill(CanvasProblem(PROMPT, (Canvas.free(2),), opening=(((5, 1),), ((6, 2),))))
+
+
 def test_autoregressive_beside_its_plain_form():
     """Greedy decoding with the encoder, without a cache."""
     from random_models import encode

@@ -130,8 +130,12 @@ def test_results_cross_unchanged(result):
 
 @pytest.mark.parametrize(
     "given_problem",
-    [problem(), problem(deadline_ms=5.5, seed=9, decoding="verify", banned=(1, 2), stop=(3,), max_steps=2)],
-    ids=["defaults", "everything set"],
+    [
+        problem(),
+        problem(deadline_ms=5.5, seed=9, decoding="verify", banned=(1, 2), stop=(3,), max_steps=2),
+        problem(opening=(((4, 1), (5, 2)), ((6, 2),))),
+    ],
+    ids=["defaults", "everything set", "an opening"],
 )
 def test_problems_cross_unchanged(given_problem):
     assert frames.problem_from(through({"p": frames.problem_value(given_problem)})["p"]) == given_problem

@@ -25,6 +25,12 @@ def test_a_fitted_curve_rises_and_stays_a_probability(pairs):
     assert all(0 < value < 1 for value in values)
 
 
+def test_equal_scores_make_a_curve_too():
+    score = -5.391162647925659
+    curve = fit_curve([score] * 4, [False, False, False, True])
+    assert curve.scores[0] <= curve.scores[-1]
+
+
 def test_a_fitted_curve_finds_the_rate():
     rng = random.Random(0)
     scores = [rng.uniform(-4, 0) for _ in range(20_000)]

@@ -34,7 +34,7 @@ def test_prefetch_reads_the_prompt_that_fill_then_needs():
     assert result.timings.num_cached == len(subject.engine.problems[0].prompt)
 
 
-def test_typing_only_appends_to_the_prompt():
+def test_typing_only_appends_to_the_prompt_and_nothing_within_a_word():
     subject = infiller("f(1)")
     head = "".join(f"def f{i}(a):\n    return a + {i}\n\n\n" for i in range(40))
     request = asked(f"{head}x = {B}\ny = 2\n")
@@ -47,9 +47,10 @@ def test_typing_only_appends_to_the_prompt():
         before = subject.engine.cached
         subject.prefetch(now)
         after = subject.engine.cached
-        num_prefilled.append(len(after) - next(k for k, (a, b) in enumerate(zip(before, after)) if a != b))
-    # the typed letter and the marker behind it: one byte token each
-    assert num_prefilled == [2] * 8
+        shared = next((k for k, (a, b) in enumerate(zip(before, after)) if a != b), len(after))
+        num_prefilled.append(len(after) - shared)
+    # one byte token each: the marker behind the prompt; with the bracket " call(" and the marker again
+    assert num_prefilled == [1, 0, 0, 0, 7, 0, 0, 0]
 
 
 def test_a_declined_request_costs_no_engine_work():
@@ -226,8 +227,8 @@ def test_loading_and_unloading_are_the_engines_business():
     subject.unload()
     subject.load()
     assert subject.status().state == "ready"
-    managed = ManagedEngine(lambda kv_tokens: subject.engine, 1024, has_timer=False)
-    subject = LocalInfiller(managed, TOKENIZER)
+    inner = subject.engine
+    subject = LocalInfiller(ManagedEngine(lambda kv_tokens: inner, 1024, has_timer=False), TOKENIZER)
     assert subject.status().state == "unloaded"
     subject.load()
     assert subject.status().state == "ready"

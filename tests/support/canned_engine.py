@@ -63,7 +63,9 @@ class CannedEngine:
         results = []
         for i, canvas in enumerate(problem.canvases):
             num_rows = len(canvas.tokens)
-            rows = [*self.tokenizer.encode(texts[min(i, len(texts) - 1)])][:num_rows]
+            # a byte a token: each state of an opening has one way on
+            typed = [choices[0][0] for choices in problem.opening]
+            rows = [*typed, *self.tokenizer.encode(texts[min(i, len(texts) - 1)])][:num_rows]
             # a stop token is a row of the answer
             end = next((at + 1 for at, token in enumerate(rows) if token in problem.stop), len(rows))
             rows += [self.tokenizer.eos] * (num_rows - len(rows))
