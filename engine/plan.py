@@ -1,8 +1,8 @@
 """The memory plan: what a model will take on the device, from its config alone and before anything is allocated.
 
-For `lacuna doctor --model DIR`: `plan_table(find_model(name), free_bytes, cap_bytes)` gives its lines, and `plan` the
-numbers. The sums of weights are exact (tests compare them with models that are built); workspace is an upper bound by
-the shapes of kernels/. Sizes are in bytes; GB are 10^9.
+`lacuna doctor --model DIR` prints it: `plan_table` gives the lines, `plan_folder` the numbers. The sums of weights are
+exact (tests compare them with models that are built); workspace is an upper bound by the shapes of kernels/. Sizes are
+in bytes; GB are 10^9.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MAX_ROWS = 512
 
 CONTEXT_BYTES = 500_000_000
 """CUDA context, loaded kernels and cuBLAS workspace; no allocation of ours, but gone all the same."""
+
+OTHERWISE = "use a device with 24 GB, the embedded model, or a vLLM server"
 
 KV_TOKENS = 8192
 
@@ -83,8 +85,7 @@ class MemoryPlan:
             return f"{short:.1f} GB over {which}; set the KV budget to {fitting} tokens, or free memory on the device"
         if self.formats["experts"] != "int4":
             return f"{short:.1f} GB over {which}; run `lacuna quantize` with --experts int4 and load that folder"
-        instead = "use a device with 24 GB, close what else uses it, or use the embedded model or a vLLM server"
-        return f"{short:.1f} GB over {which}; {instead}"
+        return f"{short:.1f} GB over {which}; close what else uses it, or {OTHERWISE}"
 
     def check(self) -> None:
         """Raises: DeviceError with the advice when it does not fit."""
@@ -152,30 +153,21 @@ def plan_folder(
     return plan(config, stored, kv_tokens, free, cap, found=found)
 
 
-def plan_table(
-    source: Path, free: int | None = None, cap: int | None = None, kv_tokens: int = KV_TOKENS
-) -> list[tuple[str, str]]:
-    """The plan as lines (name, text) for people: `lacuna doctor --model DIR` prints these.
-
-    source: the folder (find.find_model gives it). free: free bytes of the device, from torch.cuda.mem_get_info()[0], or
-    None. The last line is the verdict, with advice where it does not fit. Raises: ModelError and its kinds.
-    """
-    found = plan_folder(source, free, cap, kv_tokens)
+def plan_table(found: MemoryPlan) -> list[tuple[str, str]]:
+    """The plan as lines (name, text) for people, the last one with what is to be had where that is known."""
     lines: list[tuple[str, str]] = [
         (label, f"{size / 1e9:6.2f} GB  {found.formats[label]}") for label, size in found.weights.items()
     ]
     lines += [
         ("weights", f"{found.weights_total / 1e9:6.2f} GB"),
-        ("KV cache", f"{found.kv / 1e9:6.2f} GB  {kv_tokens} tokens, {found.kv_token * 1000 / 1e6:.0f} MB per 1000"),
+        ("KV cache", f"{found.kv / 1e9:6.2f} GB  {found.kv_tokens} tokens, {found.kv_token / 1e3:.0f} MB per 1000"),
         ("workspace", f"{found.workspace / 1e9:6.2f} GB  at {MAX_ROWS} rows"),
         ("CUDA", f"{found.context / 1e9:6.2f} GB  context and libraries"),
         ("total", f"{found.total / 1e9:6.2f} GB"),
     ]
-    if found.available is None:
-        lines.append(("fits", "unknown: no GPU was found"))
-    else:
-        verdict = "yes" if found.fits else f"no: {found.advice()}"
-        lines.append(("fits", f"{verdict} ({found.available / 1e9:.2f} GB to be had)"))
+    if found.available is not None:
+        which = "the cap" if found.available == found.cap else "free on the GPU"
+        lines.append(("to be had", f"{found.available / 1e9:6.2f} GB  {which}"))
     return lines
 
 

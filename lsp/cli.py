@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what was found on this machine, and what to do about what is missing")
     doctor.add_argument("--json", action="store_true")
-    doctor.add_argument("--model", default="", metavar="DIR")
+    doctor.add_argument("--model", default="", metavar="DIR", help="also its memory plan, before anything is loaded")
+    doctor.add_argument("--kv-tokens", type=int, metavar="N", help="as the option engine.kvTokens")
+    doctor.add_argument("--vram-cap", type=float, metavar="GIB", help="as the option engine.vramCapGib")
     doctor.set_defaults(command=_doctor)
 
     options = commands.add_parser("options", help="every option with its type, default and meaning")
@@ -125,8 +127,16 @@ def _fill(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import report
+    from .options import EngineOptions
 
-    return report(model=options.model, as_json=options.json)
+    default = EngineOptions()
+    engine = EngineOptions(
+        kind="local",
+        model=options.model,
+        kv_tokens=options.kv_tokens or default.kv_tokens,
+        vram_cap_gib=options.vram_cap or default.vram_cap_gib,
+    )
+    return report(engine, as_json=options.json)
 
 
 def _options(options: argparse.Namespace) -> int:

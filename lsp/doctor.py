@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ..engine.errors import LacunaError
+from .options import EngineOptions, Options
+
 State = Literal["ok", "note", "missing"]
 
 MIN_FREE_BYTES = 1 << 30
@@ -30,31 +33,32 @@ class Finding:
     advice: str = ""
 
 
-def findings(model: str = "") -> Iterator[Finding]:
+def findings(engine: EngineOptions) -> Iterator[Finding]:
     """Everything, in the order of a report. A check that fails is a finding, never an exception."""
-    checks: list[tuple[str, Callable[[], Finding]]] = [
+    checks: list[tuple[str, Callable[[], Finding | Iterator[Finding]]]] = [
         ("lacuna", _lacuna),
         ("python", _python),
         ("torch", _torch),
         ("gpu", _gpu),
         ("cpu", _cpu),
-        ("model", lambda: _model(model)),
+        ("model", lambda: _model(engine)),
         ("grammars", _grammars),
         ("cache", _cache),
         ("state", _state),
     ]
     for name, check in checks:
         try:
-            yield check()
+            found = check()
+            yield from [found] if isinstance(found, Finding) else found
         except Exception as error:
             yield Finding(name, "missing", f"{type(error).__name__}: {error}", "Reinstall lacuna-ls.")
 
 
-def report(*, model: str = "", as_json: bool = False) -> int:
+def report(engine: EngineOptions, *, as_json: bool = False) -> int:
     """Print the findings. Exit code 1 when something is missing without which there are no proposals."""
     found: list[Finding] = []
     if as_json:
-        found = list(findings(model))
+        found = list(findings(engine))
         sys.stdout.write(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False) + "\n")
     else:
         from rich.console import Console
@@ -62,7 +66,7 @@ def report(*, model: str = "", as_json: bool = False) -> int:
 
         console = Console(highlight=False, soft_wrap=True)
         styles: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "red")}
-        for each in findings(model):
+        for each in findings(engine):
             found.append(each)
             mark, style = styles[each.state]
             console.print(Text.assemble((f"{mark} {each.name:<9}", style), " ", each.found))
@@ -113,20 +117,55 @@ def _cpu() -> Finding:
     return Finding("cpu", "ok", f"{os.cpu_count()} cores, {platform.machine()}, {capability}")
 
 
-def _model(model: str) -> Finding:
+def _model(engine: EngineOptions) -> Iterator[Finding]:
+    """The memory plan of a model folder, and the model itself where the plan says that it fits."""
     from .loading import load_infiller
-    from .options import EngineOptions, Options
 
+    advice = "Name another with --model." if engine.model else "Reinstall lacuna-ls: the model comes with it."
     try:
-        infiller = load_infiller(Options(engine=EngineOptions(kind="local", model=model)))
-    except Exception as error:
-        advice = "Name another with --model." if model else "Reinstall lacuna-ls: the model comes with it."
-        return Finding("model", "missing", str(error), advice)
+        if engine.model:
+            yield from (plan := list(_plan(engine)))
+            if plan and plan[-1].state == "missing":
+                return
+        infiller = load_infiller(Options(engine=engine))
+    except LacunaError as error:
+        yield Finding("model", "missing", str(error), advice)
+        return
     try:
         status = infiller.status()
-        return Finding("model", "ok", " ".join(part for part in (status.model, "on", status.device) if part))
+        yield Finding("model", "ok", " ".join(part for part in (status.model, "on", status.device) if part))
     finally:
         infiller.close()
+
+
+def _plan(engine: EngineOptions) -> Iterator[Finding]:
+    """What a model folder will take, from its config alone. Raises: ModelError and its kinds."""
+    import torch
+
+    from ..engine.find import find_model
+    from ..engine.plan import OTHERWISE, plan_folder, plan_table
+
+    source = find_model(engine.model)
+    if not source.is_dir():
+        return
+    has_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if has_gpu else None
+    found = plan_folder(source, free, int(engine.vram_cap_gib * 2**30) or None, engine.kv_tokens)
+    for name, text in plan_table(found):
+        yield Finding("plan", "ok", f"{name:<17}{text}")
+    if not found.fits:
+        yield Finding("plan", "missing", "it does not fit", found.advice())
+    elif not has_gpu and found.total > _memory_bytes() / 2:
+        advice = f"{OTHERWISE[0].upper()}{OTHERWISE[1:]}."
+        yield Finding("plan", "missing", "no GPU, and too large for this machine's CPU", advice)
+
+
+def _memory_bytes() -> float:
+    """The machine's memory; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def _grammars() -> Finding:

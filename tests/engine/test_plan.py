@@ -86,7 +86,7 @@ def test_larger_formats_are_sent_to_quantize(released: ModelConfig):
 
 def test_table_for_people(tmp_path: Path, released: ModelConfig):
     source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path)
-    lines = dict(plan_table(source, free=2_000_000_000))
+    lines = dict(plan_table(plan_folder(source, free=2_000_000_000)))
     assert {
         "experts",
         "attention",
@@ -96,11 +96,10 @@ def test_table_for_people(tmp_path: Path, released: ModelConfig):
         "KV cache",
         "workspace",
         "total",
-        "fits",
     } <= lines.keys()
     assert lines["experts"].endswith("int4")
-    assert lines["fits"].startswith("yes")
-    assert dict(plan_table(source, free=1000))["fits"].startswith("no: ")
-    assert "no GPU" in dict(plan_table(source))["fits"]
+    assert lines["to be had"] == "  2.00 GB  free on the GPU"
+    assert dict(plan_table(plan_folder(source, free=2, cap=1)))["to be had"].endswith("the cap")
+    assert "to be had" not in dict(plan_table(plan_folder(source)))
     with pytest.raises(ModelNotFoundError):
-        plan_table(tmp_path / "nowhere")
+        plan_folder(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from lacuna_ls.engine.errors import LacunaError
@@ -119,6 +120,31 @@ def test_doctor_says_what_to_do_about_a_missing_model(tmp_path):
     assert found["model"]["state"] == "missing"
     assert found["model"]["advice"]
     assert done.returncode == 1
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A folder with the released model's config, and nothing else: the plan needs no more."""
+    config = Path(__file__).parents[2] / "bench" / "diffusiongemma_26b.json"
+    (tmp_path / "config.json").write_text(config.read_text())
+    return tmp_path
+
+
+def test_doctor_prints_the_memory_plan(released):
+    done = run("doctor", "--json", "--model", released, "--kv-tokens", "4096")
+    lines = [each["found"].split() for each in json.loads(done.stdout) if each["name"] == "plan"]
+    assert ["experts", "12.15", "GB", "int4"] in lines
+    assert ["KV", "cache", "0.92", "GB", "4096", "tokens,", "225", "MB", "per", "1000"] in lines
+    assert any(line[0] == "total" for line in lines)
+
+
+def test_doctor_refuses_a_model_that_does_not_fit(released):
+    done = run("doctor", "--model", released, "--vram-cap", "16")
+    assert done.returncode == 1
+    assert "17.18 GB  the cap" in done.stdout
+    assert "0.7 GB over the cap; set the KV budget to 4096 tokens" in done.stdout
+    # it is not even looked for: nothing is loaded that does not fit
+    assert "✓ model" not in done.stdout
 
 
 def test_a_log_file_that_cannot_be_written(tmp_path):
