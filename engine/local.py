@@ -174,7 +174,7 @@ class LocalEngine:
         # a draft that was no help costs a forward: after each, wait twice as many tokens before the next one
         pause = waiting = 0
         self._rewind(prompt)
-        is_finished = is_cancelled = False
+        is_finished = is_cancelled = is_given_up = False
         while True:
             token, entropy, logprob = self._choose(self._last(), canvas, answer, task)
             chosen = [(token, entropy, logprob)]
@@ -220,6 +220,9 @@ class LocalEngine:
             if answer[-1] in task.ends or len(answer) == rows:
                 is_finished = True
                 break
+            if task.problem.floor is not None and sum(logprobs) < task.problem.floor:
+                is_given_up = True
+                break
             if task.cancelled is not None and task.cancelled():
                 is_cancelled = True
                 break
@@ -237,6 +240,7 @@ class LocalEngine:
             is_finished=is_finished,
             is_cancelled=is_cancelled,
             timings=replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards),
+            is_given_up=is_given_up,
         )
 
     def _score(self, task: _Task, timings: Timings) -> list[CanvasResult]:

@@ -55,6 +55,8 @@ class CanvasProblem:
     banned: token ids that must not be produced in a free row (specials other than the end token, newlines for a line).
     opening: what the first rows of every canvas may be, () for anything. Diffusion decides all rows at once: it is
         given the tokens that lead from state 0 to the free state. "score" takes no notice.
+    floor: an answer whose summed log-probability falls below this is given up, as nobody would be shown it; only causal
+        decoding can tell before the end. None: every answer is finished.
     stop: token ids that end a middle; the end token always does. A stop token is part of the result.
     deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
     decoding: "denoise" is diffusion alone; "verify" drafts by diffusion and verifies with the causal encoder of the
@@ -71,6 +73,7 @@ class CanvasProblem:
     banned: tuple[int, ...] = ()
     stop: tuple[int, ...] = ()
     opening: Opening = ()
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -121,6 +124,8 @@ class CanvasResult:
     """False when the deadline, the step limit or a cancel ended the work before the stop rule did."""
     is_cancelled: bool = False
     timings: Timings = field(default_factory=Timings)
+    is_given_up: bool = False
+    """Its log-probability fell below the problem's floor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,16 @@ class Curve:
         if list(self.scores) != sorted(self.scores) or list(self.probabilities) != sorted(self.probabilities):
             raise ValueError("the scores and the probabilities of a curve must not fall")
 
+    def least_score(self, probability: float) -> float:
+        """The lowest score that is worth at least probability; -inf where every one is, inf where none is."""
+        if probability <= self.probabilities[0]:
+            return -math.inf
+        at = next((i for i, p in enumerate(self.probabilities) if p >= probability), None)
+        if at is None:
+            return math.inf
+        share = (probability - self.probabilities[at - 1]) / (self.probabilities[at] - self.probabilities[at - 1])
+        return self.scores[at - 1] + share * (self.scores[at] - self.scores[at - 1])
+
     def __call__(self, score: float) -> float:
         at = bisect_right(self.scores, score)
         if at == 0:
@@ -64,11 +74,26 @@ class Calibration:
 
     def probability(self, features: Features) -> float:
         """The probability in [0, 1] that the proposal is exactly what the user would have written."""
-        keys = (f"{features.decoding}/{features.extent}", features.decoding, "")
-        curve = next((self.curves[key] for key in keys if key in self.curves), None)
+        curve = self._curve(features.decoding, features.extent)
         if curve is None:
             return math.exp(min(0.0, features.logprob_sum))
         return curve(features.score(self.length_exponent))
+
+    def least_logprob(self, probability: float, extent: str, decoding: str, num_rows: int) -> float | None:
+        """A sum of log-probabilities below which no result of at most num_rows rows reaches probability; None: any may.
+
+        A sum only falls while an answer grows, so an answer that is below can be given up.
+        """
+        if probability <= 0:
+            return None
+        curve = self._curve(decoding, extent)
+        score = math.log(probability) if curve is None else curve.least_score(probability)
+        # a rising probability of a sum above 0 does not exist, and neither does one of -inf
+        return min(0.0, score) * float(num_rows**self.length_exponent) if score > -math.inf else None
+
+    def _curve(self, decoding: str, extent: str) -> Curve | None:
+        keys = (f"{decoding}/{extent}", decoding, "")
+        return next((self.curves[key] for key in keys if key in self.curves), None)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for a model's metadata."""

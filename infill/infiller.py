@@ -223,9 +223,12 @@ class LocalInfiller:
     def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:
         """What the engine is asked for a gap, within what is left of the deadline."""
         deadline_ms = _left_ms(request, started)
-        return problem_for(
+        problem = problem_for(
             self.tokenizer, prompt, gap, self.policy, request.num_alternatives, deadline_ms, request.seed
         )
+        rows = max(len(canvas.tokens) for canvas in problem.canvases)
+        floor = self.calibration.least_logprob(request.min_confidence, gap.extent, problem.decoding, rows)
+        return replace(problem, floor=floor)
 
     def _alternatives(
         self,
@@ -284,6 +287,9 @@ class LocalInfiller:
         candidates: list[Candidate] = []
         first_reason = ""
         for result, canvas in zip(results, problem.canvases, strict=True):
+            if result.is_given_up:
+                first_reason = first_reason or "low-confidence"
+                continue
             if is_raw(result, problem):
                 outcome: Trimmed | Refusal = Refusal("deadline")
             else:

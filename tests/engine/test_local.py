@@ -222,6 +222,29 @@ def test_a_stop_token_belongs_to_the_answer_and_the_end_token_does_not():
     assert fill(CanvasProblem(PROMPT, (whole,))).end == 2
 
 
+@settings(max_examples=20, deadline=None)
+@given(problem=problems(), model=st.integers(0, 2), share=st.floats(0.05, 1.5))
+def test_an_answer_is_given_up_where_it_falls_below_the_floor_and_nowhere_else(
+    problem: CanvasProblem, model: int, share: float
+):
+    whole = fill(change(problem, decoding="autoregressive"), model)
+    floor = share * sum(whole.logprob) - 1e-3
+    for decoding in ("autoregressive", "verify"):
+        cut = fill(change(problem, decoding=decoding, floor=floor), model)
+        if cut.is_given_up:
+            assert sum(cut.logprob) < floor
+            assert not cut.is_finished
+            assert share < 1 + 1e-3
+        else:
+            assert cut.tokens == whole.tokens
+            assert cut.is_finished
+    # one token at a time, no token is read after the one that went below
+    plain = fill(change(problem, decoding="autoregressive", floor=floor), model)
+    if plain.is_given_up:
+        num_rows = next(n for n in range(1, len(plain.logprob) + 1) if sum(plain.logprob[:n]) < floor)
+        assert plain.logprob[num_rows:] == (0.0,) * (len(plain.logprob) - num_rows)
+
+
 def test_scores_are_those_of_the_encoder():
     free = fill(CanvasProblem(PROMPT, (Canvas.free(7),), decoding="autoregressive"))
     length = min(free.end + 1, 7)

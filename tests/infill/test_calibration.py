@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lacuna_ls.infill.calibration import Calibration, Curve, Features, fit_curve
 
@@ -67,3 +67,34 @@ def test_a_broken_table_is_a_value_error(values):
 def test_nothing_to_fit_is_a_value_error():
     with pytest.raises(ValueError):
         fit_curve([], [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    points=st.lists(st.tuples(st.floats(-9, 0), st.floats(0, 1)), min_size=1, max_size=5, unique_by=lambda p: p[0]),
+    wanted=st.floats(0.01, 0.99), exponent=st.sampled_from([0.0, 0.4, 1.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_what_is_below_the_least_logprob_never_becomes_worth_it(
+    points: list[tuple[float, float]], wanted: float, exponent: float, seed: int
+) -> None:
+    """However the answer goes on: log-probabilities are never positive."""
+    scores, probabilities = sorted(p[0] for p in points), sorted(p[1] for p in points)
+    calibration = Calibration({"verify": Curve(tuple(scores), tuple(probabilities))}, exponent)
+    least = calibration.least_logprob(wanted, "rest", "verify", 32)
+    rng = random.Random(seed)
+    for _ in range(50):
+        total, num_rows = -rng.random() * 60, rng.randint(1, 32)
+        if least is not None and total < least:
+            assert calibration.probability(Features(total, num_rows)) < wanted + 1e-9
+    if least is None:
+        assert calibration.probability(Features(-1e6, 32)) >= wanted
+
+
+def test_the_least_logprob_of_a_known_curve() -> None:
+    calibration = Calibration({"": Curve((-4.0, -2.0), (0.1, 0.5))})
+    assert calibration.least_logprob(0.3, "rest", "verify", 32) == pytest.approx(-3.0)
+    assert calibration.least_logprob(0.05, "rest", "verify", 32) is None
+    # never reached, but an answer of certain tokens sums up to 0
+    assert calibration.least_logprob(0.9, "rest", "verify", 32) == 0.0
+    assert Calibration().least_logprob(0.5, "rest", "verify", 32) == pytest.approx(math.log(0.5))
+    assert calibration.least_logprob(0.0, "rest", "verify", 32) is None

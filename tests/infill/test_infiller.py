@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -106,6 +107,23 @@ def test_the_floor_declines_and_counts():
     assert result.declined == "low-confidence"
     assert subject.refusals["low-confidence"] == 1
     assert subject.fill(asked(f"x = {B}\n")).proposals, "without a floor it is shown"
+
+
+def test_a_hopeless_answer_is_given_up_and_counts_as_unsure():
+    subject = infiller("f(1)", logprob=-1.0)
+    given_up = subject.engine.fill
+
+    def fill(problem, cancelled=None):
+        return [replace(result, is_given_up=True, is_finished=False) for result in given_up(problem, cancelled)]
+
+    subject.engine.fill = fill
+    result = subject.fill(asked(f"x = {B}\n", min_confidence=0.5))
+    assert subject.engine.problems[-1].floor == pytest.approx(math.log(0.5))
+    assert result.declined == "low-confidence"
+    assert subject.refusals["low-confidence"] == 1
+    # nobody has to be sure of what was asked for by a key
+    subject.fill(asked(f"x = {B}\n"))
+    assert subject.engine.problems[-1].floor is None
 
 
 def test_alternatives_are_ranked_and_each_text_comes_once():
