@@ -1,10 +1,11 @@
 """RemoteEngine: a vLLM server that serves a DiffusionGemma, through its OpenAI-compatible completions endpoint.
 
 Prompts and canvases travel as token ids, so the tokenizer here and the model there must belong together (`agrees_on`
-asks). Pinned and seeded canvases go through vLLM's extra arguments; a server that shows it does not know them is asked
-for a plain continuation instead, which ends where the first pinned row after the gap begins. Failures become a state,
-not noise: after a few in a row the server is left alone for a while. Knows no text and no editor. Longer than other
-files because what a network does to one request is handled where the request is made.
+asks); where it is not here, they travel as text (chat_api.py). Pinned and seeded canvases go through vLLM's extra
+arguments; a server that shows it does not know them is asked for a plain continuation instead, which ends where the
+first pinned row after the gap begins. Failures become a state, not noise: after a few in a row the server is left alone
+for a while. Knows no layout and no editor. Longer than other files because what a network does to one request is
+handled where the request is made.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from . import chat_api
 from .errors import EngineError
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 
@@ -112,6 +114,7 @@ class RemoteEngine:
         self._timeout_s = timeout_s
         self._num_vocab = num_vocab
         self._ends = frozenset(end_tokens)
+        self._is_text = False
         self._token = os.environ.get(TOKEN_VARIABLE, "")
         self._can_pin: bool | None = None
         """Whether the server knows canvases; None until an answer has shown it."""
@@ -123,6 +126,15 @@ class RemoteEngine:
         except _FailedError as error:
             self._pool.shutdown(wait=False)
             raise EngineError(f"The server {url} cannot be used: {error}. Start it, or use another engine.") from error
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        return self._model
+
+    def use_vocabulary(self, num_vocab: int, end_tokens: Sequence[int], *, is_text: bool = False) -> None:
+        """Which ids the problems are made of. is_text: code points instead of tokens, for the server's chat."""
+        self._num_vocab, self._ends, self._is_text = num_vocab, frozenset(end_tokens), is_text
 
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         """Nothing to do: the server keeps a prefix cache of its own."""
@@ -166,6 +178,8 @@ class RemoteEngine:
         if trouble:
             return EngineStatus("failed", self._model, self._url, trouble)
         detail = "without canvases: the server only continues text" if self._can_pin is False else ""
+        if self._is_text:
+            detail = "by text: the tokenizer of the model is not here"
         return EngineStatus("ready", self._model, self._url, detail)
 
     def close(self) -> None:
@@ -192,6 +206,8 @@ class RemoteEngine:
 
     def _one(self, problem: CanvasProblem, canvas: Canvas, until: float, cancelled: Callable[[], bool]) -> CanvasResult:
         begun = time.monotonic()
+        if self._is_text:
+            return self._chat(problem, canvas, until, cancelled, begun)
         if self._can_pin is not False:
             try:
                 answer = self._ask(self._canvas_body(problem, canvas), until, cancelled)
@@ -235,6 +251,21 @@ class RemoteEngine:
             "return_tokens_as_token_ids": True,
         }
 
+    def _chat(
+        self, problem: CanvasProblem, canvas: Canvas, until: float, cancelled: Callable[[], bool], begun: float
+    ) -> CanvasResult:
+        """A free canvas as the answer to one turn; one with pinned rows cannot be asked for in words."""
+        if any(canvas.pinned):
+            return _empty(canvas)
+        body = chat_api.body_of(self._model, problem.prompt, len(canvas.tokens), problem.seed)
+        answer = self._ask(body, until, cancelled, chat_api.PATH)
+        try:
+            tokens, logprobs, is_cut = chat_api.read(answer)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise _FailedError(f"its answer is no chat completion ({type(error).__name__})") from error
+        result = self._result(problem, canvas, tokens, logprobs, begun)
+        return replace(result, is_finished=not is_cut and len(tokens) < len(canvas.tokens))
+
     def _continuation(
         self, problem: CanvasProblem, canvas: Canvas, until: float, cancelled: Callable[[], bool], begun: float
     ) -> CanvasResult:
@@ -276,10 +307,12 @@ class RemoteEngine:
             timings=Timings(denoise_ms=(time.monotonic() - begun) * 1000, num_forwards=1),
         )
 
-    def _ask(self, body: dict[str, Any], until: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    def _ask(
+        self, body: dict[str, Any], until: float, cancelled: Callable[[], bool], path: str = "/v1/completions"
+    ) -> dict[str, Any]:
         for number in range(MAX_RETRIES + 1):
             try:
-                return self._request("POST", "/v1/completions", body, until, cancelled)
+                return self._request("POST", path, body, until, cancelled)
             except _FailedError as error:
                 wait_s = min(MAX_RETRY_S, error.after_s or RETRY_S * 2**number)
                 if not error.can_retry or number == MAX_RETRIES or time.monotonic() + wait_s >= until:

@@ -142,7 +142,7 @@ def _judged(
         assert one is not None
         scene = infiller.read(one)
         gap = _gap(scene, one, fill.gap)
-        raw = infiller.tokenizer.decode(result.tokens[span.start : span.stop])
+        raw = infiller.tokenizer.answer(result.tokens[span.start : span.stop])
         outcome = infiller.trim(raw, True, scene, gap)
         best: Proposal | None = None
         if isinstance(outcome, Refusal) or outcome.text.strip() in _PLACEHOLDERS:

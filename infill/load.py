@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import tokenizers
 
 from ..engine.errors import VocabularyError
 from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
 from ..engine.problem import Engine, Loadable
 from .calibration import Calibration
+from .chat import CharTokenizer, ChatTokenizer
 from .infiller import LocalInfiller
 from .pose import Policy
 from .privacy import PathRules
@@ -75,8 +79,22 @@ def load_infiller(
             engine.close()
             raise
     rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
-    policy = policy or Policy(use_drafts=True)
+    policy = policy or policy_for(tokenizer)
     return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)
+
+
+def policy_for(tokenizer: Tokenizer, *, is_remote: bool = False) -> Policy:
+    """How a model of this kind is asked. is_remote: it is a server's, which knows no openings (healing.py)."""
+    policy = Policy(use_drafts=True, use_healing=not is_remote)
+    if not isinstance(tokenizer, ChatTokenizer):
+        return policy
+    # the released sampler; what stands elsewhere helps a model of this size
+    policy = replace(policy, decoding="denoise", max_steps=48, use_healing=False, use_neighbours=True)
+    policy = replace(policy, limits=tokenizer.limits, num_rows_block=128)
+    if isinstance(tokenizer, CharTokenizer):
+        # rows are characters, the marks of a code block among them; without tokens there are no lengths to pin
+        policy = replace(policy, candidate_lengths=(), num_rows_line=400, num_rows_block=2400)
+    return policy
 
 
 def _find(model: str) -> Path:
@@ -89,7 +107,8 @@ def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer of a model folder or packed file. Raises: ModelNotFoundError, VocabularyError."""
     text = read_tokenizer(source)
     try:
-        return Tokenizer.from_json(text)
+        backend = tokenizers.Tokenizer.from_str(text)
+        return ChatTokenizer(backend) if ChatTokenizer.is_of(backend) else Tokenizer(backend)
     except Exception as error:
         # the tokenizers library raises plain Exception for a broken file
         raise VocabularyError(

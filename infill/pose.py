@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..engine.problem import Canvas, CanvasProblem, Decoding
+from .chat import ChatTokenizer, build_chat_prompt
 from .healing import can_open, opening_for, typed_piece
 from .layout import Limits, Prompt, build_prompt, canvas_of, file_header
 from .snapshot import Snapshot
 from .span import Gap
-from .tokenizer import NUM_RESERVED, Tokenizer
+from .tokenizer import Tokenizer
 
 ANCHOR_GRID = 16_384
 """A prefix longer than two of these is cut at a line start that only moves once per this many characters."""
@@ -82,6 +83,8 @@ def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Polic
     # the same rule as in training: the header is shown once the prefix window can no longer reach it
     is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
     header = file_header(snapshot.text[:HEADER_CHARS], gap.start) if is_far else ""
+    if isinstance(tokenizer, ChatTokenizer):
+        return build_chat_prompt(tokenizer, prefix, suffix, _clean(header + neighbours), policy.limits)
     whole = prefix.removesuffix(typed) if typed else prefix
     return replace(build_prompt(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits), typed=typed)
 
@@ -118,7 +121,7 @@ def problem_for(
         deadline_ms=deadline_ms,
         seed=seed,
         decoding=policy.decoding,
-        banned=tuple(token for token in range(NUM_RESERVED) if token != tokenizer.eos),
-        stop=() if gap.is_multiline else tuple(sorted(tokenizer.newline_ids)),
+        banned=tokenizer.banned_ids,
+        stop=tokenizer.stop_ids(gap.is_multiline),
         opening=opening_for(tokenizer, prompt.typed),
     )

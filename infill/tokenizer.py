@@ -72,6 +72,19 @@ class Tokenizer:
         """What ends an answer and is no part of it."""
         return (self.eos,)
 
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """What no answer contains."""
+        return tuple(token for token in range(NUM_RESERVED) if token != self.eos)
+
+    def stop_ids(self, is_multiline: bool) -> tuple[int, ...]:
+        """What ends an answer beside `eos`."""
+        return () if is_multiline else tuple(sorted(self.newline_ids))
+
+    def answer(self, ids: list[int] | tuple[int, ...]) -> str:
+        """The middle that a model wrote, out of what it may be wrapped in."""
+        return self.decode(ids)
+
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
 

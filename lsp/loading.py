@@ -10,18 +10,13 @@ import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from pathlib import Path
 
-from ..engine.errors import LacunaError, VocabularyError
-from ..engine.modelfile import EMBEDDED
+from ..engine.errors import LacunaError
 from ..engine.problem import Engine
 from ..infill.request import Infiller
 from .options import Options
 
 logger = logging.getLogger(__name__)
-
-PROBE = "def add(first, second):\n    return first + second  # 1234\n"
-"""Text on which a remote server's tokenizer is compared with ours."""
 
 NO_SHARING_VARIABLE = "LACUNA_NO_SHARING"
 """Set to anything: every process loads its own model, as with engine.kind "local"."""
@@ -32,6 +27,12 @@ def load_infiller(options: Options) -> Infiller:
     from ..infill.load import load_infiller as load
 
     engine = options.engine
+    if engine.kind.startswith(("http://", "https://")):
+        from ..infill.load_remote import load_remote
+
+        return load_remote(
+            engine.kind, engine.model, asked_for=engine.remote_model, timeout_s=engine.remote_timeout_ms / 1000
+        )
     return load(
         model=engine.model,
         device=engine.device,
@@ -42,33 +43,8 @@ def load_infiller(options: Options) -> Infiller:
     )
 
 
-def _remote(options: Options) -> Engine:
-    """The remote engine, once it is known that it speaks the tokens of the model that is named here."""
-    from ..engine.remote import RemoteEngine
-    from ..infill.load import load_tokenizer
-
-    given = options.engine
-    tokenizer = load_tokenizer(Path(given.model).expanduser() if given.model else EMBEDDED)
-    engine = RemoteEngine(
-        given.kind,
-        model=given.remote_model,
-        timeout_s=given.remote_timeout_ms / 1000,
-        num_vocab=tokenizer.vocab_size,
-        end_tokens=(tokenizer.eos,),
-    )
-    if engine.agrees_on(PROBE, tokenizer.encode(PROBE)) is False:
-        engine.close()
-        raise VocabularyError(
-            f"The server {given.kind} has another tokenizer than {given.model or 'the embedded model'}. "
-            "Set engine.model to a folder with the tokenizer.json of the model that it serves."
-        )
-    return engine
-
-
 def _engine_for(options: Options) -> Callable[[Callable[[], Engine]], Engine] | None:
     """Who makes the engine: None for this process alone."""
-    if options.engine.kind.startswith(("http://", "https://")):
-        return lambda load: _remote(options)
     if options.engine.kind != "auto" or os.environ.get(NO_SHARING_VARIABLE):
         return None
     from ..engine.shared import SharedEngine, is_supported, private_folder, sharing_key

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lacuna_ls.engine import remote
+from lacuna_ls.engine import chat_api, remote
 from lacuna_ls.engine.errors import EngineError
 from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
 from lacuna_ls.engine.remote import Address, RemoteEngine
@@ -221,3 +221,64 @@ def test_closed(serve):
     assert engine.status().state == "closed"
     with pytest.raises(EngineError, match="closed"):
         engine.fill(problem())
+
+
+def test_text_instead_of_tokens(serve):
+    engine, server = serve(Behaviour(text="return 1\n"))
+    engine.use_vocabulary(0x110001, (0x110000,), is_text=True)
+    question = CanvasProblem(tuple(map(ord, "What?")), (Canvas.free(32),))
+    (result,) = engine.fill(question)
+    assert "".join(map(chr, result.tokens[: result.end])) == "return 1\n"
+    assert set(result.tokens[result.end :]) == {0x110000}
+    assert result.is_finished
+    # each token's logprob stands on its first character
+    assert result.logprob[:9] == (-0.01, 0, 0, 0, 0, 0, -0.01, -0.01, -0.01)
+    (asked,) = server.requests
+    assert asked["messages"] == [{"role": "user", "content": "What?"}]
+    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+    assert asked["max_tokens"] == 16
+    assert "prompt" not in asked
+    assert "by text" in engine.status().detail
+    # rows that stand fast cannot be asked for in words
+    num_requests = len(server.requests)
+    (result,) = engine.fill(problem(CANVAS))
+    assert not result.is_finished
+    assert len(server.requests) == num_requests
+
+
+def test_a_text_answer_that_was_cut_off_is_not_finished(serve):
+    engine, _ = serve(Behaviour(text="return", is_cut=True))
+    engine.use_vocabulary(0x110001, (0x110000,), is_text=True)
+    assert not engine.fill(problem(Canvas.free(32)))[0].is_finished
+    engine, _ = serve(Behaviour(text="x" * 40))
+    engine.use_vocabulary(0x110001, (0x110000,), is_text=True)
+    (result,) = engine.fill(problem(Canvas.free(32)))
+    assert (result.end, result.is_finished) == (32, False)
+
+
+@pytest.mark.parametrize("status", [429, 500, 0, -1, -2], ids=["429", "500", "hangs up", "truncates", "no JSON"])
+def test_text_is_tried_again_as_well(serve, status):
+    engine, server = serve(Behaviour(statuses=[status], text="a"))
+    engine.use_vocabulary(0x110001, (0x110000,), is_text=True)
+    assert engine.fill(problem(Canvas.free(8)))[0].is_finished
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": [{"message": {"content": None}}]},
+     {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"nothing": 1}]}}]}],
+)  # fmt: skip
+def test_what_is_no_chat_completion_is_a_failure(serve, monkeypatch, answer):
+    engine, _ = serve(Behaviour())
+    engine.use_vocabulary(0x110001, (0x110000,), is_text=True)
+    monkeypatch.setattr(engine, "_ask", lambda *given: answer)
+    for _ in range(3):
+        assert not engine.fill(problem(Canvas.free(8)))[0].is_finished
+    assert "no chat completion" in engine.status().detail
+
+
+def test_probabilities_of_half_characters_are_left_out():
+    pieces = [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -1.0}]
+    answer = {"choices": [{"message": {"content": "é"}, "logprobs": {"content": pieces}}]}
+    assert chat_api.read(answer) == ([ord("é")], [0.0], False)

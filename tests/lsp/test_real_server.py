@@ -10,7 +10,7 @@ import pytest
 from fake_vllm import Behaviour, FakeVllm
 from lacuna_ls.engine.modelfile import EMBEDDED
 from lacuna_ls.infill.load import load_tokenizer
-from lacuna_ls.lsp.loading import PROBE
+from lacuna_ls.infill.load_remote import PROBE
 from lsp_client import Client, initialize_params, lacuna
 
 pytestmark = pytest.mark.skipif(not EMBEDDED.exists(), reason="this tree carries no embedded model")
@@ -122,9 +122,22 @@ def test_a_remote_engine(server, tmp_path):
         assert not server.messages()
 
 
+def test_a_remote_engine_that_is_asked_by_text(server):
+    # an instruct model whose tokenizer is not on this machine
+    behaviour = Behaviour(text_tokens=[1, 2, 3], text="```python\n    return first + second\n```")
+    with FakeVllm(behaviour) as vllm:
+        server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url}, "proposal": {"deadlineMs": 20000}})
+        server.open(URI, TEXT.replace("first +", "first + "))
+        server.wait_ready(60)
+        (item,) = server.inline(URI, 8, len("    return first + "), kind=1)
+        assert item["insertText"] == "second"
+        assert "by text" in server.request("lacuna/status")["message"]
+        assert not server.messages()
+
+
 def test_a_remote_engine_with_another_tokenizer_is_refused(server):
     with FakeVllm(Behaviour(text_tokens=[1, 2, 3])) as vllm:
-        server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url}})
+        server.initialize(initialize_params("nvim"), {"engine": {"kind": vllm.url, "model": str(EMBEDDED)}})
         server.wait_for(server.messages, 120, "the refusal")
         assert "another tokenizer" in server.messages()[0]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ class Behaviour:
     """knows_canvases: whether the extra arguments have an effect. rejects_canvases: HTTP 400 for them.
 
     statuses: HTTP statuses of the next completions, one each; 0 hangs up, -1 truncates the body, -2 answers no JSON.
+    text, is_cut: what chat completions answer, and whether for lack of room they end there.
     """
 
     knows_canvases: bool = True
@@ -28,6 +30,9 @@ class Behaviour:
     tokens: list[int] | None = None
     retry_after: str = ""
     text_tokens: Any = None
+    model: str = "served-model"
+    text: str = "answer"
+    is_cut: bool = False
 
 
 class FakeVllm:
@@ -45,7 +50,7 @@ class FakeVllm:
                 pass
 
             def do_GET(self) -> None:
-                fake.answer(self, {"data": [{"id": "served-model"}]})
+                fake.answer(self, {"data": [{"id": fake.behaviour.model}]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -102,6 +107,15 @@ class FakeVllm:
             return
         if status not in (200, -1):
             self.answer(handler, {"error": "no"}, status)
+            return
+        if handler.path.endswith("/chat/completions"):
+            pieces = [{"token": piece, "logprob": -0.01} for piece in re.findall(r"\w+|\W", did.text)]
+            choice = {
+                "message": {"role": "assistant", "content": did.text},
+                "finish_reason": "length" if did.is_cut else "stop",
+                "logprobs": {"content": pieces},
+            }
+            self.answer(handler, {"choices": [choice]}, cut=status == -1)
             return
         extra = body.get("vllm_xargs")
         if extra and did.rejects_canvases:

@@ -16,7 +16,7 @@ return {
     kind = "str",
     default = "auto",
     values = "",
-    meaning = "Where the model runs. auto: one model shared by all windows of this user where the system can, else in this process. local: always in this process. An http(s) address: a vLLM server whose model has the tokenizer of engine.model (bearer token from the environment variable LACUNA_REMOTE_TOKEN only).",
+    meaning = "Where the model runs. auto: one model shared by all windows of this user where the system can, else in this process. local: always in this process. An http(s) address: a vLLM server, asked by tokens where the tokenizer of its model is on this machine (engine.model, or the Hugging Face cache), else by text; bearer token from the environment variable LACUNA_REMOTE_TOKEN only.",
     by_language = false,
   },
   {
