@@ -59,6 +59,18 @@ def test_commands_are_declared_and_registered():
     assert declared == registered
 
 
+def test_translators_find_every_string():
+    """`npm run l10n` writes the bundle; a translation is a copy of it beside it, and of package.nls.json."""
+    bundle = json.loads((EXTENSION / "l10n/bundle.l10n.json").read_text())
+    source = "".join(path.read_text() for path in (EXTENSION / "src").glob("*.ts"))
+    quoted = re.findall(r"l10n\.t\(\s*'((?:[^'\\]|\\.)*)'", source)
+    assert len(re.findall(r"l10n\.t\(", source)) == len(quoted)
+    unescaped = {json.loads('"' + text.replace("\\'", "'").replace('"', '\\"') + '"') for text in quoted}
+    assert set(bundle) == unescaped
+    titles = re.findall(r'"%([\w.]+)%"', (EXTENSION / "package.json").read_text())
+    assert set(titles) <= set(json.loads((EXTENSION / "package.nls.json").read_text()))
+
+
 def test_only_stable_api():
     assert "enabledApiProposals" not in MANIFEST
     assert MANIFEST["engines"]["vscode"] == "^1.91.0"
