@@ -38,6 +38,26 @@ CONTEXTS = (0, 2048, 8192)
 DELTAS = (1, 8, 32, 128)
 PUBLISHED_TOKENS_PER_FORWARD = 19.7
 
+ALLOWED_S = {
+    "machine": 5.0, "weights": 20.0, "step": 5.0, "prefill": 10.0, "delta": 5.0, "transformers": 60.0, "eager": 15.0,
+    "compiled": 90.0,
+}  # fmt: skip
+"""Seconds that each thing may take on a GPU; what is not begun with so much time left is left out."""
+
+REFERENCE = ((256, False), (256, True), (32, True), (64, True), (32, False), (64, False), (8, False))
+"""(rows, whether compiled) of transformers, what matters most first."""
+
+
+def allowed_s(num_contexts: int = len(CONTEXTS)) -> float:
+    """Seconds for everything, when each thing takes what it may."""
+    counts = {
+        "step": num_contexts * len(CANVASES),
+        "delta": len(DELTAS),
+        "eager": sum(not is_compiled for _, is_compiled in REFERENCE),
+        "compiled": sum(is_compiled for _, is_compiled in REFERENCE),
+    }
+    return sum(seconds * counts.get(what, 1) for what, seconds in ALLOWED_S.items())
+
 COMPILED = (
     "_compiled_encoder",
     "_compiled_decoder_forward",
@@ -107,15 +127,23 @@ class Measurement:
     """One run: numbers go to `found`, in the order they are made; `left` says what time remains."""
 
     def __init__(
-        self, config: ModelConfig, device: torch.device, seconds: float, repeats: int, contexts: Sequence[int]
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        seconds: float,
+        repeats: int,
+        contexts: Sequence[int],
+        keep: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.config, self.device, self.repeats, self.contexts = config, device, repeats, contexts
+        """keep: given `found` whenever there is more of it, so that nothing is lost with a run that is stopped."""
+        self.config, self.device, self.repeats, self.contexts, self.keep = config, device, repeats, contexts, keep
         self._end = time.monotonic() + seconds
         self.found: dict[str, Any] = {"steps": [], "left_out": []}
 
-    def left(self, wanted_s: float, what: str) -> bool:
-        """Whether there is time for something; notes it where there is not."""
-        if self._end - time.monotonic() >= wanted_s:
+    def left(self, kind: str, what: str) -> bool:
+        """Whether there is time for something of a kind (ALLOWED_S); notes it where there is not."""
+        self.keep(self.found)
+        if self._end - time.monotonic() >= ALLOWED_S[kind] * (1 if self.device.type == "cuda" else 0.1):
             return True
         self.found["left_out"].append(what)
         return False
@@ -153,9 +181,17 @@ class Measurement:
 
     # -- ours ----------------------------------------------------------------------------------------------------------
 
+    def _taken(self) -> int:
+        """Bytes of the device that are in use, by whomever."""
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
     def ours(self, scheme: Scheme) -> None:
+        before = 0
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+            before = self._taken()
         model = CountingModel(self.config, random_parts(self.config, scheme, self.device))
         slots = SlotPool(self.config, self.device, model.dtype, max(self.contexts) + 512)
         for i in range(self.config.num_layers):
@@ -171,7 +207,7 @@ class Measurement:
         with torch.inference_mode():
             for context in self.contexts:
                 for rows in CANVASES:
-                    if self.left(5, f"ours, {rows} rows after {context} tokens"):
+                    if self.left("step", f"ours, {rows} rows after {context} tokens"):
                         slots.clear()
                         self._step(model, self._slot(slots, context), rows, context, by_label)
             self._prompt(model, slots)
@@ -181,7 +217,8 @@ class Measurement:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-            self.found["bytes_after_unload"] = torch.cuda.memory_reserved()
+            # modules and captured graphs' pools are in this, not only tensors
+            self.found["bytes_after_unload"] = self._taken() - before
 
     def _slot(self, slots: SlotPool, context: int) -> Slot:
         """A slot that claims to hold `context` tokens: what is in it does not matter for time."""
@@ -239,13 +276,13 @@ class Measurement:
             model.encode(tokens, slot)
             slot.truncate(0)
 
-        if self.left(10, "prefill"):
+        if self.left("prefill", "prefill"):
             ms = self.ms(encode)
             self.found["prefill"] = {"chunk": chunk, "ms": ms, "tokens_s": chunk / ms * 1e3}
         self.found["delta"] = []
         context = min(2048, max(self.contexts))
         for num_new in DELTAS:
-            if not self.left(5, f"delta prefill of {num_new} rows"):
+            if not self.left("delta", f"delta prefill of {num_new} rows"):
                 continue
             slots.clear()
             slot = self._slot(slots, context)
@@ -267,7 +304,7 @@ class Measurement:
     def reference(self, raw: dict[str, Any], dtype: torch.dtype) -> None:
         """`generate` of the same config in bf16, eager and compiled: time of a step by the difference of two runs."""
         self.found["reference"] = []
-        if not self.left(60 if self.device.type == "cuda" else 5, "transformers"):
+        if not self.left("transformers", "transformers"):
             return
         try:
             model = self._reference_model(raw, dtype)
@@ -276,12 +313,11 @@ class Measurement:
             return
         is_cuda = self.device.type == "cuda"
         context = min(2048, max(self.contexts))
-        wanted = [(rows, False) for rows in (256, 64, 32, 8)] + (
-            [(256, True), (64, True), (32, True)] if is_cuda else []
-        )
-        for rows, is_compiled in wanted:
+        for rows, is_compiled in REFERENCE:
+            if is_compiled and not is_cuda:
+                continue
             name = f"transformers {'compiled' if is_compiled else 'eager'}, {rows} rows"
-            if not self.left(90 if is_compiled else (15 if is_cuda else 2), name):
+            if not self.left("compiled" if is_compiled else "eager", name):
                 continue
             try:
                 ms = self._reference_step(model, rows, context, is_compiled)
@@ -342,7 +378,12 @@ def main(argv: list[str]) -> int:
     raw = json.loads(options.config.read_text(encoding="utf-8"))
     config = ModelConfig.from_dict(raw, source=str(options.config))
     device = torch.device(options.device)
-    run = Measurement(config, device, options.seconds, options.repeats, options.contexts)
+
+    def keep(found: dict[str, Any]) -> None:
+        options.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+    run = Measurement(config, device, options.seconds, options.repeats, options.contexts, keep)
+    sys.stderr.write(f"at most {min(options.seconds, allowed_s(len(options.contexts))):.0f} s\n")
     everything = parts(config, Scheme())
     sparse = total_parameters([part for part in everything if part.label == "experts"])
     run.found |= {
@@ -357,8 +398,7 @@ def main(argv: list[str]) -> int:
     for name, phase in phases:
         sys.stderr.write(f"measuring: {name}\n")
         phase()
-        # after every phase: what is known is kept, whatever comes
-        options.out.write_text(json.dumps(run.found, indent=1), encoding="utf-8")
+        keep(run.found)
     return 0
 
 
