@@ -1,7 +1,7 @@
 """LocalEngine: the model in this process. Keeps the KV cache in step with the prompt and runs a problem's canvases.
 
-Three ways to decode one canvas, chosen by the problem: diffusion alone; draft by diffusion and verify with the causal
-encoder of the same weights; or the encoder alone, one token at a time, which is the slow truth of the second way.
+Three ways to decode one canvas, chosen by the problem: diffusion alone; draft (look up, or denoise) and verify with the
+causal encoder of the same weights; or the encoder alone, one token at a time, which is the slow truth of the second.
 Knows no text. Calls come from one thread at a time.
 """
 
@@ -21,6 +21,7 @@ from .checkpoint import EMBEDDED, load_checkpoint
 from .denoise import denoise
 from .errors import EngineError
 from .kv_cache import KVCache
+from .lookup import looked_up
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Opening, Timings
 from .text_model import Cache, TextModel
@@ -36,9 +37,9 @@ class LocalEngine:
     """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
 
     def __init__(
-        self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 1
+        self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 0
     ) -> None:
-        """draft_steps: denoise steps of one draft when a problem asks for "verify"."""
+        """draft_steps: of a draft by diffusion, for "verify" where nothing can be looked up; 0: no such draft."""
         self._model: TextModel | None = model.eval()
         self._policy, self._name, self._draft_steps = policy, name, draft_steps
         self._cache: Cache = KVCache(model.config, model.device, model.dtype)
@@ -161,7 +162,7 @@ class LocalEngine:
         """The encoder's greedy continuation, pinned rows imposed. "verify" proposes several tokens at once.
 
         Both give the same tokens: a drafted token is kept only if it is the encoder's own choice at its place.
-        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, the draft by diffusion.
+        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, the draft looked up or by diffusion.
         """
         prompt, rows = task.problem.prompt, len(canvas.tokens)
         is_drafting = task.problem.decoding == "verify"
@@ -182,7 +183,13 @@ class LocalEngine:
                 _extend(answer, entropies, logprobs, chosen)
                 is_finished = True
                 break
+            guess: list[int] = []
+            is_looked_up = False
             if is_drafting:
+                found = looked_up((*prompt[:-1], *answer, token))[: rows - len(answer) - 1]
+                guess = _until_end(found, task.ends)
+                is_looked_up = bool(guess)
+            if is_drafting and not guess and self._draft_steps:
                 is_usable = len(draft) > 1
                 if not is_usable and waiting == 0:
                     began = time.perf_counter()
@@ -193,8 +200,6 @@ class LocalEngine:
                     is_usable = True
                 waiting = max(0, waiting - 1)
                 guess = _until_end(draft[1:], task.ends) if is_usable else []
-            else:
-                guess = []
             began = time.perf_counter()
             states = self._append((token, *guess))
             num_forwards += 1
@@ -213,8 +218,8 @@ class LocalEngine:
             verify_ms += _ms_since(began)
             # what follows a corrected token may still be right, unless the draft was no help at all; its first row is
             # the one that was corrected, and the encoder has chosen that one itself
-            draft = draft[1 + kept :] if kept else []
-            if guess:
+            draft = draft[1 + kept :] if kept and not is_looked_up else []
+            if guess and not is_looked_up:
                 pause = 0 if kept else min(MAX_PAUSE, max(2, 2 * pause))
                 waiting = pause
             if answer[-1] in task.ends or len(answer) == rows:

@@ -59,8 +59,8 @@ class CanvasProblem:
         decoding can tell before the end. None: every answer is finished.
     stop: token ids that end a middle; the end token always does. A stop token is part of the result.
     deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
-    decoding: "denoise" is diffusion alone; "verify" drafts by diffusion and verifies with the causal encoder of the
-        same weights, which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth
+    decoding: "denoise" is diffusion alone; "verify" drafts and verifies with the causal encoder of the same weights,
+        which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth
         of that; "score" keeps the tokens as they are given (no NOISE) and only says how likely the encoder finds each.
     """
 

@@ -43,7 +43,7 @@ def fill(problem: CanvasProblem, model: int = 0, **options: object) -> CanvasRes
 
 
 @settings(max_examples=30, deadline=None)
-@given(problem=problems(), model=st.integers(0, 2), draft_steps=st.integers(1, 3))
+@given(problem=problems(), model=st.integers(0, 2), draft_steps=st.integers(0, 3))
 def test_verify_gives_exactly_the_tokens_of_autoregressive(problem: CanvasProblem, model: int, draft_steps: int):
     drafted = fill(problem, model, draft_steps=draft_steps)
     plain = fill(change(problem, decoding="autoregressive"), model)
@@ -114,8 +114,9 @@ def test_a_right_draft_saves_forwards():
     model = random_model(seed=2, sharpness=3.0, reach=1e-3)
     rows = 12
 
-    def num_forwards(decoding: Decoding, canvas: Canvas) -> int:
-        result = LocalEngine(model).fill(CanvasProblem((5, 6, 9), (canvas,), decoding=decoding))[0]
+    def num_forwards(decoding: Decoding, canvas: Canvas, draft_steps: int = 1) -> int:
+        engine = LocalEngine(model, draft_steps=draft_steps)
+        result = engine.fill(CanvasProblem((5, 6, 9), (canvas,), decoding=decoding))[0]
         assert result.tokens == (9,) * rows
         return result.timings.num_forwards
 
@@ -123,6 +124,8 @@ def test_a_right_draft_saves_forwards():
     right = Canvas((9,) * rows, (False,) * rows)
     assert num_forwards("autoregressive", right) == rows - 1
     assert num_forwards("verify", right) == 2
+    # what was said before is looked up without a forward
+    assert num_forwards("verify", right, draft_steps=0) <= rows // 2
     # and where it starts from noise every draft is wrong, which may cost a little and never a different answer
     assert num_forwards("verify", Canvas.free(rows)) <= 2 * rows
 

@@ -1,0 +1,31 @@
+"""Looked-up drafts beside a search over all matches, and what they save."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lacuna_ls.engine.lookup import MAX_MATCH, MIN_MATCH, looked_up
+
+TOKENS = st.lists(st.integers(0, 3), max_size=40)
+
+
+def slow(tokens: list[int], num_tokens: int) -> list[int]:
+    """Every size from the longest down, every place from the last back."""
+    for size in range(MAX_MATCH, MIN_MATCH - 1, -1):
+        for start in range(len(tokens) - size - 1, -1, -1):
+            if tokens[start : start + size] == tokens[len(tokens) - size :] and size < len(tokens):
+                following = tokens[start + size :]
+                return (following * num_tokens)[:num_tokens]
+    return []
+
+
+@given(tokens=TOKENS, num_tokens=st.integers(1, 5))
+def test_the_longest_match_wins_and_the_latest_of_equals(tokens: list[int], num_tokens: int):
+    assert looked_up(tokens, num_tokens) == slow(tokens, num_tokens)
+
+
+def test_what_stood_behind_the_last_tokens():
+    assert looked_up([7, 1, 2, 3, 4, 5, 9, 1, 2]) == [3, 4, 5]
+    assert looked_up([7, 1, 2, 9, 2]) == []
+    assert looked_up([]) == []
+    assert looked_up([1, 5, 6, 5, 6]) == [5, 6, 5]
