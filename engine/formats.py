@@ -40,6 +40,8 @@ COMPANIONS = (
 )  # fmt: skip
 """Suffixes that belong to a `.weight_packed` and are read with it, or not at all (the input scales: weight-only)."""
 
+MODELOPT = "hf_quant_config.json"
+
 UNSUPPORTED = (".weight_zero_point", ".weight_g_idx")
 
 ONE_EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
@@ -161,6 +163,9 @@ def source_format(folder: Path) -> SourceFormat:
     path = folder / "config.json"
     raw = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
     quantisation = cast(dict[str, Any] | None, raw.get("quantization_config"))
+    if not quantisation and (folder / MODELOPT).exists():
+        # older exports say it beside config.json only
+        path, quantisation = folder / MODELOPT, {"quant_method": "modelopt"}
     if not quantisation:
         return "float"
     method, form = quantisation.get("quant_method"), quantisation.get("format")
@@ -170,7 +175,8 @@ def source_format(folder: Path) -> SourceFormat:
     if method != "compressed-tensors" or form not in ("pack-quantized", "nvfp4-pack-quantized"):
         raise ConfigError(
             f"{path}: quantization_config is {method!r} in format {form!r}; this engine reads compressed-tensors "
-            "'pack-quantized' (INT4) and 'nvfp4-pack-quantized', or unquantised weights"
+            "'pack-quantized' (INT4) and 'nvfp4-pack-quantized', or unquantised weights: choose such a release of the "
+            "model"
         )
     for name, group in groups.items():
         weights = cast(dict[str, Any], group.get("weights") or {})

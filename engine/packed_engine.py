@@ -27,7 +27,7 @@ from .local import PREFILL_CHUNK, LocalEngine
 from .packed import is_packed, load_packed
 from .packed_model import PackedModel
 from .pipeline import Pipeline, StepOptions
-from .plan import KV_TOKENS, plan_folder
+from .plan import CONTEXT_BYTES, KV_TOKENS, plan_folder
 from .policies import RegionEntropySum, SamplingPolicy, answer_region
 from .problem import Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 from .slots import Slot, SlotPool
@@ -50,6 +50,16 @@ def choose_device(source: Path | None, device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if source is not None and source.is_dir() and torch.cuda.is_available() else "cpu"
+
+
+def cap_memory(cap_bytes: int | None, device: str) -> None:
+    """Hold torch to the user's limit on this device, so that going over it is an exhausted device and not a thief.
+
+    cap_bytes: with the CUDA context, which torch does not count; None: no limit.
+    """
+    total = torch.cuda.mem_get_info(device)[1]
+    share = 1.0 if cap_bytes is None else min(1.0, max(0, cap_bytes - CONTEXT_BYTES) / total)
+    torch.cuda.set_per_process_memory_fraction(share, torch.device(device).index)
 
 
 def load_engine(
@@ -121,6 +131,8 @@ class PackedEngine(LocalEngine):
             free = torch.cuda.mem_get_info(device)[0]
             use_tuned_tiles(device)
         plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
+        if device.startswith("cuda"):
+            cap_memory(cap_bytes, device)
         model = load_packed(source, scheme, device, progress, adapter=adapter)
         return cls(model, policy, f"{source.name}, adapted" if adapter else source.name, kv_tokens)
 

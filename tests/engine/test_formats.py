@@ -303,6 +303,13 @@ def test_schemes_that_cannot_be_read_are_refused(tmp_path: Path, change: dict[st
         load_packed(folder)
 
 
+def test_another_librarys_export_without_a_word_in_config_json(tmp_path: Path):
+    tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path)
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    with pytest.raises(ConfigError, match=r"hf_quant_config.json.*modelopt.*choose such a release"):
+        load_packed(tmp_path)
+
+
 def test_faults_of_a_published_folder_are_named(tmp_path: Path):
     model = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
     name = "model.decoder.layers.0.experts.3.up_proj.weight"

@@ -14,7 +14,7 @@ from lacuna_ls.engine.errors import DeviceError, EngineError, ModelNotFoundError
 from lacuna_ls.engine.formats import EXACT
 from lacuna_ls.engine.life import MIN_KV_TOKENS, RETRY_AFTER_S, ManagedEngine, device_trouble
 from lacuna_ls.engine.packed import load_packed
-from lacuna_ls.engine.packed_engine import PackedEngine, load_engine
+from lacuna_ls.engine.packed_engine import PackedEngine, cap_memory, choose_device, load_engine
 from lacuna_ls.engine.pipeline import StepOptions
 from lacuna_ls.engine.problem import Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 
@@ -314,6 +314,31 @@ def test_shrinking_the_real_engine(tmp_path: Path):
     assert engine.kv_tokens == 1024
     assert engine.status().kv_bytes * 2 == before
     assert engine.fill(problem)[0].tokens == first[0].tokens
+
+
+@pytest.mark.parametrize(
+    ("cap_bytes", "share"),
+    [
+        pytest.param(None, 1.0, id="no limit"),
+        pytest.param(12_500_000_000, 0.5, id="what the CUDA context takes is not torch's"),
+        pytest.param(100_000_000_000, 1.0, id="more than the device has"),
+    ],
+)
+def test_torch_is_held_to_the_cap(monkeypatch: pytest.MonkeyPatch, cap_bytes: int | None, share: float):
+    told: list[tuple[float, int | None]] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 24_000_000_000))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    cap_memory(cap_bytes, "cuda:1")
+    assert told == [(share, 1)]
+
+
+def test_the_device_is_chosen_by_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(tmp_path, "auto") == "cuda"
+    assert choose_device(tmp_path, "cpu") == "cpu"
+    assert choose_device(None, "auto") == choose_device(tmp_path / "model.safetensors", "auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(tmp_path, "auto") == "cpu"
 
 
 def test_which_engine_a_model_gets(tmp_path: Path):
