@@ -293,7 +293,7 @@ class LocalInfiller:
             if is_raw(result, problem):
                 outcome: Trimmed | Refusal = Refusal("deadline")
             else:
-                raw = self.tokenizer.decode(result.tokens[: result.end])
+                raw = self.tokenizer.answer(result.tokens[: result.end])
                 is_whole = result.is_finished or problem.decoding == "denoise"
                 is_complete = is_whole and result.end < len(canvas.tokens)
                 if raw.startswith(typed):

@@ -36,6 +36,9 @@ MAX_LISTED_CHARS = 300_000
 """In a longer file only what is at the cursor is offered: searching all of it at every stop would be felt."""
 
 MAX_SELECTION_CHARS = 4_000
+LEFT_ALONE = "the model would leave it as it is"
+NOT_PARSED = "what the model wrote would not parse"
+
 NUM_REPAIRS = 4
 """Different seeds that a repair is tried with."""
 
@@ -174,6 +177,7 @@ class CodeActions:
         """lacuna.applyEdit: compute, then ask the client to apply."""
         plan = Plan.read(data)
         if plan is None:
+            self._tell("there is no edit to apply: this action is not one of Lacuna's")
             return
         document, outcome = await self._compute(plan, instruction if isinstance(instruction, str) else "")
         if document is None or not outcome.replacements:
@@ -181,12 +185,16 @@ class CodeActions:
             return
         edit = self._edit(document, plan, outcome)
         label = TITLES[plan.kind][0]
-        await self._server.workspace_apply_edit_async(types.ApplyWorkspaceEditParams(edit, label))
+        answer = await self._server.workspace_apply_edit_async(types.ApplyWorkspaceEditParams(edit, label))
+        if not answer.applied:
+            reason = answer.failure_reason or "the editor did not apply the edit"
+            self._say(plan, Outcome(reason=reason))
 
     async def preview(self, params: names.PreviewEditParams) -> names.PreviewEditResult | None:
         """lacuna/previewEdit: the edit and its diff, or None with a word to the user."""
         plan = Plan.read(params.action.data)
         if plan is None:
+            self._tell("there is no edit to preview: this action is not one of Lacuna's")
             return None
         document, outcome = await self._compute(plan, params.instruction or "")
         if document is None or not outcome.replacements:
@@ -201,8 +209,14 @@ class CodeActions:
         return workspace_edit(document, outcome.replacements, label, self._server.client_capabilities)
 
     def _say(self, plan: Plan, outcome: Outcome) -> None:
-        message = f"{TITLES[plan.kind][0]}: {outcome.reason}"
-        self._server.window_show_message(types.ShowMessageParams(types.MessageType.Info, message))
+        # every refusal is told, also the same one twice: editors put equal messages together, so this names the place
+        document = self._server.documents.get(plan.uri)
+        is_there = document is not None and document.revision == plan.revision and plan.kind != "fillAll"
+        place = f" (line {document.position_at(plan.start).line + 1})" if document is not None and is_there else ""
+        self._tell(f"{TITLES[plan.kind][0].removeprefix('Lacuna: ')}{place}: {outcome.reason}")
+
+    def _tell(self, message: str) -> None:
+        self._server.window_show_message(types.ShowMessageParams(types.MessageType.Info, f"Lacuna: {message}"))
 
     async def _compute(self, plan: Plan, instruction: str) -> tuple[Document | None, Outcome]:
         document = self._server.documents.get(plan.uri)
@@ -236,7 +250,9 @@ class CodeActions:
             self._server.status_board.set_filling(False)
         if isinstance(result, Ending):
             reasons = {Ending.LATE: "it took too long", Ending.SUPERSEDED: "another action was asked for"}
-            return document, Outcome(reason=reasons.get(result, "the model is not ready"))
+            why = self._server.status_board.engine.detail
+            not_ready = f"the model is not ready ({why})" if why else "the model is not ready"
+            return document, Outcome(reason=reasons.get(result, not_ready))
         if document.revision != plan.revision:
             return None, Outcome(reason="the document has changed; ask again")
         return document, result
@@ -271,10 +287,13 @@ class _Task:
             if result.is_cancelled:
                 break
             found = self._replacements(result)
-            if found and (self.kind != "repair" or self._mends(found)):
+            if found and not self._is_good(found):
+                reason = NOT_PARSED
+                continue
+            if found:
                 shift = self.shift
                 return Outcome(tuple(Replacement(each.start - shift, each.end - shift, each.text) for each in found))
-            reason = _reason(result) or reason
+            reason = _reason(result) or (LEFT_ALONE if any(fill.proposal for fill in result.fills) else reason)
         return Outcome(reason=reason)
 
     def _replacements(self, result: GapsResult) -> list[Replacement]:
@@ -283,26 +302,37 @@ class _Task:
         found = [Replacement(each.start, each.end, each.text) for each in proposals]
         return [each for each in found if text[each.start : each.end] != each.text]
 
-    def _mends(self, replacements: Sequence[Replacement]) -> bool:
+    def _is_good(self, replacements: Sequence[Replacement]) -> bool:
+        """Whether a repair mends, and a rewrite is whole: nobody goes on typing a header that it ends with."""
+        if self.kind not in ("repair", "rewrite"):
+            return True
+        from ..infill.gate import adds_errors
         from ..infill.languages import language_for
+        from ..infill.snapshot import Snapshot
         from ..infill.syntax import SyntaxTree
 
-        (gap,) = self.request.gaps
+        (each,) = replacements
         language = language_for(self.request.language, self.request.path)
-        before = SyntaxTree.around(language, self.request.text, gap.start, gap.end)
-        after = before
-        for each in replacements:
-            after = before.replaced(each.start, each.end, each.text)
-        return after.damage().num_errors < before.damage().num_errors
+        before = SyntaxTree.around(language, self.request.text, each.start, each.end)
+        if adds_errors(before, Snapshot(self.request.text), each.start, each.end, each.text):
+            return False
+        after = before.replaced(each.start, each.end, each.text)
+        return self.kind != "repair" or after.damage().num_errors < before.damage().num_errors
 
 
 def _reason(result: GapsResult) -> str:
     reasons = [fill.declined for fill in result.fills if fill.declined]
     texts = {
-        "syntax": "what the model wrote would not parse",
-        "low-confidence": "the model is not sure enough",
-        "unchanged": "the model would leave it as it is",
         "deadline": "it took too long",
+        "empty": "the model has nothing to put here",
+        "indentation": "what the model wrote would be indented badly",
+        "low-confidence": "the model is not sure enough",
+        "repeats-prefix": "the model would repeat what stands above",
+        "repeats-suffix": "the model would repeat what stands below",
+        "repetition": "the model repeats itself",
+        "syntax": NOT_PARSED,
+        "unchanged": LEFT_ALONE,
+        "unfinished": "the model came to no end",
     }
     return texts.get(reasons[0], f"the model declined ({reasons[0]})") if reasons else ""
 
@@ -318,8 +348,9 @@ def _gaps_of(plan: Plan, document: Document, text: str) -> tuple[GapSpan, ...]:
     find: dict[ActionKind, Callable[[], Sequence[GapSpan]]] = {
         "fillHole": lambda: [gap for gap in [_hole_gap(document, text, plan.start)] if gap is not None],
         "fillAll": lambda: _hole_gaps(document, text)[:MAX_HOLES],
-        "rewrite": lambda: [GapSpan(plan.start, plan.end)],
-        "repair": lambda: [GapSpan(plan.start, plan.end)],
+        # a piece of one line stays one: without a newline to come the model ends it sooner, and better
+        "rewrite": lambda: [GapSpan(plan.start, plan.end, is_multiline="\n" in text[plan.start : plan.end])],
+        "repair": lambda: [GapSpan(plan.start, plan.end, is_multiline="\n" in text[plan.start : plan.end])],
     }
     return tuple(find[plan.kind]())
 

@@ -141,8 +141,59 @@ def test_a_refusal_is_said_in_words(start):
     server.open(URI, "def f():\n    pass  # DECLINE\n")
     action = listed(server, at(1, 4))["fill this hole"]
     assert "edit" not in server.request("codeAction/resolve", action)
-    assert server.messages() == ["Lacuna: fill this hole: what the model wrote would not parse"]
+    refusal = "Lacuna: fill this hole (line 2): what the model wrote would not parse"
+    assert server.messages() == [refusal]
     assert server.request("lacuna/previewEdit", {"action": action}) is None
+    assert server.messages() == [refusal] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "span", "expected"),
+    [
+        ("fill this hole", "def f():\n    pass  # DECLINE\n", at(1, 4), "(line 2): what the model wrote"),
+        ("fill all holes in this file", HOLES + "# DECLINE\n", at(0, 0), ": what the model wrote would not parse"),
+        ("rewrite selection", "x = 1\ny = 2  # DECLINE\n", at(1, 0, 1, 5), "(line 2): what the model wrote"),
+        ("rewrite selection", "x = 1\nfilled_0\n", at(1, 0, 1, 8), "(line 2): the model would leave it as it is"),
+        ("repair here", "x = = 1  # DECLINE\n", at(0, 3), "(line 1): what the model wrote would not parse"),
+    ],
+    ids=["fill", "fill all", "rewrite", "rewrite to the same", "repair"],
+)
+@pytest.mark.parametrize("client", ["nvim", "vscode"])
+def test_whoever_asks_again_is_answered_again(start, client, kind, text, span, expected):
+    server = start(client)
+    server.open(URI, text)
+    for number in range(1, 4):
+        action = listed(server, span)[kind]
+        assert server.request("lacuna/previewEdit", {"action": action}) is None
+        assert len(server.messages()) == 3 * number - 2
+        assert "edit" not in server.request("codeAction/resolve", action)
+        assert len(server.messages()) == 3 * number - 1
+        server.request("workspace/executeCommand", {"command": "lacuna.applyEdit", "arguments": [action["data"]]})
+        assert len(server.messages()) == 3 * number
+    assert len(set(server.messages())) == 1
+    assert expected in server.messages()[0]
+
+
+def test_a_model_that_is_not_ready_says_why(start):
+    server = start(fake={"load_error": "There is no model. Name one."}, is_ready=False)
+    server.open(URI, HOLES)
+    server.wait_for(server.messages, what="the failure")
+    for _ in range(2):
+        server.request("codeAction/resolve", listed(server, at(1, 4))["fill this hole"])
+    told = "Lacuna: fill this hole (line 2): the model is not ready (There is no model. Name one.)"
+    assert server.messages()[1:] == [told] * 2
+    # asked to try again: what still goes wrong is told again
+    server.request("lacuna/resume")
+    server.wait_for(lambda: server.messages().count("There is no model. Name one.") == 2, what="the failure again")
+
+
+def test_an_edit_that_the_editor_does_not_apply_is_told(start):
+    server = start()
+    server.answers["workspace/applyEdit"] = {"applied": False, "failureReason": "the file is locked"}
+    server.open(URI, HOLES)
+    action = listed(server, at(1, 4))["fill this hole"]
+    server.request("workspace/executeCommand", {"command": "lacuna.applyEdit", "arguments": [action["data"]]})
+    assert server.messages() == ["Lacuna: fill this hole (line 2): the file is locked"]
 
 
 def test_a_document_that_changed_gets_no_edit(start):
@@ -168,6 +219,8 @@ def test_actions_that_are_not_ours_come_back_as_they_were(start, data):
     action = {"title": "x", **({} if data is None else {"data": data})}
     assert "edit" not in server.request("codeAction/resolve", action)
     assert server.request("lacuna/previewEdit", {"action": action}) is None
+    server.request("workspace/executeCommand", {"command": "lacuna.applyEdit", "arguments": [data]})
+    assert ["not one of Lacuna's" in message for message in server.messages()] == [True, True]
 
 
 def test_a_client_that_cannot_resolve_gets_a_command(start):

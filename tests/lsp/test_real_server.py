@@ -100,6 +100,50 @@ def test_unloading_gives_the_memory_back_until_the_next_request(server):
     assert server.request("lacuna/status")["kind"] == "normal"
 
 
+BODY = """def area(width, height):
+    result = width * height
+    print(result)
+    return result
+
+
+def load(path):
+    with open(path) as file:
+        data = file.read()
+    names = data.split()
+    names.append(path)
+    return names
+"""
+
+
+def test_every_line_that_is_rewritten_gets_an_edit_or_words(server):
+    server.initialize(initialize_params("vscode"))
+    server.open(URI, BODY)
+    server.wait_ready(120)
+    num_edits = 0
+    lines = BODY.split("\n")
+    for row in (1, 2, 3, 8, 10, 11) * 2:
+        span = {"start": {"line": row, "character": 0}, "end": {"line": row, "character": len(lines[row])}}
+        context = {"diagnostics": [], "only": ["refactor.rewrite.lacuna.rewrite"]}
+        params = {"textDocument": {"uri": URI}, "range": span, "context": context}
+        (action,) = server.request("textDocument/codeAction", params)
+        num_told = len(server.messages())
+        asked = {"action": action, "instruction": "shorter"}
+        preview = server.request("lacuna/previewEdit", asked, timeout_s=120)
+        assert (preview is None) == (len(server.messages()) == num_told + 1)
+        if preview is None:
+            continue
+        num_edits += 1
+        (edit,) = preview["edit"]["documentChanges"][0]["edits"]
+        # one line stays one, and what stands around the selection stays
+        assert edit["range"]["start"]["line"] == edit["range"]["end"]["line"] == row
+        after = [*lines]
+        after[row] = lines[row][: edit["range"]["start"]["character"]] + edit["newText"]
+        compile("\n".join(after), "a.py", "exec")
+        assert after[row] != lines[row]
+    # 7 of 10 lines of this file with the model of this tree
+    assert num_edits >= 4
+
+
 def test_a_remote_engine(server, tmp_path):
     # a vLLM server that serves a model with our tokenizer; here a small faithful one on loopback
     tokenizer = load_tokenizer(EMBEDDED)
