@@ -24,9 +24,9 @@ class EngineOptions:
     kind: str = value(
         "auto",
         "Where the model runs. auto: one model shared by all windows of this user where the system can, else in this "
-        "process. local: always in this process. An http(s) address: a vLLM server, asked by tokens where the tokenizer "
-        "of its model is on this machine (engine.model, or the Hugging Face cache), else by text; bearer token from the "
-        f"environment variable {REMOTE_TOKEN_VARIABLE} only.",
+        "process. local: always in this process. An http(s) address: a vLLM server, asked by tokens where the "
+        "tokenizer of its model is on this machine (engine.model, or the Hugging Face cache), else by text; bearer "
+        f"token from the environment variable {REMOTE_TOKEN_VARIABLE} only.",
         scope="user",
     )
     model: str = value(

@@ -199,6 +199,10 @@ class LacunaServer(RpcServer):
         self._shown_messages.add(message)
         self.window_show_message(types.ShowMessageParams(type=kind, message=message))
 
+    def forget_messages(self) -> None:
+        """The user asks for something again: what still goes wrong is told again."""
+        self._shown_messages.clear()
+
     def _publish_status(self, status: names.StatusParams) -> None:
         self.protocol.tell(names.STATUS, status)
 
@@ -376,6 +380,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
 
     def resume(params: Any) -> names.StatusParams:
         server.status_board.set_paused(False)
+        server.forget_messages()
         server.engine.load()
         return server.status_board.current()
 
