@@ -33,6 +33,7 @@ def load_infiller(
     kv_tokens: int | None = None,
     cap_bytes: int | None = None,
     idle_minutes: float = 0.0,
+    adapter: Path | None = None,
     make_engine: Callable[[Callable[[], Engine]], Engine] | None = None,
 ) -> LocalInfiller:
     """Load a model with its tokenizer and its calibration.
@@ -41,7 +42,8 @@ def load_infiller(
     embedded one. device: "cpu" or "cuda";
     "auto" is a GPU for a model of the user's own where there is one, else the CPU. is_excluded: paths that nothing is
     proposed in; None: the built-in deny-list. kv_tokens, cap_bytes: KV budget and limit of device memory of a packed
-    model (engine/plan.py). idle_minutes: after so many without a request the memory is given back; 0: never.
+    model (engine/plan.py). idle_minutes: after so many without a request the memory is given back; 0: never. adapter:
+    what engine/adapter_file.py found for this model; merged into the weights.
     make_engine: given the function that makes the engine of this process, returns the engine to use, which may call it
     or not. Returns once the model is loaded, here or in another process.
     Raises: LacunaError of the right kind, with a message for the user.
@@ -52,6 +54,8 @@ def load_infiller(
 
     def load() -> Engine:
         # imported only where the model is hosted: a window that attaches to another's needs no torch
+        from ..engine.adapter import load_adapter
+        from ..engine.checkpoint import load_config
         from ..engine.life import ManagedEngine
         from ..engine.packed_engine import load_engine
         from ..engine.plan import KV_TOKENS
@@ -59,7 +63,8 @@ def load_infiller(
 
         def load_model(kv_tokens: int) -> Engine:
             leave_a_core()
-            engine = load_engine(source if model else None, device, kv_tokens, cap_bytes)
+            adapted = load_adapter(adapter, load_config(source)) if adapter else None
+            engine = load_engine(source if model else None, device, kv_tokens, cap_bytes, adapter=adapted)
             vocab_size = engine.model.config.vocab_size
             if tokenizer.vocab_size > vocab_size:
                 engine.close()

@@ -231,6 +231,12 @@ def _export(arguments: list[str]) -> int:
     return export(arguments)
 
 
+def _adapt(arguments: list[str]) -> int:
+    from ..training.adapt import main as adapt
+
+    return adapt(arguments)
+
+
 PASSED_ON: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "bench": ("fill holes cut into a repository snapshot, and report", _bench),
     "demo": ("fill a few holes in code that the model has never seen, and show them", _demo),
@@ -238,6 +244,7 @@ PASSED_ON: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "pull": ("download a model, after saying how much it is and asking", _pull),
     "quantize": ("write a model in the packed format", _quantize),
     "tune": ("measure kernel tiles on this machine's GPU and keep the best", _tune),
+    "adapt": ("fine-tune an adapter of the model on your own repository, or remove it", _adapt),
     "train": ("train the embedded model on a corpus", _train),
     "evaluate": ("measure a model on held-out packages", _evaluate),
     "export": ("pack a training run into one file", _export),

@@ -75,7 +75,8 @@ def fill(options: argparse.Namespace) -> int:
     request = make_request(options, text)
     from .loading import load_infiller
 
-    infiller = load_infiller(Options(engine=EngineOptions(kind="local", model=options.model, device=options.device)))
+    engine = EngineOptions(kind="local", model=options.model, device=options.device)
+    infiller = load_infiller(Options(engine=engine), [str(options.file.resolve().parent)])
     try:
         result = infiller.fill(request)
     finally:

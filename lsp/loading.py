@@ -5,11 +5,13 @@ Knows options and the facade of infill/; knows no protocol.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
+from pathlib import Path
 
 from ..engine.errors import LacunaError
 from ..engine.problem import Engine
@@ -22,8 +24,10 @@ NO_SHARING_VARIABLE = "LACUNA_NO_SHARING"
 """Set to anything: every process loads its own model, as with engine.kind "local"."""
 
 
-def load_infiller(options: Options) -> Infiller:
-    """The infiller that the options ask for. Raises LacunaError with a message for the user."""
+def load_infiller(options: Options, roots: Sequence[str] = ()) -> Infiller:
+    """The infiller that the options ask for. roots: the workspace's folders, for its adapter. Raises LacunaError with a
+    message for the user.
+    """
     from ..infill.load import load_infiller as load
 
     engine = options.engine
@@ -33,17 +37,32 @@ def load_infiller(options: Options) -> Infiller:
         return load_remote(
             engine.kind, engine.model, asked_for=engine.remote_model, timeout_s=engine.remote_timeout_ms / 1000
         )
+    adapter = _adapter_of(roots, engine.model) if engine.adapter else None
     return load(
         model=engine.model,
         device=engine.device,
         kv_tokens=engine.kv_tokens,
         cap_bytes=int(engine.vram_cap_gib * 2**30) or None,
         idle_minutes=engine.idle_unload_minutes,
-        make_engine=_engine_for(options),
+        adapter=adapter,
+        make_engine=_engine_for(options, adapter),
     )
 
 
-def _engine_for(options: Options) -> Callable[[Callable[[], Engine]], Engine] | None:
+def _adapter_of(roots: Sequence[str], model: str) -> Path | None:
+    """The file that `lacuna adapt` made for this workspace and this model."""
+    from ..engine.adapter_file import adapter_file, find_adapter
+
+    # most workspaces have none: then the model need not be looked for
+    if not any(adapter_file(place).exists() for root in roots for place in (Path(root), *Path(root).parents)):
+        return None
+    from ..engine.find import find_model
+    from ..engine.modelfile import EMBEDDED
+
+    return find_adapter(roots, find_model(model) if model else EMBEDDED)
+
+
+def _engine_for(options: Options, adapter: Path | None) -> Callable[[Callable[[], Engine]], Engine] | None:
     """Who makes the engine: None for this process alone."""
     if options.engine.kind != "auto" or os.environ.get(NO_SHARING_VARIABLE):
         return None
@@ -62,5 +81,7 @@ def _engine_for(options: Options) -> Callable[[Callable[[], Engine]], Engine] | 
     except PackageNotFoundError:
         version = ""
     model = os.path.abspath(os.path.expanduser(options.engine.model)) if options.engine.model else ""  # noqa: PTH100, PTH111
-    key = sharing_key(version, model, options.engine.device)
+    # windows of workspaces with different adapters have different models
+    adapted = hashlib.sha256(adapter.read_bytes()).hexdigest() if adapter else ""
+    key = sharing_key(version, model, options.engine.device, adapted)
     return lambda load: SharedEngine(load, key, folder)

@@ -64,6 +64,12 @@ class EngineOptions:
         maximum=1024.0,
         scope="user",
     )
+    adapter: bool = value(
+        True,
+        "Load what `lacuna adapt` has learnt of this workspace into the model, where there is such an adapter. false: "
+        "the model as it is.",
+        scope="user",
+    )
     remote_timeout_ms: int = value(
         5000, "Longest wait for an answer of a remote engine.", minimum=100, maximum=120000, scope="user"
     )

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,7 +54,7 @@ def serve(
     log_file: Path | None = None,
     record: Path | None = None,
     with_contents: bool = False,
-    load_infiller: Callable[[Options], Infiller] | None = None,
+    load_infiller: Callable[[Options, Sequence[str]], Infiller] | None = None,
 ) -> NoReturn:
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
     wire = guard_stdout()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any, cast
@@ -34,7 +34,8 @@ from .workspace import WorkspaceFiles
 
 logger = logging.getLogger(__name__)
 
-LoadInfiller = Callable[[Options], Infiller]
+LoadInfiller = Callable[[Options, Sequence[str]], Infiller]
+"""(options, folders of the workspace)"""
 
 COPILOT_NEXT_EDIT = "textDocument/copilotInlineEdit"
 PROGRESS_TOKEN = "lacuna/load"
@@ -77,7 +78,9 @@ class LacunaServer(RpcServer):
         self._load_done = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.status_board = StatusBoard(self._publish_status)
-        self.engine = EngineThread(lambda: load_infiller(self.options), self._on_engine_state, self._on_engine_crash)
+        self.engine = EngineThread(
+            lambda: load_infiller(self.options, self.roots()), self._on_engine_state, self._on_engine_crash
+        )
         self.scheduler = Scheduler(self.engine)
         self.privacy = Privacy()
         self.completions = InlineCompletions(self)

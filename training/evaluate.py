@@ -12,10 +12,10 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.progress import track
@@ -24,11 +24,14 @@ from rich.table import Table
 from ..engine.local import LocalEngine
 from ..engine.modelfile import EMBEDDED
 from ..engine.problem import Decoding
+from ..infill.baselines import BASELINES, Baseline, Context
 from ..infill.calibration import Calibration, Features, fit_curve
 from ..infill.infiller import LocalInfiller
+from ..infill.languages import language_for
 from ..infill.load import load_calibration, load_tokenizer
 from ..infill.pose import Policy
 from ..infill.request import InfillRequest, Kind
+from ..infill.syntax import SyntaxTree
 from .corpus import Corpus
 from .holes import Hole, HoleKind, sample_holes
 
@@ -39,6 +42,9 @@ _REQUEST_KIND: dict[HoleKind, Kind] = {
 _DECODINGS: tuple[Decoding, ...] = ("autoregressive", "verify", "denoise")
 
 Half = Literal["fit", "judge"]
+
+MAX_DRAWS = 400
+"""Texts that are looked at for one hole of every kind."""
 
 FITTING = frozenset({"attrs", "luigi", "mkdocs", "networkx"})
 """Held-out packages that the calibration is fitted on; no project stands on both sides, and the six others judge."""
@@ -51,6 +57,7 @@ class Case:
     package: str
     text: str
     hole: Hole
+    language: str = "python"
 
     @property
     def middle(self) -> str:
@@ -71,6 +78,8 @@ class Outcome:
     similarity: float
     declined: str
     confidence: float
+    is_valid: bool
+    """The text is as sound with the answer as with what stood there; False where there is no answer."""
     features: Features | None
     ms: float
     steps: int
@@ -88,19 +97,34 @@ class _Recorder(Calibration):
         return Calibration.probability(self, features)
 
 
-def cases(corpus: Corpus, num_per_kind: int, seed: int, kinds: Sequence[HoleKind] = KINDS) -> list[Case]:
-    """Holes of held-out texts at a seed, the same number of every kind; the kinds take turns."""
+class Texts(Protocol):
+    """Held-out texts: a Corpus, or the files of a repository."""
+
+    def __len__(self) -> int: ...
+
+    def text(self, i: int) -> str: ...
+
+    def files(self) -> list[dict[str, str]]: ...
+
+
+def cases(corpus: Texts, num_per_kind: int, seed: int, kinds: Sequence[HoleKind] = KINDS) -> list[Case]:
+    """Holes of held-out texts at a seed, the same number of every kind; the kinds take turns.
+
+    Fewer where the texts have no more of a kind.
+    """
     rng = random.Random(seed)
     files = corpus.files()
     found: list[Case] = []
     counts = dict.fromkeys(kinds, 0)
-    while min(counts.values()) < num_per_kind:
+    for _ in range(MAX_DRAWS * num_per_kind):
+        if min(counts.values()) >= num_per_kind:
+            break
         i = rng.randrange(len(corpus))
         text = corpus.text(i)
         for hole in sample_holes(text, rng, kinds, 1):
             if counts[hole.kind] < num_per_kind and len(text) < 60_000:
                 counts[hole.kind] += 1
-                found.append(Case(files[i]["package"], text, hole))
+                found.append(Case(files[i]["package"], text, hole, files[i]["language"]))
     return found
 
 
@@ -108,7 +132,7 @@ def run(infiller: LocalInfiller, case: Case, recorder: _Recorder | None = None) 
     """Ask for one hole as an editor would that has just lost this piece of text."""
     text = case.text[: case.hole.start] + case.text[case.hole.end :]
     start = case.hole.start
-    request = InfillRequest(text, start, start, "python", kind=_REQUEST_KIND[case.hole.kind], is_explicit=True)
+    request = InfillRequest(text, start, start, case.language, kind=_REQUEST_KIND[case.hole.kind], is_explicit=True)
     infiller.recent.forget()
     if recorder is not None:
         object.__setattr__(recorder, "last", None)
@@ -116,20 +140,48 @@ def run(infiller: LocalInfiller, case: Case, recorder: _Recorder | None = None) 
     result = infiller.fill(request)
     ms = (time.perf_counter() - began) * 1e3
     best = result.proposals[0] if result.proposals else None
-    answer = best.text if best else ""
+    judged = judge(case, best.text if best else "", best.confidence if best else 0.0, ms)
+    return replace(
+        judged,
+        declined=result.declined,
+        features=recorder.last if recorder is not None else None,
+        steps=result.timings.steps,
+        num_forwards=result.timings.num_forwards,
+        num_tokens=len(infiller.tokenizer.encode(case.middle)),
+    )
+
+
+def judge(case: Case, answer: str, confidence: float, ms: float) -> Outcome:
+    """An answer beside what stood there; "" is none."""
     return Outcome(
         kind=case.hole.kind,
         half=case.half,
         is_exact=answer == case.middle,
         similarity=difflib.SequenceMatcher(None, answer, case.middle, autojunk=False).ratio() if answer else 0.0,
-        declined=result.declined,
-        confidence=best.confidence if best else 0.0,
-        features=recorder.last if recorder is not None else None,
+        declined="" if answer else "empty",
+        confidence=confidence,
+        is_valid=bool(answer) and _is_sound(case, answer),
+        features=None,
         ms=ms,
-        steps=result.timings.steps,
-        num_forwards=result.timings.num_forwards,
-        num_tokens=len(infiller.tokenizer.encode(case.middle)),
+        steps=0,
+        num_forwards=0,
+        num_tokens=0,
     )
+
+
+def _is_sound(case: Case, answer: str) -> bool:
+    """Whether the window around the hole has no more syntax errors and stray brackets than the original."""
+    start, end = case.hole.start, case.hole.end
+    original = SyntaxTree.around(language_for(case.language), case.text, start, end)
+    return not original.replaced(start, end, answer).damage().exceeds(original.damage())
+
+
+def run_baseline(baseline: Baseline, case: Case) -> Outcome:
+    """Ask a baseline, which sees this text alone. What it answers it is sure of, so coverage ranks answers first."""
+    text = case.text[: case.hole.start] + case.text[case.hole.end :]
+    began = time.perf_counter()
+    answer = baseline(Context(text, case.hole.start))
+    return judge(case, answer, float(bool(answer)), (time.perf_counter() - began) * 1e3)
 
 
 def precision_at(outcomes: Sequence[Outcome], coverage: float) -> tuple[float, float]:
@@ -139,7 +191,36 @@ def precision_at(outcomes: Sequence[Outcome], coverage: float) -> tuple[float, f
     return sum(o.is_exact for o in top) / len(top), top[-1].confidence
 
 
-def fit(outcomes: dict[Decoding, list[Outcome]], length_exponent: float = 0.0) -> Calibration:
+def reliability(outcomes: Sequence[Outcome], num_bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean confidence, share that is exact, how many) of the answers, by equal bins of confidence; empty bins are
+    left out.
+    """
+    bins: dict[int, list[Outcome]] = {}
+    for each in outcomes:
+        if not each.declined:
+            bins.setdefault(min(num_bins - 1, int(each.confidence * num_bins)), []).append(each)
+    return [
+        (statistics.fmean(o.confidence for o in part), statistics.fmean(o.is_exact for o in part), len(part))
+        for _, part in sorted(bins.items())
+    ]
+
+
+def coverage_curve(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
+    """(coverage, precision) of showing the most confident answers only, from the most confident one on.
+
+    Answers of equal confidence are shown together or not at all.
+    """
+    ranked = sorted((o for o in outcomes if not o.declined), key=lambda o: -o.confidence)
+    points: list[tuple[float, float]] = []
+    num_exact = 0
+    for number, each in enumerate(ranked, 1):
+        num_exact += each.is_exact
+        if number == len(ranked) or ranked[number].confidence < each.confidence:
+            points.append((number / len(outcomes), num_exact / number))
+    return points
+
+
+def fit(outcomes: Mapping[str, Sequence[Outcome]], length_exponent: float = 0.0) -> Calibration:
     """One curve per decoding and extent with at least 50 answers, one per decoding for the rest."""
     groups: dict[str, list[Outcome]] = {}
     for decoding, rows in outcomes.items():
@@ -164,9 +245,11 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
         "exact": 100 * statistics.fmean(o.is_exact for o in outcomes),
         "similarity": 100 * statistics.fmean(o.similarity for o in outcomes),
         "declined": 100 * (1 - len(answered) / len(outcomes)),
+        "valid": 100 * statistics.fmean(o.is_valid for o in answered) if answered else 0.0,
         "precision_10": 100 * precision_at(outcomes, 0.10)[0],
         "precision_25": 100 * precision_at(outcomes, 0.25)[0],
         "precision_50": 100 * precision_at(outcomes, 0.50)[0],
+        "steps": statistics.fmean(o.steps for o in outcomes),
         "forwards": statistics.fmean(o.num_forwards for o in outcomes),
         "tokens": statistics.fmean(o.num_tokens for o in outcomes),
         "p50_ms": times[len(times) // 2],
@@ -183,29 +266,32 @@ def evaluate(
     calibration: Calibration | None = None,
     use_drafts: bool = False,
     half: Half | None = None,
-) -> dict[Decoding, list[Outcome]]:
-    """Every case once per way of decoding. calibration None: the model's own.
+    baselines: Sequence[str] = (),
+) -> dict[str, list[Outcome]]:
+    """Every case once per way of decoding, and once per baseline. calibration None: the model's own.
 
     use_drafts: let what similar lines of the same file have compete with the model, as the server does. half: only the
-    holes of one half of the packages.
+    holes of one half of the packages. baselines: names of infill/baselines.py.
     """
     source = model or EMBEDDED
     engine = LocalEngine.load(model)
     tokenizer = load_tokenizer(source)
     base = calibration or load_calibration(source)
     todo = [case for case in cases(corpus, num_per_kind, seed) if half in (None, case.half)]
-    found: dict[Decoding, list[Outcome]] = {}
+    console = Console(stderr=True)
+    found: dict[str, list[Outcome]] = {
+        name: [run_baseline(BASELINES[name], case) for case in track(todo, name, console=console)] for name in baselines
+    }
     for decoding in decodings:
         recorder = _Recorder(base.curves, base.length_exponent)
         policy = Policy(decoding=decoding, use_drafts=use_drafts)
         infiller = LocalInfiller(engine, tokenizer, calibration=recorder, policy=policy)
-        console = Console(stderr=True)
         found[decoding] = [run(infiller, case, recorder) for case in track(todo, decoding, console=console)]
     engine.close()
     return found
 
 
-def table(outcomes: dict[Decoding, list[Outcome]]) -> Table:
+def table(outcomes: Mapping[str, Sequence[Outcome]]) -> Table:
     grid = Table(title="held-out packages, as served")
     columns = (
         "decoding",
@@ -214,9 +300,11 @@ def table(outcomes: dict[Decoding, list[Outcome]]) -> Table:
         "exact %",
         "similarity %",
         "declined %",
+        "valid %",
         "p@10 %",
         "p@25 %",
         "p@50 %",
+        "steps",
         "forwards",
         "tokens",
         "p50 ms",
@@ -248,6 +336,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--calibrate", type=Path, help="fit a calibration on the fitting half and write it here")
+    parser.add_argument("--baselines", action="store_true", help="ask the baselines, too")
+    parser.add_argument("--gaps", type=int, default=0, metavar="N", help="also fill N places of two and of three gaps")
     parser.add_argument("--drafts", action="store_true", help="with drafts from similar lines, as the server fills")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
@@ -261,19 +351,25 @@ def main(argv: list[str] | None = None) -> int:
     corpus = Corpus(args.corpus, "holdout")
     decodings: Sequence[Decoding] = args.decoding or _DECODINGS
     half: Half | None = "fit" if args.calibrate else None if args.half == "both" else args.half
-    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half)
+    baselines = tuple(BASELINES) if args.baselines else ()
+    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half, baselines)
     if args.calibrate:
         args.calibrate.write_text(json.dumps(fit(outcomes).to_json()), encoding="utf-8")
     Console().print(table(outcomes))
+    # here, because it stands on this module
+    from . import several
+
+    gaps = several.measure(args.model, corpus, args.gaps, args.seed, half) if args.gaps else []
+    if gaps:
+        Console().print(several.table(gaps))
     if args.json:
         rows = {
             d: {k: summary([o for o in r if k in (o.kind, "all")]) for k in (*KINDS, "all")}
             for d, r in outcomes.items()
         }
-        args.json.write_text(
-            json.dumps({"figures": rows, "outcomes": {d: [asdict(o) for o in r] for d, r in outcomes.items()}}),
-            encoding="utf-8",
-        )
+        listed = {d: [asdict(o) for o in r] for d, r in outcomes.items()}
+        figures = {"figures": rows, "gaps": gaps, "outcomes": listed}
+        args.json.write_text(json.dumps(figures), encoding="utf-8")
     return 0
 
 

@@ -230,7 +230,7 @@ def test_stdout_is_the_wire_alone(tmp_path):
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(support)!r})\nimport fake_infiller\n"
         "from lacuna_ls.lsp.serve import serve\n"
-        "def load(options):\n"
+        "def load(options, roots):\n"
         "    print('printed'); os.write(1, b'written to descriptor 1\\n'); os.system('echo from a child')\n"
         "    return fake_infiller.load(options)\n"
         "serve(level='info', load_infiller=load)\n"

@@ -139,7 +139,7 @@ class FakeInfiller:
         self._is_closed = True
 
 
-def load(options: Options) -> FakeInfiller:
+def load(options: Options, roots: Sequence[str] = ()) -> FakeInfiller:
     """What create_server is given instead of the real loader."""
     settings: dict[str, object] = json.loads(os.environ.get("LACUNA_FAKE", "{}"))
     time.sleep(float(str(settings.get("load_ms", 0))) / 1000)

@@ -60,6 +60,14 @@ return {
     by_language = false,
   },
   {
+    name = "engine.adapter",
+    kind = "bool",
+    default = true,
+    values = "",
+    meaning = "Load what `lacuna adapt` has learnt of this workspace into the model, where there is such an adapter. false: the model as it is.",
+    by_language = false,
+  },
+  {
     name = "engine.remoteTimeoutMs",
     kind = "int",
     default = 5000,

@@ -1,0 +1,237 @@
+"""`lacuna adapt`: reads what it may, learns what repeats, serves what it learnt, and takes it back without a trace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lacuna_ls.engine.adapter import Adapter, read_adapter
+from lacuna_ls.engine.adapter_file import adapter_file, find_adapter, fingerprint
+from lacuna_ls.engine.checkpoint import load_checkpoint, save_folder, save_packed
+from lacuna_ls.engine.config import LayerSpec, ModelConfig
+from lacuna_ls.engine.errors import LacunaError
+from lacuna_ls.engine.formats import Scheme
+from lacuna_ls.engine.model import DiffusionGemma
+from lacuna_ls.engine.modelfile import TOKENIZER_KEY
+from lacuna_ls.engine.packed import quantize
+from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
+from lacuna_ls.infill.tokenizer import Tokenizer
+from lacuna_ls.training import adapt as module
+from lacuna_ls.training.adapt import Plan, load_base, main, read_repository, split, train
+from lacuna_ls.training.batches import Batches, BatchShape
+from lacuna_ls.training.holes import sample_hole
+from lacuna_ls.training.lora import LowRankLinear, attach, default_targets, factors
+from lacuna_ls.training.objective import losses, soft_of
+from lacuna_ls.training.train import SIZES, initialise
+
+SHAPE = BatchShape(num_examples=4, num_encoder=128, num_canvases=1, num_canvas_rows=16, max_middle=24)
+PLAN = Plan(minutes=5.0, max_steps=40, rank=8, shape=SHAPE, num_probes=4, num_probe_batches=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Two threads on busy cores wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve modules that all say the same with other names."""
+    folder = tmp_path_factory.mktemp("repo")
+    (folder / "src").mkdir()
+    names = "anchor basket candle dragon ember forest garden harbour island jungle kettle lantern"
+    for i, name in enumerate(names.split()):
+        lines = [f'"""Everything about one {name}."""\n\nimport json\nfrom dataclasses import dataclass\n\n']
+        for field in ("size", "colour", "weight", "origin", "owner", "price")[: 4 + i % 3]:
+            lines.append(
+                f"\ndef read_{name}_{field}(path):\n    with open(path, encoding='utf-8') as stream:\n"
+                f"        {name} = json.load(stream)\n    if '{field}' not in {name}:\n"
+                f"        raise ValueError(f'{{path}} has no {field}')\n    return {name}['{field}']\n\n"
+            )
+        (folder / "src" / f"{name}.py").write_text("".join(lines), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def model_file(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
+    torch.manual_seed(0)
+    model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
+    path = tmp_path / "model.safetensors"
+    save_packed(model, path, {TOKENIZER_KEY: small_tokenizer.to_json()})
+    return path
+
+
+# what is read
+
+
+def test_what_must_not_be_read_is_not_read(tmp_path: Path) -> None:
+    files = {
+        "a.py": "key = 'x'\npassword = 'hunter2hunter2'\n",
+        "b.py": "x = 1\n",
+        "secrets.py": "x = 2\n",
+        "generated/c.py": "x = 3\n",
+        "node_modules/d.js": "let x\n",
+        ".hidden/e.py": "x = 4\n",
+        "private/f.py": "x = 5\n",
+        "notes.txt": "x\n",
+        ".gitignore": "generated/\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    found = dict(read_repository(tmp_path, ["private/"]))
+    assert sorted(found) == ["a.py", "b.py"]
+    assert "hunter2" not in found["a.py"]
+    with pytest.raises(LacunaError, match="not a folder"):
+        read_repository(tmp_path / "a.py")
+
+
+def test_whole_files_are_held_out_and_their_copies_left_out() -> None:
+    texts = [(f"{i}.py", "".join(f"name_{i}_{j} = call_{i}({j})\n" for j in range(60))) for i in range(10)]
+    own, held_out = split(texts)
+    names = {file["package"] for file in own.files()}, {file["package"] for file in held_out.files()}
+    assert not names[0] & names[1]
+    assert len(own) + len(held_out) == 10
+    assert 0.15 < held_out.num_chars / (own.num_chars + held_out.num_chars) < 0.4
+    kept = held_out.files()[0]["package"]
+    copy = ("copy.py", dict(texts)[kept] + "last = 1\n")
+    with_copy = split([*texts, copy])
+    parts = [{file["package"] for file in part.files()} for part in with_copy]
+    assert not ({kept} <= parts[1] and "copy.py" in parts[0])
+    with pytest.raises(LacunaError, match="too little to learn from"):
+        split(texts[:1])
+
+
+# what is trained
+
+
+def test_nothing_changes_before_the_first_step(small_tokenizer: Tokenizer, repo: Path) -> None:
+    model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size))).eval()
+    own, _ = split(read_repository(repo))
+    batch = Batches(own, small_tokenizer.to_json(), SHAPE, sample_hole)[0]
+    with torch.no_grad():
+        before = losses(model, batch, soft_of(model, batch, None), 1.0)
+        attached = attach(model, default_targets(model.config), 4)
+        after = losses(model, batch, soft_of(model, batch, None), 1.0)
+    torch.testing.assert_close(before.total, after.total, atol=1e-5, rtol=0)
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert names == {f"{name.removesuffix('.weight')}.{leaf}" for name in attached for leaf in ("up", "down")}
+    assert not any("router" in name or "experts" in name for name in names)
+    with pytest.raises(ValueError, match="no module"):
+        attach(model, (), 4)
+
+
+def test_merging_gives_what_was_trained(model_file: Path, small_tokenizer: Tokenizer, repo: Path) -> None:
+    model = load_checkpoint(model_file, weights="fp32")
+    attached = attach(model, ("attention", "dense", "embedding"), 3)
+    generator = torch.Generator().manual_seed(2)
+    for low in attached.values():
+        low.up.data = 0.2 * torch.randn(low.up.shape, generator=generator)
+    adapter = Adapter(fingerprint(model_file), factors(attached))
+    merged = load_checkpoint(model_file, weights="fp32", adapt=adapter.merged)
+    batch = Batches(split(read_repository(repo))[0], small_tokenizer.to_json(), SHAPE, sample_hole)[3]
+    with torch.no_grad():
+        wanted, got = (losses(each, batch, soft_of(each, batch, None), 1.0) for each in (model, merged))
+    torch.testing.assert_close(got.encoder, wanted.encoder, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.canvas, wanted.canvas, atol=1e-4, rtol=1e-4)
+
+
+def full_size(vocab_size: int) -> ModelConfig:
+    """The released model's architecture, tiny: both kinds of attention, no value projection in one, many experts."""
+    sliding = LayerSpec("sliding_attention", 16, 2, 256, 1e4, 8, True)
+    full = LayerSpec("full_attention", 32, 1, None, 1e6, 4, False)
+    return ModelConfig(
+        vocab_size=vocab_size, hidden_size=64, intermediate_size=96, num_heads=4, layers=(sliding, full),
+        num_experts=16, top_k=2, expert_size=32, rms_norm_eps=1e-6, softcap=30.0, max_positions=2048, pad_id=0,
+        bos_id=2, eos_ids=(1,), canvas_length=16, first_noise_id=16,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["a float folder", "a packed folder"])
+def test_the_full_size_architecture_learns_and_serves(
+    tmp_path: Path, small_tokenizer: Tokenizer, repo: Path, is_packed: bool
+) -> None:
+    torch.manual_seed(1)
+    source = tmp_path / "float"
+    model = initialise(DiffusionGemma(full_size(small_tokenizer.vocab_size)))
+    save_folder(model, source, small_tokenizer.to_json())
+    if is_packed:
+        quantize(source, tmp_path / "packed", Scheme(dense_group=32, experts_group=32, dtype=torch.float32))
+        source = tmp_path / "packed"
+    base = load_base(source, "cpu")
+    own, held_out = split(read_repository(repo))
+    plan = replace(PLAN, targets=("attention", "dense"), max_steps=25)
+    result = train(base, small_tokenizer.to_json(), own, held_out, plan)
+    assert result.gain > 0.3
+    # layer 1 attends fully and has no value projection
+    assert "layers.0.self_attn.v_proj.weight" in result.factors
+    assert "layers.1.self_attn.v_proj.weight" not in result.factors
+    assert isinstance(base.layers[1].self_attn.k_proj, LowRankLinear)
+    adapter = Adapter(fingerprint(source), result.factors)
+    engine, adapted = (module.load_engine(source, "cpu", adapter=each) for each in (None, adapter))
+    prompt = tuple(small_tokenizer.encode("import json\n"))
+    problem = CanvasProblem(prompt, (Canvas((NOISE,) * 8, (False,) * 8),), 4, None, 0, "autoregressive")
+    (before,), (after,) = engine.fill(problem), adapted.fill(problem)
+    assert after.logprob != before.logprob
+
+
+def test_a_batch_beyond_the_window_is_our_own_mistake(small_tokenizer: Tokenizer, repo: Path) -> None:
+    model = initialise(DiffusionGemma(full_size(small_tokenizer.vocab_size)))
+    own, held_out = split(read_repository(repo))
+    with pytest.raises(ValueError, match="sliding window of 256"):
+        train(model, small_tokenizer.to_json(), own, held_out, replace(PLAN, shape=BatchShape()))
+
+
+# the whole command
+
+
+def test_the_command_learns_keeps_and_forgets(
+    repo: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, **given))
+    figures = tmp_path / "figures.json"
+    words = [str(repo), "--model", str(model_file), "--rank", "8", "--holes", "6"]
+    untouched = model_file.read_bytes()
+    assert main([*words, "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert "loss, next token" in printed
+    assert "exact %, as served, all" in printed
+    told = json.loads(figures.read_text("utf-8"))
+    (before, after) = told["losses"]
+    assert after[0] < before[0] - 0.3
+    assert 0 < told["bytes"] == adapter_file(repo).stat().st_size
+    assert told["before"]["num_holes"] == 6
+    assert model_file.read_bytes() == untouched
+    assert find_adapter([repo / "src"], model_file) == adapter_file(repo)
+    adapter = read_adapter(adapter_file(repo))
+    assert adapter.about["files"] == "9"
+
+    problem = CanvasProblem((3, 4, 20, 21, 5), (Canvas((NOISE,) * 8, (False,) * 8),), 4, None, 0, "autoregressive")
+    base, adapted = (module.load_engine(model_file, "cpu", adapter=each) for each in (None, adapter))
+    (wanted,), (changed,) = base.fill(problem), adapted.fill(problem)
+    assert changed.logprob != wanted.logprob
+
+    assert main([str(repo), "--remove"]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert find_adapter([repo], model_file) is None
+    (again,) = module.load_engine(model_file, "cpu").fill(problem)
+    assert (again.tokens, again.logprob) == (wanted.tokens, wanted.logprob)
+    assert main([str(repo), "--remove"]) == 0
+    assert "has no adapter" in capsys.readouterr().out
+
+
+def test_what_does_not_help_is_not_kept(
+    repo: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # steps of this size make any model worse
+    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, lr=1e4, warmup_steps=1, max_steps=8, **given))
+    words = [str(repo), "--model", str(model_file), "--holes", "0"]
+    assert main(words) == 1
+    assert "nothing is kept" in capsys.readouterr().out
+    assert not adapter_file(repo).exists()
