@@ -1,7 +1,7 @@
 """The model card: what the shipped checkpoint was trained on, for how long, and how good it is. Written, never typed.
 
-Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md and the loss curve. The
-curve needs matplotlib, an extra of the package (`lacuna-ls[training]`).
+Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md and its curves, which
+need matplotlib, an extra of the package (`lacuna-ls[training]`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..infill.baselines import BASELINES
+from .evaluate import coverage_curve, reliability
+
 Row = Mapping[str, Any]
+
+MIN_ANSWERS = 5
+"""Fewer make no point of a curve."""
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -52,6 +58,65 @@ def draw_curve(rows: Sequence[Row], out: Path) -> None:
     plt.close(figure)
 
 
+def draw_quality(outcomes: Mapping[str, Sequence[Row]], out: Path) -> None:
+    """Two panels as one PNG: how many of the most confident answers are exact, and how often a confidence is right.
+
+    outcomes: by way of decoding or baseline, as evaluate.py writes them. The right panel shows the models only.
+    """
+    import matplotlib
+
+    cast(Any, matplotlib).use("agg")
+    import matplotlib.pyplot as pyplot
+
+    plt = cast(Any, pyplot)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), dpi=80)
+    right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for name, rows in outcomes.items():
+        curve = coverage_curve([_Answer(row) for row in rows])
+        if name in BASELINES:
+            # a baseline is sure of all it says: one point
+            left.plot([100 * x for x, _ in curve], [100 * y for _, y in curve], "x", label=name)
+            continue
+        # the first few answers alone are noise
+        shown = [point for point in curve if point[0] * len(rows) >= MIN_ANSWERS]
+        left.plot([100 * x for x, _ in shown], [100 * y for _, y in shown], label=name, linewidth=1)
+        bins = [each for each in reliability([_Answer(row) for row in rows]) if each[2] >= MIN_ANSWERS]
+        right.plot([x for x, _, _ in bins], [y for _, y, _ in bins], "o-", markersize=3, label=name, linewidth=1)
+    for axes, labels in (
+        (left, ("coverage: holes that get an answer (%)", "of these exact (%)")),
+        (right, ("confidence", "share that is exact")),
+    ):
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)
+
+
+class _Answer:
+    """One outcome as the curves read it."""
+
+    def __init__(self, row: Row) -> None:
+        self.confidence = float(row["confidence"])
+        self.is_exact = bool(row["is_exact"])
+        self.declined = str(row["declined"])
+
+
+def gaps_table(rows: Sequence[Row]) -> str:
+    """Several gaps of one text as a Markdown table."""
+    lines = ["| gaps | filled | places | exact gaps % | all exact % | p50 ms | p95 ms |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        f"| {row['gaps']} | {row['way']} | {row['places']} | {row['exact_gaps']:.1f} | {row['exact_places']:.1f} "
+        f"| {row['p50_ms']:.0f} | {row['p95_ms']:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def _running_mean(values: Sequence[float], width: int) -> list[float]:
     return [sum(values[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(values))]
 
@@ -63,9 +128,11 @@ def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
         ("exact", "exact %", 1),
         ("similarity", "similarity %", 1),
         ("declined", "declined %", 1),
+        ("valid", "valid syntax %", 1),
         ("precision_10", "precision at 10 % coverage", 1),
         ("precision_25", "at 25 %", 1),
         ("precision_50", "at 50 %", 1),
+        ("steps", "steps", 1),
         ("forwards", "forwards", 1),
         ("tokens", "tokens", 1),
         ("p50_ms", "p50 ms", 0),
@@ -91,9 +158,17 @@ def corpus_table(manifest: Mapping[str, Any], split: str) -> str:
 
 
 def write_card(
-    run: Path, manifest: Row, evaluation: Sequence[tuple[str, Row]], notes: str, out: Path, curve: Path
+    run: Path,
+    manifest: Row,
+    evaluation: Sequence[tuple[str, Row]],
+    notes: str,
+    out: Path,
+    curve: Path,
+    quality: Path,
 ) -> None:
-    """notes: what a person has to say of hardware and conditions. evaluation: (title, figures JSON) pairs."""
+    """notes: what a person has to say of hardware and conditions. evaluation: (title, figures JSON) pairs; the outcomes
+    of the first are drawn.
+    """
     rows, state = read_log(run), json.loads((run / "state.json").read_text(encoding="utf-8"))
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))["text_config"]
     last_probe = next(row for row in reversed(rows) if "probe_encoder" in row)
@@ -123,10 +198,18 @@ def write_card(
         "",
         "Holes cut at a seed from packages that were never trained on, asked as the server asks. *exact*: the proposal",
         "equals what stood there, to the character. *coverage*: the share of all holes that get a proposal when only",
-        "the most confident ones are shown.",
+        "the most confident ones are shown. *valid syntax*: of what is proposed, as sound as the original. *empty*,",
+        "*copy* (the most similar line of the file) and *n-gram* are baselines without a model; *autoregressive* is",
+        "the same weights without diffusion.",
     ]
+    drawn = next((figures["outcomes"] for _, figures in evaluation if figures.get("outcomes")), None)
+    if drawn is not None:
+        draw_quality(drawn, quality)
+        parts += ["", f"![exact matches by coverage, and how far a confidence can be trusted]({quality.name})"]
     for title, figures in evaluation:
         parts += ["", f"### {title}", "", figures_table(figures["figures"])]
+        if figures.get("gaps"):
+            parts += ["", "Whole lines taken out of one text, 2 to 16 lines apart:", "", gaps_table(figures["gaps"])]
     parts += ["", "## What it was trained on", "", corpus_table(manifest, "train")]
     parts += ["", "Held out, whole, in any version:", "", corpus_table(manifest, "holdout"), ""]
     draw_curve(rows, curve)
@@ -146,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
     notes = args.notes.read_text(encoding="utf-8")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_card(args.run, manifest, evaluation, notes, args.out, args.out.with_name("training-curve.png"))
+    curve, quality = (args.out.with_name(name) for name in ("training-curve.png", "quality-curve.png"))
+    write_card(args.run, manifest, evaluation, notes, args.out, curve, quality)
     return 0
 
 

@@ -191,11 +191,24 @@ def precision_at(outcomes: Sequence[Outcome], coverage: float) -> tuple[float, f
     return sum(o.is_exact for o in top) / len(top), top[-1].confidence
 
 
-def reliability(outcomes: Sequence[Outcome], num_bins: int = 10) -> list[tuple[float, float, int]]:
+class Answer(Protocol):
+    """What the curves read of an Outcome."""
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    @property
+    def declined(self) -> str: ...
+
+    @property
+    def confidence(self) -> float: ...
+
+
+def reliability(outcomes: Sequence[Answer], num_bins: int = 10) -> list[tuple[float, float, int]]:
     """(mean confidence, share that is exact, how many) of the answers, by equal bins of confidence; empty bins are
     left out.
     """
-    bins: dict[int, list[Outcome]] = {}
+    bins: dict[int, list[Answer]] = {}
     for each in outcomes:
         if not each.declined:
             bins.setdefault(min(num_bins - 1, int(each.confidence * num_bins)), []).append(each)
@@ -205,7 +218,7 @@ def reliability(outcomes: Sequence[Outcome], num_bins: int = 10) -> list[tuple[f
     ]
 
 
-def coverage_curve(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
+def coverage_curve(outcomes: Sequence[Answer]) -> list[tuple[float, float]]:
     """(coverage, precision) of showing the most confident answers only, from the most confident one on.
 
     Answers of equal confidence are shown together or not at all.

@@ -10,8 +10,9 @@ from lacuna_ls.training.card import main, read_log
 from lacuna_ls.training.train import SIZES
 
 FIGURES = {
-    "holes": 2, "exact": 50.0, "similarity": 75.5, "declined": 0.0, "precision_10": 100.0, "precision_25": 100.0,
-    "precision_50": 50.0, "forwards": 3.0, "tokens": 6.5, "p50_ms": 12.0, "p95_ms": 30.4,
+    "holes": 2, "exact": 50.0, "similarity": 75.5, "declined": 0.0, "valid": 90.0, "precision_10": 100.0,
+    "precision_25": 100.0, "precision_50": 50.0, "steps": 2.0, "forwards": 3.0, "tokens": 6.5, "p50_ms": 12.0,
+    "p95_ms": 30.4,
 }  # fmt: skip
 
 
@@ -37,7 +38,12 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
     packages = {"small": {**package, "split": "train", "bytes": 100_000}, "big": {**package, "split": "train"}}
     manifest = {"packages": {**packages, "kept": {**package, "split": "holdout"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    (tmp_path / "figures.json").write_text(json.dumps({"figures": {"verify": {"line": FIGURES}}}), "utf-8")
+    answers = [{"confidence": i / 40, "is_exact": i % 3 == 0, "declined": "" if i > 5 else "empty"} for i in range(40)]
+    sure = [{**each, "confidence": float(not each["declined"])} for each in answers]
+    gap = {"gaps": 2, "way": "jointly", "places": 9, "exact_gaps": 12.5, "exact_places": 3.0, "p50_ms": 90.2}
+    gaps = [{**gap, "p95_ms": 140.0}]
+    figures = {"figures": {"verify": {"line": FIGURES}}, "outcomes": {"copy": sure, "verify": answers}, "gaps": gaps}
+    (tmp_path / "figures.json").write_text(json.dumps(figures), "utf-8")
     (tmp_path / "notes.md").write_text("Two busy cores.", "utf-8")
     out = tmp_path / "docs" / "CARD.md"
     arguments = [str(run), "--manifest", str(tmp_path / "manifest.json"), "--notes", str(tmp_path / "notes.md")]
@@ -49,11 +55,14 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
         "3.250 nats per token",
         "Two busy cores.",
         "### As served",
-        "| verify | line | 2 | 50.0 | 75.5 | 0.0 | 100.0 | 100.0 | 50.0 | 3.0 | 6.5 | 12 | 30 |",
+        "| verify | line | 2 | 50.0 | 75.5 | 0.0 | 90.0 | 100.0 | 100.0 | 50.0 | 2.0 | 3.0 | 6.5 | 12 | 30 |",
+        "| 2 | jointly | 9 | 12.5 | 3.0 | 90 | 140 |",
+        "](quality-curve.png)",
         "| kept | 1.2 | MIT | 3 | 2.5 |",
     ):
         assert wanted in text
     assert text.index("| big |") < text.index("| small |")
-    picture = out.with_name("training-curve.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) < 100_000
+    for name in ("training-curve.png", "quality-curve.png"):
+        picture = out.with_name(name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert 5_000 < len(picture) < 100_000
