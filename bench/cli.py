@@ -17,7 +17,7 @@ from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
 from .execution import TEST_LIMITS
 from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
-from .modes import Bars, Plan, add_checks, add_execution, add_replay, add_scale, ask_all, ask_variants, bars
+from .modes import Bars, Plan, add_checks, add_execution, add_joint, add_replay, add_scale, ask_all, ask_variants, bars
 from .report import write_report
 from .results import Json, Paired, Results, by, compare, load, save
 from .run import ServerSpec, about_run, about_snapshot
@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument("--replay-diff", type=Path, metavar="PATCH", help="type what a unified diff changes instead")
     more.add_argument("--replay-commits", metavar="A..B", help="type what changed between two revisions instead")
     more.add_argument("--replay-keys", type=int, default=1000, metavar="N", help="how many keys; default: 1000")
+    more.add_argument("--joint", type=int, default=0, metavar="N", help="N documents: several holes jointly and singly")
     more.add_argument("--scale", metavar="K,K", help=f"latency as work grows: all, or of: {', '.join(SCALE_KINDS)}")
     more.add_argument("--scale-max", type=int, default=0, metavar="N", help="leave larger sizes out")
     more.add_argument("--scale-requests", type=int, default=30, metavar="N", help="requests per size; default: 30")
@@ -248,6 +249,8 @@ def _more(
             num_keys = max(20, options.replay_keys // STRETCHES_PER_REPLAY)
             writings = stretches(snapshot, 2 * STRETCHES_PER_REPLAY, num_keys, options.seed)
         add_replay(results, plan, writings, options.replay or "fast", options.replay_keys, all_bars)
+    if options.joint:
+        add_joint(results, plan, snapshot, options.joint, all_bars)
     if scales:
         add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars)
     if options.execute:

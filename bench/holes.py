@@ -218,7 +218,7 @@ def _gaps(survey: Survey, rng: Random) -> list[Span] | None:
         return None
     number = rng.choice(survey.code_lines)
     chosen = [number]
-    for _ in range(rng.randint(1, 2)):
+    for _ in range(rng.randint(1, 3)):
         number += rng.randint(MIN_GAP_LINES, 4 * MIN_GAP_LINES)
         if number in survey.code_lines:
             chosen.append(number)

@@ -21,7 +21,8 @@ from .datasets import Task, check_all
 from .edits import Writing
 from .errors import SnapshotError
 from .execution import Workbench, execute, noticed_bodies, prepare
-from .holes import Hole
+from .holes import Hole, cut_holes
+from .joint import compare_joint
 from .replay import Pace, replay
 from .results import Record, Results, SubjectResult
 from .run import ServerSpec, run_baseline, run_server
@@ -93,6 +94,25 @@ def ask_variants(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars
         )
     infiller.close()
     return found
+
+
+def add_joint(results: Results, plan: Plan, snapshot: Snapshot, count: int, all_bars: Bars) -> None:
+    """Several holes of a document jointly against one by one, by Lacuna's own infiller. See joint.py.
+
+    Raises: SnapshotError where the snapshot has no place for several gaps.
+    """
+    holes = cut_holes(snapshot, ["gaps"], count, plan.seed)
+    if not holes:
+        raise SnapshotError(f"Nowhere in {snapshot.title} can several gaps be cut into one document.")
+    from ..infill.load import load_infiller
+
+    given = plan.conditions.initialization_options or {}
+    infiller = load_infiller(given.get("model"), str(given.get("device", "auto")))
+    try:
+        with all_bars.task("several gaps", len(holes)) as told:
+            results.extras["joint"] = compare_joint(infiller, holes, told)
+    finally:
+        infiller.close()
 
 
 def add_replay(

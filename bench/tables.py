@@ -191,6 +191,15 @@ def extras_tables(extras: Json) -> RenderableType:
             cells = [_cell(key, row.get(key)) for key, _ in _REPLAY]
             table.add_row(row["subject"], row["pace"], "yes" if row["accepts"] else "no", *cells)
         parts.append(table)
+    if rows := extras.get("joint"):
+        table = Table(title="Several gaps of one document", title_justify="left", caption_justify="left")
+        table.caption = "filled, exact, different: of gaps; all exact, valid: of documents"
+        _columns(table, "how", "documents", "gaps", "filled", "exact", "all exact", "valid", "different", "p50 ms")
+        for row in rows:
+            rates = [_cell("hit_rate", row[key]) for key in ("filled", "exact", "all_exact", "valid", "different")]
+            counts = str(row["num_documents"]), str(row["num_gaps"])
+            table.add_row(row["how"], *counts, *rates, milliseconds(row["p50_ms"]))
+        parts.append(table)
     scale: dict[str, list[Json]] = extras.get("scale") or {}
     for kind, rows in scale.items():
         table = Table(title=f"Latency by {kind}", title_justify="left")
