@@ -71,8 +71,11 @@ def opens_block(line: str, language: Language) -> bool:
 def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent: Indent) -> str:
     """The indentation that a new line at offset would get: that of the line above, and one level more after an opener.
 
-    A block that ended above is not seen: the deeper of the neighbours is the better guess while writing downwards.
+    Where a block ended above, two blank lines say so in a language without braces; otherwise the deeper of neighbours
+    is the better guess while writing downwards.
     """
+    if language.blocks == "indentation" and _follows_two_blank_lines(snapshot, offset):
+        return ""
     above = snapshot.line_above(offset)
     lead = above[: len(above) - len(above.lstrip(" \t"))]
     if opens_block(above, language) or above.rstrip().endswith(("(", "[", "{")):
@@ -81,6 +84,12 @@ def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent:
     if language.blocks == "indentation" and word in ("return", "raise", "pass", "break", "continue"):
         return lead.removesuffix(indent.unit)
     return lead
+
+
+def _follows_two_blank_lines(snapshot: Snapshot, offset: int) -> bool:
+    line_start = snapshot.line_start(offset)
+    lines = snapshot.text[max(0, line_start - 200) : line_start].split("\n")
+    return len(lines) > 3 and not lines[-2].strip() and not lines[-3].strip()
 
 
 def is_empty_block(snapshot: Snapshot, offset: int, header_indent: str) -> bool:

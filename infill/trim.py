@@ -64,7 +64,7 @@ def trim(
         return fitted
     newline = snapshot.newline(gap.start, tree.language.newline)
     middle = fitted.replace("\n", newline)
-    text = gap.lead + middle + gap.tail
+    text = _lead(gap, middle, snapshot, tree, indent) + middle + gap.tail
     if text == snapshot.text[gap.start : gap.end]:
         return Refusal("unchanged")
     if gap.is_multiline and not _is_indented_well(fitted, gap, tree):
@@ -72,6 +72,14 @@ def trim(
     if is_gated and adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, snapshot)):
         return Refusal("syntax")
     return Trimmed(text, middle)
+
+
+def _lead(gap: Gap, middle: str, snapshot: Snapshot, tree: SyntaxTree, indent: Indent) -> str:
+    """The gap's lead; a bracket that closes stands one level further out than what it encloses."""
+    is_closing = middle[:1] in {pair[1] for pair in tree.language.brackets}
+    if is_closing and not gap.lead.strip(" \t") and snapshot.line_start(gap.start) == gap.start:
+        return gap.lead.removesuffix(indent.unit)
+    return gap.lead
 
 
 def _is_body_due(gap: Gap, snapshot: Snapshot) -> bool:

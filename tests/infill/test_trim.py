@@ -29,6 +29,12 @@ B = "‸"
             id="a block goes on through deeper lines",
         ),
         pytest.param(f"def f():{B}\n", "return 1", "def f():\n    return 1\n", id="a body behind its header"),
+        pytest.param(f"f(\n    a,\n{B}\n", ")", "f(\n    a,\n)\n", id="a closing bracket stands further out"),
+        pytest.param(f"f(\n    a,\n{B}\n", "b,", "f(\n    a,\n    b,\n", id="what it encloses does not"),
+        pytest.param(
+            f"def f():\n    a()\n\n\n{B}\n", "b = 1", "def f():\n    a()\n\n\nb = 1\n", id="two blank lines end a block"
+        ),
+        pytest.param(f"def f():\n    a()\n\n{B}\n", "b()", "def f():\n    a()\n\n    b()\n", id="one does not"),
     ],
 )
 def test_natural_end(marked, answer, expected):
