@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from time import perf_counter
-from typing import Literal
+from typing import Literal, cast
 
 from .client import LspClient, Reply, position_at
 from .edits import Edit, Writing, edits_between, keys_of
@@ -58,6 +58,8 @@ class ReplayStats:
     num_errors: int = 0
     answer_ms: list[float] = field(default_factory=list[float])
     along_ms: list[float] = field(default_factory=list[float])
+    cancel_lag_p95_ms: float | None = None
+    """From a cancel to the end of the work, as the server tells it."""
     seconds: float = 0.0
 
     @property
@@ -254,7 +256,16 @@ async def replay(
                         break
                     progress(total.num_keys_wanted)
                 subject.close(uri)
+            if subject.client is not None:
+                total.cancel_lag_p95_ms = await _cancel_lag(subject.client)
         finally:
             total.seconds = perf_counter() - begun
             await subject.stop()
     return total, subject.about
+
+
+async def _cancel_lag(client: LspClient) -> float | None:
+    """What the server says of its own cancelling; None where it says nothing, as others do."""
+    told = (await client.request("lacuna/metrics", {})).result
+    lag: object = cast(Json, told).get("cancelLagP95Ms") if isinstance(told, dict) else None
+    return float(lag) if isinstance(lag, int | float) else None

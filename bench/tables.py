@@ -169,6 +169,8 @@ _REPLAY = (
     ("p50_ms", "p50 ms"),
     ("p95_ms", "p95 ms"),
     ("along_p50_ms", "along p50"),
+    ("along_p95_ms", "along p95"),
+    ("cancel_lag_p95_ms", "cancel lag p95"),
 )
 _RATES = frozenset({"keystrokes_saved", "hit_rate", "cancelled_rate"})
 

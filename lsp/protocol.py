@@ -200,6 +200,8 @@ class MetricsResult:
     """Of the accepted characters, those still there 30 s later."""
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
+    cancel_lag_p95_ms: float | None = None
+    """Of this process since it began: from a cancel to the end of the work that it cancelled."""
     since: str | None = None
     """When counting began, ISO 8601."""
     file: str | None = None

@@ -392,7 +392,10 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
         return server.status_board.current()
 
     async def metrics(params: names.MetricsParams) -> names.MetricsResult:
-        return await asyncio.to_thread(server.completions.metrics.result, purge=params.purge)
+        result = await asyncio.to_thread(server.completions.metrics.result, purge=params.purge)
+        lags = sorted(server.engine.cancel_lags_ms)
+        result.cancel_lag_p95_ms = round(lags[int(0.95 * (len(lags) - 1))], 2) if lags else None
+        return result
 
     handlers: dict[str, Callable[[Any], Any]] = {
         names.METRICS: metrics,

@@ -101,6 +101,8 @@ def test_cancel_is_answered_null_and_stops_the_engine(start, journal):
     assert server.wait(request) is None
     assert time.monotonic() - begun < 2
     server.wait_for(lambda: any(each["what"] == "cancelled" for each in journal()), 3, "the engine to stop")
+    # the fake polls every 2 ms
+    assert 0 <= server.request("lacuna/metrics", {})["cancelLagP95Ms"] < 1000
 
 
 def test_cancel_right_after_the_request(start):
