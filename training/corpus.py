@@ -7,7 +7,7 @@ The folder, for each split in `train` and `holdout` (`holdout.json` names those 
 
 * `SPLIT.bin`: the texts one after the other, UTF-8, no separator, in a shuffled order (a slice is a fair sample);
 * `SPLIT.idx.npy`: int64 `[N, 2]`, byte offset and byte length of each text;
-* `SPLIT.weights.npy`: float32 `[N]`, the worth of a byte of this file (1.0; tests 0.3);
+* `SPLIT.weights.npy`: float32 `[N]`, the worth of a byte of this file (1.0; tests 0.3; not Python: half of that);
 * `SPLIT.files.jsonl`: one object per text: package, path, language, licence;
 * `manifest.json`: per package version, licence, language, split, files, bytes and sha256 of its texts concatenated in
   order of path; the counts of what was left out and why; `licences.json`: files and bytes per licence.
@@ -27,7 +27,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +43,9 @@ Split = Literal["train", "holdout"]
 SPLITS: tuple[Split, ...] = ("train", "holdout")
 FORMAT = 1
 TEST_WEIGHT = 0.3
+OTHER_LANGUAGE_WEIGHT = 0.5
+"""Python first."""
+
 MIN_BYTES, MAX_BYTES = 200, 200_000
 # a file much like a held-out one is worth less than an honest evaluation: stricter than among training files
 HOLDOUT_THRESHOLD = 0.7
@@ -56,6 +59,12 @@ _LICENCE = re.compile(r"copyright|\(c\)\s*(?:19|20)\d\d|licen[cs]e|spdx-|all rig
 _LICENCE_DOC = re.compile(
     r"copyright[ :(]|licen[cs]ed under|spdx-|all rights reserved|permission is hereby granted", re.IGNORECASE
 )
+# what compilers and bundlers write; a build's folder does not always tell
+_TRANSPILED = re.compile(
+    r"__webpack_require__|\bsourceMappingURL=|Object\.defineProperty\(exports, ['\"]__esModule['\"]"
+    r"|\b__(?:awaiter|importDefault|importStar|createBinding|toESM|commonJS|extends)\b|\b_interopRequire(?:Default|Wildcard)\b"
+)
+_SCRIPT_COMMENT = re.compile(r"(?:[ \t]*\n)*(?:[ \t]*/\*.*?\*/[ \t]*(?:\n|$)|(?:[ \t]*//[^\n]*(?:\n|$))+)", re.DOTALL)
 _LEADING_COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")
 _LEADING_DOCSTRING = re.compile(
     r"\s*[rRuU]?(?:\"{3}(?:[^\"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3})[ \t]*(?:\n|$)", re.DOTALL
@@ -94,7 +103,36 @@ def cut_licence_header(text: str) -> str:
     return text.lstrip("\n")
 
 
-def clean_text(raw: bytes) -> tuple[str, str]:
+def cut_script_licence(text: str) -> str:
+    """The same for JavaScript and TypeScript: of the comments at the top, those that state a licence go."""
+    kept: list[str] = []
+    at = text.find("\n") + 1 if text.startswith("#!") else 0
+    shebang, text = text[:at], text[at:]
+    while (match := _SCRIPT_COMMENT.match(text)) is not None:
+        kept += [] if _LICENCE.search(match.group()) else [match.group()]
+        text = text[match.end() :]
+    return (shebang + "".join(kept) + text).lstrip("\n")
+
+
+def _parses(text: str, language: str) -> bool:
+    """Whether text is free of syntax errors; without the grammars at hand (the GPU machine) all but Python passes."""
+    if language == "python":
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+        return True
+    try:
+        from ..infill.languages import language_for
+        from ..infill.syntax import SyntaxTree
+    except ImportError:
+        return True
+    return SyntaxTree.parse(language_for(language), text).damage().num_errors == 0
+
+
+def clean_text(raw: bytes, language: str = "python") -> tuple[str, str]:
     """The text of a file as it enters the corpus, and the reason why it does not ("" where it does).
 
     Newlines become LF, white space at line ends goes, the licence header goes, one newline ends the file.
@@ -107,10 +145,11 @@ def clean_text(raw: bytes) -> tuple[str, str]:
         return "", "not utf-8"
     if "\0" in text:
         return "", "not utf-8"
-    if _GENERATED.search(text[:1500]):
+    is_python = language == "python"
+    if _GENERATED.search(text[:1500]) or (not is_python and _TRANSPILED.search(text)):
         return "", "generated"
     text = _TRAILING_SPACE.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", ""))
-    text = cut_licence_header(text).rstrip("\n") + "\n"
+    text = (cut_licence_header(text) if is_python else cut_script_licence(text)).rstrip("\n") + "\n"
     size = len(text)
     if size < MIN_BYTES:
         return "", "size"
@@ -123,13 +162,7 @@ def clean_text(raw: bytes) -> tuple[str, str]:
         return "", "data table"
     if sum(not char.isascii() for char in dense) > 0.1 * len(dense):
         return "", "not source text"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return "", "does not parse"
-    return text, ""
+    return (text, "") if _parses(text, language) else ("", "does not parse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +177,10 @@ class _File:
     weight: float
 
 
-def _clean_and_sign(raw: bytes) -> tuple[str, str, bytes, npt.NDArray[np.uint32] | None]:
+def _clean_and_sign(raw: bytes, language: str) -> tuple[str, str, bytes, npt.NDArray[np.uint32] | None]:
     from .dedupe import exact_key, signature
 
-    text, reason = clean_text(raw)
+    text, reason = clean_text(raw, language)
     return (text, reason, b"", None) if reason else (text, "", exact_key(text), signature(text.encode()))
 
 
@@ -156,7 +189,7 @@ def _collect(packages: Iterable[Package], work: Path, jobs: int) -> dict[str, An
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from .sources import is_test
+    from .sources import LANGUAGES, is_test
 
     held = holdout_packages()
     reasons: Counter[str] = Counter()
@@ -180,8 +213,9 @@ def _collect(packages: Iterable[Package], work: Path, jobs: int) -> dict[str, An
                 names.append(name)
                 raws.append(raw)
             chunk = max(1, min(32, len(raws) // (2 * jobs) + 1))
-            results = pool.map(_clean_and_sign, raws, chunksize=chunk)
-            for name, (text, reason, key, row) in zip(names, results, strict=True):
+            languages = [LANGUAGES.get(Path(name).suffix, package.language) for name in names]
+            results = pool.map(_clean_and_sign, raws, languages, chunksize=chunk)
+            for name, language, (text, reason, key, row) in zip(names, languages, results, strict=True):
                 progress.advance(task)
                 if not reason and key in seen:
                     reason = "exact duplicate"
@@ -193,7 +227,8 @@ def _collect(packages: Iterable[Package], work: Path, jobs: int) -> dict[str, An
                 data = text.encode()
                 texts.write(data)
                 weight = TEST_WEIGHT if is_test(name) else 1.0
-                record = _File(package.name, name, package.language, package.licence, split, weight)
+                weight *= 1.0 if language == "python" else OTHER_LANGUAGE_WEIGHT
+                record = _File(package.name, name, language, package.licence, split, weight)
                 records.write(json.dumps({**asdict(record), "bytes": len(data)}) + "\n")
     np.save(work / "signatures.npy", np.stack(signatures))
     described = {
@@ -275,10 +310,13 @@ def _write(out: Path, work: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def build_corpus(out: Path, *, packages: Iterable[Package] | None = None, jobs: int = 2) -> dict[str, Any]:
+def build_corpus(
+    out: Path, *, packages: Iterable[Package] | None = None, jobs: int = 2, npm: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Build the corpus into the folder `out` and return its manifest; finished stages are not done again.
 
-    `packages` (see `sources.Package`) stands in for what is installed and fetched, for tests and for other languages.
+    `packages` (see `sources.Package`) stands in for what is installed and fetched. `npm`: node_modules folders whose
+    packages are added.
     Wheels are kept in `out/downloads`, intermediate files in `out/work`.
     """
     from . import sources
@@ -294,6 +332,7 @@ def build_corpus(out: Path, *, packages: Iterable[Package] | None = None, jobs: 
             found = [sources.standard_library(), *filter(None, wheels), *sources.installed_packages()]
         else:
             found = list(packages)
+        found += [package for folder in npm for package in sources.npm_packages(folder)]
         # a fetched (pinned) version goes before an installed one of the same name
         forks = holdout_packages()["forks"]
         unique = {package.name: package for package in reversed(found) if package.name not in forks}
@@ -342,9 +381,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="lacuna_ls.training.corpus", description="Build the training corpus.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--jobs", type=int, default=2, help="processes that clean files")
+    parser.add_argument(
+        "--npm", type=Path, action="append", default=[], metavar="FOLDER", help="add packages of a node_modules folder"
+    )
     options = parser.parse_args(arguments)
     begin = time.monotonic()
-    manifest = build_corpus(options.out, jobs=options.jobs)
+    manifest = build_corpus(options.out, jobs=options.jobs, npm=options.npm)
     summary = {key: manifest[key] for key in ("totals", "files_read", "left_out")}
     sys.stderr.write(f"{json.dumps(summary)}\n{len(manifest['packages'])} packages, {time.monotonic() - begin:.0f} s\n")
 

@@ -1,10 +1,11 @@
-"""Find permissively licensed source files: the standard library, installed distributions, pinned wheels.
+"""Find permissively licensed source files: the standard library, installed distributions, pinned wheels, npm packages.
 
 Decides which licences may enter (an unknown one may not) and which files of a package are worth reading; knows
 nothing of cleaning, duplicates or the corpus format. A package is taken whole or left out: the licence is the one that
 its own metadata states.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 PERMISSIVE = frozenset({
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "HPND", "ISC", "MIT",
@@ -50,7 +52,19 @@ _SKIPPED_PARTS = re.compile(
     re.IGNORECASE,
 )
 _SKIPPED_FILE = re.compile(r"(?:_pb2(?:_grpc)?|(?:^|/)human_?eval\w*|(?:^|/)mbpp\w*|(?:^|/)_?six)\.py$", re.IGNORECASE)
-_TEST_PART = re.compile(r"(?:^|/)(?:tests?|testing|conftest\.py|test_[^/]*|[^/]*_test\.py)(?:/|$)")
+_TEST_PART = re.compile(
+    r"(?:^|/)(?:tests?|testing|__tests__|conftest\.py|test_[^/]*|[^/]*_test\.py|[^/]*\.(?:test|spec)\.[cm]?[jt]sx?)(?:/|$)"
+)
+
+LANGUAGES: dict[str, str] = {
+    ".py": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascriptreact",
+    ".ts": "typescript", ".mts": "typescript", ".cts": "typescript", ".tsx": "typescriptreact",
+}  # fmt: skip
+"""The language (an LSP identifier) of a file that may enter, by its suffix."""
+
+# what a build put beside the source, or instead of it; and declarations without code
+_BUILT_PARTS = re.compile(r"^(?:dist.*|build|builds|out|umd|bundles?|min|coverage|fixtures?|typings)$", re.IGNORECASE)
+_BUILT_FILE = re.compile(r"[.-](?:min|bundle|umd|prod|production)\.[cm]?js$|\.d\.[cm]?ts$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,14 @@ def is_wanted(path: str) -> bool:
     """Whether a file is a Python source of this package itself: no vendored copy, protobuf output or benchmark."""
     parts = PurePosixPath(path).parts
     return path.endswith(".py") and not any(map(_SKIPPED_PARTS.match, parts[:-1])) and not _SKIPPED_FILE.search(path)
+
+
+def is_wanted_script(path: str) -> bool:
+    """Whether a file of an npm package is source that somebody wrote: no bundle, minified file or mere declaration."""
+    parts = PurePosixPath(path).parts[:-1]
+    is_script = LANGUAGES.get(PurePosixPath(path).suffix, "python") != "python"
+    is_own = not any(_SKIPPED_PARTS.match(part) or _BUILT_PARTS.match(part) for part in parts)
+    return is_script and is_own and not _BUILT_FILE.search(path)
 
 
 def _holds(expression: str) -> bool:
@@ -206,3 +228,42 @@ def fetch_wheels(pins: dict[str, str], folder: Path) -> list[Path]:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fetch, [name for name in pins if find(name) is None]))
     return [path for name in sorted(pins) if (path := find(name))]
+
+
+def npm_packages(folder: Path) -> Iterator[Package]:
+    """Every package with a permissive licence in a node_modules folder, those inside other packages too.
+
+    Named `npm/NAME`, so that no npm package is taken for a Python one of the same name.
+    """
+    for described in sorted(folder.rglob("package.json")):
+        root = described.parent
+        inside = root.relative_to(folder).parts
+        # a package.json that is not a package's own (a test's, or one that only states the kind of module)
+        owner = inside[:-2] if len(inside) > 1 and inside[-2].startswith("@") else inside[:-1]
+        if not inside or (owner and owner[-1] != "node_modules"):
+            continue
+        try:
+            about = cast(dict[str, Any], json.loads(described.read_text("utf-8")))
+            name, version, licence = about["name"], str(about["version"]), npm_licence(about)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+        paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        files = tuple(filter(is_wanted_script, paths))
+        if licence is not None and files:
+            yield Package(f"npm/{name}", version, licence, "javascript", root, files)
+
+
+def npm_licence(about: dict[str, Any]) -> str | None:
+    """The licence by which a package.json lets its package enter, or None. Source: npm's documentation of `license`,
+    with the older forms: an object, or a list of objects under `licenses` of which one may be chosen.
+    """
+    stated: Any = about.get("license", about.get("licenses"))
+    if isinstance(stated, list):
+        stated = " OR ".join(map(_type_of, cast(list[object], stated)))
+    return classify_licence(_type_of(stated), None, ())
+
+
+def _type_of(stated: Any) -> str:
+    if isinstance(stated, dict):
+        stated = cast(dict[str, Any], stated).get("type")
+    return stated if isinstance(stated, str) else ""
