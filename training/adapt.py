@@ -370,6 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("repo", type=Path, nargs="?", default=Path(), help="folder of the repository (default: here)")
     parser.add_argument("--remove", action="store_true", help="remove the repository's adapter")
     parser.add_argument("--minutes", type=float, default=5.0, help="longest time to train; default: 5")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="most steps; default: as many as the time allows")
     parser.add_argument("--model", default="", help="default: the model that comes with Lacuna")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rank", type=int, default=16, help="default: 16")
@@ -385,14 +386,14 @@ def main(argv: list[str] | None = None) -> int:
         what = f"removed {gone}" if gone else f"{args.repo} has no adapter"
         out.print(f"{what}; servers use the model as it is from their next start on", markup=False)
         return 0
-    if not 1 <= args.rank <= 256 or args.minutes <= 0:
-        parser.error("--rank is from 1 to 256, and --minutes above 0")
+    if not 1 <= args.rank <= 256 or args.minutes <= 0 or args.steps < 1:
+        parser.error("--rank is from 1 to 256, --minutes and --steps are above 0")
     leave_a_core()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     source = find_model(args.model) if args.model else EMBEDDED
-    plan = Plan(minutes=args.minutes, rank=args.rank, seed=args.seed)
+    plan = Plan(minutes=args.minutes, max_steps=args.steps, rank=args.rank, seed=args.seed)
     result, before, after, path = adapt(
         args.repo, source, device, plan, args.holes, args.deny, Console(stderr=True, highlight=False)
     )

@@ -196,7 +196,7 @@ def test_the_command_learns_keeps_and_forgets(
 ) -> None:
     monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, **given))
     figures = tmp_path / "figures.json"
-    words = [str(repo), "--model", str(model_file), "--rank", "8", "--holes", "6"]
+    words = [str(repo), "--model", str(model_file), "--rank", "8", "--steps", "40", "--holes", "6"]
     untouched = model_file.read_bytes()
     assert main([*words, "--json", str(figures)]) == 0
     printed = capsys.readouterr().out
@@ -230,8 +230,8 @@ def test_what_does_not_help_is_not_kept(
     repo: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # steps of this size make any model worse
-    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, lr=1e4, warmup_steps=1, max_steps=8, **given))
-    words = [str(repo), "--model", str(model_file), "--holes", "0"]
+    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, lr=1e4, warmup_steps=1, **given))
+    words = [str(repo), "--model", str(model_file), "--steps", "8", "--holes", "0"]
     assert main(words) == 1
     assert "nothing is kept" in capsys.readouterr().out
     assert not adapter_file(repo).exists()
