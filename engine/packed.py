@@ -252,6 +252,9 @@ class _Writer:
                 "format": weight.format, "group_size": weight.group_size, "block_k": weight.block_k,
                 "num_rows": weight.num_rows, "num_cols": weight.num_cols,
             }  # fmt: skip
+        num_new = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if self.num_bytes + num_new > self.file_bytes:
+            self.flush()
         about: dict[str, Any] = {}
         for role, tensor in tensors.items():
             tensor = tensor.cpu().contiguous()
@@ -261,8 +264,10 @@ class _Writer:
                 "sha256": _checksum(tensor),
             }  # fmt: skip
         self.entries[part.name] = {**entry, "tensors": about}
-        if sum(t.numel() * t.element_size() for t in self.waiting.values()) >= self.file_bytes:
-            self.flush()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.waiting.values())
 
     def flush(self) -> None:
         if self.waiting:

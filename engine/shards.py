@@ -23,7 +23,10 @@ from .errors import CheckpointError, ModelNotFoundError
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
-CHUNK_ELEMENTS = 1 << 24
+REMAP_BYTES = 1 << 28
+"""After so much was read of a file it is mapped anew."""
+
+CHUNK_ELEMENTS = 1 << 20
 """Elements looked at together when a tensor is checked: the check of a 1.5 GB table must not cost another gigabyte."""
 
 
@@ -57,6 +60,7 @@ class Shards:
                 self.stored[name] = stored
         self._open_file: Path | None = None
         self._open_handle: Any = None
+        self._num_mapped = 0
 
     @property
     def num_bytes(self) -> int:
@@ -75,6 +79,11 @@ class Shards:
         file = self.stored[name].file
         try:
             if self._open_file == file:
+                self._num_mapped += self.stored[name].num_bytes
+                if self._num_mapped > REMAP_BYTES:
+                    # what was read stays in memory as long as the map of the file does
+                    self._open(file)
+                    self._num_mapped = self.stored[name].num_bytes
                 return cast(Tensor, self._open_handle.get_tensor(name))
             with cast(Any, safe_open(file, framework="pt")) as handle:
                 return cast(Tensor, handle.get_tensor(name))
@@ -85,13 +94,16 @@ class Shards:
     def opened(self, file: Path) -> Generator[None]:
         """Keep one file open while its tensors are read."""
         try:
-            with cast(Any, safe_open(file, framework="pt")) as handle:
-                self._open_file, self._open_handle = file, handle
-                yield
+            self._open(file)
+            yield
         except SafetensorError as error:
             raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); copy it again") from None
         finally:
             self._open_file = self._open_handle = None
+
+    def _open(self, file: Path) -> None:
+        self._open_handle = None
+        self._open_file, self._open_handle, self._num_mapped = file, cast(Any, safe_open)(file, framework="pt"), 0
 
     def fingerprint(self) -> str:
         """sha256 over the files' names and bytes, in order: which weights these are."""

@@ -75,6 +75,8 @@ class Plan:
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             return None
         revision, start, end = cast(list[int], numbers)
+        if start > end:
+            return None
         return cls(kind, uri, revision, start, end)
 
 
@@ -98,6 +100,14 @@ class CodeActions:
 
     def offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
         """What can be done at the cursor or with the selection."""
+        try:
+            return self._offer(params)
+        except Exception:
+            # editors ask at every stop of the cursor, and would show an error
+            logger.exception("Listing the code actions failed.")
+            return []
+
+    def _offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
         document = self._server.documents.get(params.text_document.uri)
         if document is None:
             return []

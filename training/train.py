@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -255,7 +255,7 @@ def train(
 
 
 @contextlib.contextmanager
-def rounded(model: DiffusionGemma) -> Iterator[None]:
+def rounded(model: DiffusionGemma) -> Generator[None]:
     """The weights as the export will hold them, while the gradient is taken: it is then applied to the exact ones.
 
     Straight-through estimator (Bengio et al., arXiv 1308.3432): rounding counts as the identity going back.

@@ -107,6 +107,7 @@ def test_the_vsix_holds_what_it_should():
         "extension/dist/extension.js",
         "extension/dist/session.js",
         "extension/dist/THIRD-PARTY.md",
+        "extension/l10n/bundle.l10n.json",
         "extension/media/icon.png",
         "extension/media/server.md",
         "extension/media/ghost.md",

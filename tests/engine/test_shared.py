@@ -267,8 +267,9 @@ def test_the_memory_is_given_back_for_all_windows(join, which):
 
 @pytest.mark.parametrize("is_loaded", [True, False], ids=["in memory", "given back"])
 def test_who_takes_over_loads_only_what_was_in_memory(processes, is_loaded):
-    host, other = processes(), processes()
+    host = processes()
     assert host.joined()["host"]
+    other = processes()
     assert not other.joined()["host"]
     if not is_loaded:
         host.ask("unload")

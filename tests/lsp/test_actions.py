@@ -212,7 +212,10 @@ def test_a_document_that_changed_gets_no_edit(start):
     assert all("the document has changed" in message for message in server.messages())
 
 
-@pytest.mark.parametrize("data", [None, 5, {}, {"kind": "rm"}, {"kind": "rewrite", "uri": URI, "revision": -1}])
+@pytest.mark.parametrize("data", [
+    None, 5, {}, {"kind": "rm"}, {"kind": "rewrite", "uri": URI, "revision": -1},
+    {"kind": "rewrite", "uri": URI, "revision": 0, "start": 9, "end": 3},
+])  # fmt: skip
 def test_actions_that_are_not_ours_come_back_as_they_were(start, data):
     server = start()
     server.open(URI, HOLES)
