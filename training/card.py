@@ -185,7 +185,7 @@ def write_card(
         f"{config['num_attention_heads']} query and {config['num_key_value_heads']} key heads, "
         f"dense width {config['intermediate_size']} beside {config['num_experts']} experts of width "
         f"{config['moe_intermediate_size']} (top {config['top_k_experts']}), vocabulary {config['vocab_size']}.",
-        f"- Trained for {state['step']:,} steps and {state['num_tokens'] / 1e6:.1f} million supervised tokens in "
+        f"- The last run: {state['step']:,} steps and {state['num_tokens'] / 1e6:.1f} million supervised tokens in "
         f"{state['used_s'] / 60:.0f} minutes.",
         f"- Last losses on held-out packages: {last_probe['probe_encoder']:.3f} nats per token (encoder), "
         f"{last_probe['probe_canvas']:.3f} (canvas, weighted over noised rows).",
