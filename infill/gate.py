@@ -11,6 +11,8 @@ import ast
 import re
 import warnings
 
+import tree_sitter
+
 from .snapshot import Snapshot
 from .syntax import SyntaxTree
 
@@ -42,7 +44,10 @@ def adds_errors(
             if after.exceeds(without):
                 return True
     limit = MAX_DOUBTFUL_CHARS if after.num_errors or after.num_unbalanced else MAX_PARSED_CHARS
-    return tree.language.name == "python" and _breaks_python(tree, snapshot, start, end, text, is_body_due, limit)
+    if tree.language.name != "python":
+        return False
+    low, high = _piece(tree.replaced(start, end, text), snapshot, start, end, text, limit)
+    return high - low <= limit and _breaks_python(snapshot, (low, high), start, end, text, is_body_due)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -51,11 +56,9 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
 
 
 def _breaks_python(
-    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool, limit: int
+    snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool
 ) -> bool:
-    low, high = _piece(tree, snapshot, start, end, limit)
-    if high - low > limit:
-        return False
+    low, high = piece
     before, after = snapshot.text[low:start], snapshot.text[end:high]
     if is_python(before + text + after):
         return False
@@ -73,21 +76,40 @@ def _breaks_python(
     return any(is_python(baseline) for baseline in baselines)
 
 
-def _piece(tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, limit: int) -> tuple[int, int]:
-    """Whole lines around [start, end) that should parse by themselves: a definition, or a top-level statement."""
-    text = snapshot.text
-    node = tree.node_at(snapshot.line_start(start) + len(snapshot.indent_at(start)))
-    while node is not None:
-        if node.type in tree.language.definition_nodes:
-            low, high = tree.span_of(node)
-            low, high = snapshot.line_start(low), _after_line(snapshot, high - 1)
-            if low < snapshot.line_start(start) and end < high:
+def _piece(
+    changed: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, limit: int
+) -> tuple[int, int]:
+    """Whole lines around [start, end) that should parse by themselves: a definition, or top-level statements.
+
+    changed: the window with text in place of [start, end). The piece is what belongs together there: half a statement
+    may stand around a gap that the text makes whole. Returns a span of the document as it is.
+    """
+    grown = len(text) - (end - start)
+    line_start, after_line = snapshot.line_start(start), _after_line(snapshot, end)
+    outermost: tree_sitter.Node | None = None
+    node = changed.node_at(line_start + len(snapshot.indent_at(start)))
+    while node is not None and node.parent is not None:
+        if node.type in changed.language.definition_nodes:
+            low, high = changed.span_of(node)
+            low, high = snapshot.line_start(min(low, start)), _after_line(snapshot, max(high - grown - 1, end))
+            if low < line_start and end < high:
                 return low, high
-        node = node.parent
-    low = snapshot.line_start(start)
-    starts = [match.start() for match in _STATEMENT.finditer(text, max(0, low - limit), low + 1)]
-    following = _STATEMENT.search(text, _after_line(snapshot, end), min(len(text), end + limit))
-    return (starts[-1] if starts else low), (following.start() if following else min(len(text), end + limit))
+        outermost, node = node, node.parent
+    # no further than what may be parsed; a statement's own end is the tree's to say, as strings have lines, too
+    base, stop = max(0, line_start - limit), min(len(snapshot.text), end + limit)
+    local = snapshot.text[base:start] + text + snapshot.text[end:stop]
+    starts = [base + match.start() for match in _STATEMENT.finditer(local, 0, line_start + 1 - base)] or [line_start]
+    # a decorator and what it decorates are one statement
+    while len(starts) > 1 and local[starts[-2] - base] == "@":
+        starts.pop()
+    if outermost is not None:
+        after_line = max(after_line, _after_line(snapshot, max(changed.span_of(outermost)[1] - grown - 1, end)))
+    is_decorator = local[starts[-1] - base] == "@" and outermost is None
+    for match in _STATEMENT.finditer(local, after_line + grown - base):
+        if not is_decorator:
+            return starts[-1], base + match.start() - grown
+        is_decorator = match[0] == "@"
+    return starts[-1], stop
 
 
 def is_python(text: str) -> bool:

@@ -16,7 +16,7 @@ from .tokenizer import Tokenizer
 MAX_PIECE_CHARS = 32
 
 # where this tokenizer's own pattern begins a piece of a word, so that the tokens before it stay the same
-_PIECE = re.compile(r"(?:(?<=[^ ]) (?=\w)|(?<!_)(?=_)|(?<![^\W\d]))_*[A-Za-z]*\Z")
+_PIECE = re.compile(r"(?:(?<! ) (?=\w)|(?<!_)(?=_)|(?<![^\W\d]))_*[A-Za-z]*\Z")
 
 
 def typed_piece(prefix: str) -> str:

@@ -29,7 +29,8 @@ class Language:
     grammar: "module:function" of a tree-sitter grammar package, or "" for none.
     line_comments, block_comments: the marks that begin one, and pairs of marks around one.
     quotes: string marks, the longest first; multiline_quotes: those of them that may cross a newline.
-    blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows.
+    blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
+    the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
     indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
     comment_nodes .. import_nodes: node types of the grammar. code_in_string: nodes inside a string that are code again.
     holes: a tree-sitter query: @hole is replaced, @body is an empty body, @todo is a comment that the code follows.
@@ -45,6 +46,7 @@ class Language:
     multiline_quotes: tuple[str, ...] = ()
     blocks: BlockRule = "braces"
     block_openers: tuple[str, ...] = ("{",)
+    block_words: frozenset[str] = _NONE
     brackets: tuple[str, ...] = ("()", "[]", "{}")
     indent: str = "    "
     newline: str = "\n"
@@ -182,6 +184,7 @@ LANGUAGES: tuple[Language, ...] = (
         multiline_quotes=('"""', "'''"),
         blocks="indentation",
         block_openers=(":",),
+        block_words=_set("async case class def elif else except finally for if match try while with"),
         comment_nodes=_set("comment"),
         string_nodes=_set("string"),
         code_in_string=_set("interpolation"),

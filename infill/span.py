@@ -7,11 +7,18 @@ ends before its newline. What the cursor lacks for that (the indentation of an e
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .languages import Language
 from .snapshot import Indent, Snapshot
+
+MAX_CONTINUED_LINES = 24
+"""How far up the beginning of a statement is looked for."""
+
+_FIRST_WORD = re.compile(r"\s*\w+")
 
 Extent = Literal["rest", "line", "node", "block", "span"]
 """What a gap ends with: the rest of the line, the whole line, a piece of a line, a block of lines, or anything."""
@@ -64,8 +71,14 @@ def is_closing(tail: str, language: Language) -> bool:
 
 
 def opens_block(line: str, language: Language) -> bool:
-    """Whether a block follows a line that ends like this one."""
-    return bool(language.block_openers) and _without_comment(line, language).endswith(language.block_openers)
+    """Whether a block follows a line like this one: a header, or the last line of one that began further up."""
+    line = _without_comment(line, language)
+    if not language.block_openers or not line.endswith(language.block_openers):
+        return False
+    first = _FIRST_WORD.match(line)
+    if not language.block_words or (first is not None and first[0].lstrip() in language.block_words):
+        return True
+    return _num_closed(line, language) > 0
 
 
 def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent: Indent) -> str:
@@ -77,13 +90,29 @@ def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent:
     if language.blocks == "indentation" and _follows_two_blank_lines(snapshot, offset):
         return ""
     above = snapshot.line_above(offset)
-    lead = above[: len(above) - len(above.lstrip(" \t"))]
+    first = _first_line(snapshot.lines_above(offset, MAX_CONTINUED_LINES), language)
+    lead = first[: len(first) - len(first.lstrip(" \t"))]
     if opens_block(above, language) or above.rstrip().endswith(("(", "[", "{")):
         return lead + indent.unit
     word = above.strip().split(" ", 1)[0].rstrip(";")
     if language.blocks == "indentation" and word in ("return", "raise", "pass", "break", "continue"):
         return lead.removesuffix(indent.unit)
     return lead
+
+
+def _first_line(above: Sequence[str], language: Language) -> str:
+    """Where the statement begins that ends with the nearest of these lines, as far as its brackets tell."""
+    depth = 0
+    for line in above:
+        depth += _num_closed(line, language)
+        if depth <= 0:
+            return line
+    return above[0] if above else ""
+
+
+def _num_closed(line: str, language: Language) -> int:
+    """Brackets closed less those opened in one line; strings are not looked at."""
+    return sum(line.count(pair[1]) - line.count(pair[0]) for pair in language.brackets)
 
 
 def _follows_two_blank_lines(snapshot: Snapshot, offset: int) -> bool:

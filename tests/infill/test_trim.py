@@ -202,3 +202,25 @@ def test_repeats_below_wants_something_substantive():
 )
 def test_is_loop(text, is_lost):
     assert is_loop(text) is is_lost
+
+
+WHOLE = [
+    "@first\n@second(1)\ndef f():\n    return 1\n",
+    "@first(\n    1,\n)\nclass A:\n    size: int\n\n    @property\n    def name(self):\n        return 1\n",
+    "def f():\n    items = g(\n        1,\n    )\n    try:\n        h()\n    except KeyError:\n        k()\n",
+    "if a:\n    b()\n\nTEXT = '''\\\nOutdated layout\nin order\n'''\n\n\n"
+    "class A:\n    def f(\n        self,\n    ):\n        g()\n",
+    "from a import (b,\n               c)\nfrom d import e\n\nf = {\n    'a': 1,\n}\n",
+]
+
+
+@pytest.mark.parametrize("text", WHOLE)
+def test_what_stood_there_is_never_refused_for_its_syntax(text):
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        code, width = line.rstrip("\n"), len(line) - len(line.lstrip())
+        for start in {width, (width + len(code)) // 2} if code.strip() else ():
+            marked = "".join(lines[:number]) + code[:start] + B + "\n" + "".join(lines[number + 1 :])
+            # asked by a key, as many of these places are passed by while typing
+            answer = filled(marked, code[start:], is_explicit=True)
+            assert answer not in ("(syntax)", "(unfinished)"), (marked, code[start:])
