@@ -22,19 +22,33 @@ from .snapshot import Snapshot
 from .subject import Answer, Conditions, Item, split_keys
 
 WHOLE = "as served"
+DIFFUSION = "by diffusion"
+"""Every canvas that there is: from noise, from the best draft, and one per candidate length, its end pinned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One row. has_neighbours: whether the open documents beside the hole's are shown to the infiller at all."""
+    """One row. has_neighbours: whether the open documents beside the hole's are shown to the infiller at all.
+
+    base: the row that it is compared with.
+    """
 
     name: str
     policy: Policy
     has_neighbours: bool = True
+    base: str = WHOLE
 
 
 def variants(policy: Policy) -> list[Variant]:
-    """The rows. policy: what the server uses, which is the first row."""
+    """The rows. policy: what the server uses, which is the first row.
+
+    Several canvases are diffusion's only, so what they are worth is compared with diffusion and all of them.
+    """
+    whole = replace(policy, decoding="denoise", use_lengths=True, use_seeds=True, use_pins=True)
+
+    def diffusion(how: str, changed: Policy) -> Variant:
+        return Variant(f"{DIFFUSION}, {how}", changed, base=DIFFUSION)
+
     return [
         Variant(WHOLE, policy),
         Variant("without suffix", replace(policy, use_suffix=False)),
@@ -44,7 +58,11 @@ def variants(policy: Policy) -> list[Variant]:
         Variant("without the syntax gate", replace(policy, use_syntax_gate=False)),
         Variant("without token healing", replace(policy, use_healing=False)),
         Variant("encoder alone, no drafting", replace(policy, decoding="autoregressive")),
-        Variant("diffusion alone", replace(policy, decoding="denoise")),
+        Variant(DIFFUSION, whole),
+        diffusion("without candidate lengths", replace(whole, use_lengths=False)),
+        diffusion("without seeded canvases", replace(whole, use_seeds=False)),
+        diffusion("without pinning", replace(whole, use_pins=False)),
+        diffusion("one canvas from noise", replace(whole, use_lengths=False, use_seeds=False)),
     ]
 
 
@@ -67,6 +85,7 @@ def ablate(
             rules=infiller.rules,
         )
         found.append(_row(one, row, snapshot, holes, conditions, told(row.name)))
+        found[-1].about["base"] = row.base
     return found
 
 

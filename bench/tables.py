@@ -261,17 +261,29 @@ def compare_table(pairs: Sequence[tuple[str, str, Paired]], first_name: str, sec
 
 
 def ablation_table(subjects: Sequence[SubjectResult]) -> Table:
-    """Every subject against the first, gap by gap."""
-    table = Table(title=f"Against: {subjects[0].name}", title_justify="left", caption_justify="left")
-    table.caption = "better, worse: gaps exact in only one of the two; p: exact sign test"
+    """Every row against its base, gap by gap."""
+    table = Table(title="Ablations", title_justify="left", caption_justify="left", caption=ABLATION_CAPTION)
     table.add_column("subject", no_wrap=True)
-    _columns(table, "gaps", "shown", "exact", "sim", "valid", "errors", "p50 ms", "p95 ms", "forwards")
-    _columns(table, "better", "worse", "p")
+    _columns(table, *ABLATION_COLUMNS)
+    for name, cells in ablation_rows(subjects):
+        table.add_row(name, *cells)
+    return table
+
+
+_ABLATION_RATES = ("gaps", "shown", "exact", "sim", "valid", "errors", "p50 ms", "p95 ms", "forwards")
+ABLATION_COLUMNS = (*_ABLATION_RATES, "against", "better", "worse", "p")
+ABLATION_CAPTION = "better, worse: gaps exact in only one of this row and the one it is against; p: exact sign test"
+
+
+def ablation_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, list[str]]]:
+    """Name and cells of every row."""
+    by_name = {subject.name: subject for subject in subjects}
+    rows: list[tuple[str, list[str]]] = []
     for subject in subjects:
-        pair = compare(subjects[0].records, subject.records)
+        base = by_name[subject.about["base"]]
+        pair = compare(base.records, subject.records)
         second = pair.second
-        table.add_row(
-            subject.name,
+        cells = [
             str(pair.num_shared),
             percent(second.coverage),
             percent(second.exact),
@@ -281,11 +293,13 @@ def ablation_table(subjects: Sequence[SubjectResult]) -> Table:
             milliseconds(second.p50_ms),
             milliseconds(second.p95_ms),
             f"{second.num_forwards_mean:.1f}",
+            base.name,
             str(pair.num_better),
             str(pair.num_worse),
             f"{pair.p_value:.3f}",
-        )
-    return table
+        ]
+        rows.append((subject.name, cells))
+    return rows
 
 
 def wide_console() -> Console:

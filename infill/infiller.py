@@ -21,7 +21,7 @@ from .healing import can_open
 from .index import LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
-from .pose import Policy, canvases_for, problem_for, prompt_for
+from .pose import Policy, canvases_for, problem_for, prompt_for, tokens_after
 from .recent import RecentProposals
 from .request import (
     Cancelled,
@@ -141,7 +141,9 @@ class LocalInfiller:
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
         prompt = self._prompt(request, scene, gap)
-        problem = self.problem(prompt, gap, request, started)
+        seeds = tuple(prompt.typed + draft.trimmed.middle for draft in drafts[:1]) if self.policy.use_seeds else ()
+        after = tokens_after(self.tokenizer, scene.snapshot, gap) if self.policy.use_pins else ()
+        problem = self.problem(prompt, gap, request, started, seeds, after)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
         if any(result.is_cancelled for result in results) or (cancelled is not None and cancelled()):
@@ -220,11 +222,20 @@ class LocalInfiller:
             neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
         return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
 
-    def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:
+    def problem(
+        self,
+        prompt: Prompt,
+        gap: Gap,
+        request: InfillRequest,
+        started: float,
+        seeds: tuple[str, ...] = (),
+        after: tuple[int, ...] = (),
+    ) -> CanvasProblem:
         """What the engine is asked for a gap, within what is left of the deadline."""
         deadline_ms = _left_ms(request, started)
+        num_alternatives = request.num_alternatives
         problem = problem_for(
-            self.tokenizer, prompt, gap, self.policy, request.num_alternatives, deadline_ms, request.seed
+            self.tokenizer, prompt, gap, self.policy, num_alternatives, deadline_ms, request.seed, seeds, after
         )
         rows = max(len(canvas.tokens) for canvas in problem.canvases)
         floor = self.calibration.least_logprob(request.min_confidence, gap.extent, problem.decoding, rows)
@@ -293,7 +304,9 @@ class LocalInfiller:
             if is_raw(result, problem):
                 outcome: Trimmed | Refusal = Refusal("deadline")
             else:
-                raw = self.tokenizer.answer(result.tokens[: result.end])
+                # what is pinned behind a candidate length is no part of the middle
+                end = min(result.end, canvas.pinned.index(True) if True in canvas.pinned else result.end)
+                raw = self.tokenizer.answer(result.tokens[:end])
                 is_whole = result.is_finished or problem.decoding == "denoise"
                 is_complete = is_whole and result.end < len(canvas.tokens)
                 if raw.startswith(typed):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from ..engine.problem import Canvas, CanvasProblem, Decoding
 from .chat import ChatTokenizer, build_chat_prompt
 from .healing import can_open, opening_for, typed_piece
-from .layout import Limits, Prompt, build_prompt, canvas_of, file_header
+from .layout import CHARS_PER_TOKEN_MAX, Limits, Prompt, build_prompt, canvas_of, file_header
 from .snapshot import Snapshot
 from .span import Gap
 from .tokenizer import Tokenizer
@@ -21,6 +21,9 @@ ANCHOR_GRID = 16_384
 
 HEADER_CHARS = 4_000
 SUFFIX_CHARS = 8_192
+
+NUM_PINNED = 4
+"""How many tokens right of a gap are pinned behind a candidate length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,12 @@ class Policy:
     """Whether a word that is typed in part is tokenised anew (healing.py)."""
     use_syntax_gate: bool = True
     """Whether a result that adds a syntax error is refused."""
+    use_lengths: bool = False
+    """Whether diffusion tries every candidate length for one answer, too, and the likeliest result is taken."""
+    use_seeds: bool = False
+    """Whether the best draft warm-starts a canvas of diffusion beside the one that starts from noise."""
+    use_pins: bool = False
+    """Whether the first tokens right of the gap are pinned behind a candidate length, instead of the end alone."""
 
 
 def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = SUFFIX_CHARS) -> tuple[str, str]:
@@ -90,15 +99,28 @@ def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Polic
 
 
 def canvases_for(
-    tokenizer: Tokenizer, gap: Gap, policy: Policy, num_alternatives: int = 1, drafts: tuple[str, ...] = ()
+    tokenizer: Tokenizer,
+    gap: Gap,
+    policy: Policy,
+    num_alternatives: int = 1,
+    drafts: tuple[str, ...] = (),
+    after: tuple[int, ...] = (),
 ) -> tuple[Canvas, ...]:
-    """One free canvas, one per draft (text it warm-starts from), one per candidate length up to num_alternatives."""
+    """One free canvas, one per draft (text it warm-starts from), and candidate lengths: all that the policy tries for
+    one answer, or one for each further alternative. after: tokens that are pinned behind a candidate length.
+    """
     num_rows = policy.num_rows_block if gap.is_multiline else policy.num_rows_line
     canvases: list[Canvas] = [canvas_of(num_rows, None, tokenizer)]
     canvases += [canvas_of(num_rows, None, tokenizer, draft) for draft in drafts]
     lengths = [length for length in policy.candidate_lengths if length < num_rows]
-    canvases += [canvas_of(num_rows, length, tokenizer) for length in lengths[: max(0, num_alternatives - 1)]]
+    num_lengths = len(lengths) if policy.use_lengths else max(0, num_alternatives - 1)
+    canvases += [canvas_of(num_rows, length, tokenizer, after=after) for length in lengths[:num_lengths]]
     return tuple(canvases)
+
+
+def tokens_after(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap) -> tuple[int, ...]:
+    """The first tokens right of a gap, for rows whose value is forced by where they stand."""
+    return tuple(tokenizer.encode(windows(snapshot, gap)[1][: NUM_PINNED * CHARS_PER_TOKEN_MAX])[:NUM_PINNED])
 
 
 def problem_for(
@@ -110,10 +132,13 @@ def problem_for(
     deadline_ms: float | None = None,
     seed: int = 0,
     drafts: tuple[str, ...] = (),
+    after: tuple[int, ...] = (),
 ) -> CanvasProblem:
-    """What the engine is asked. A causal answer needs one canvas; diffusion gets one per candidate length."""
-    is_diffusion = policy.decoding == "denoise"
-    canvases = canvases_for(tokenizer, gap, policy, num_alternatives if is_diffusion else 1, drafts)
+    """What the engine is asked. A causal answer needs one canvas; diffusion gets what `canvases_for` makes."""
+    if policy.decoding == "denoise":
+        canvases = canvases_for(tokenizer, gap, policy, num_alternatives, drafts, after)
+    else:
+        canvases = canvases_for(tokenizer, gap, replace(policy, use_lengths=False))
     return CanvasProblem(
         prompt=prompt.tokens,
         canvases=canvases,

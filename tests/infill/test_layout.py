@@ -111,6 +111,14 @@ def test_canvases(small_tokenizer: Tokenizer, end_at: int | None, draft: str, nu
     assert (canvas.tokens[0] == NOISE) == (not draft and end_at != 0)
 
 
+def test_what_stands_right_is_pinned_between_a_candidate_length_and_the_end(small_tokenizer: Tokenizer) -> None:
+    eos = small_tokenizer.eos
+    assert canvas_of(6, 2, small_tokenizer, after=(20, 21)).tokens == (NOISE, NOISE, 20, 21, eos, eos)
+    canvas = canvas_of(4, 2, small_tokenizer, after=(20, 21, 22))
+    assert canvas.tokens == (NOISE, NOISE, 20, 21)
+    assert canvas.pinned == (False, False, True, True)
+
+
 def test_a_middle_ends_with_the_end_token(small_tokenizer: Tokenizer) -> None:
     assert middle_tokens(small_tokenizer, "a b") == [*small_tokenizer.encode("a b"), small_tokenizer.eos]
 
