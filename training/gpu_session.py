@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load, load_file, save, save_file  # pyright: ignore[reportUnknownVariableType]  # pyright: ignore[reportUnknownVariableType]
@@ -31,12 +31,12 @@ from torch import Tensor
 from ..engine.errors import CheckpointError, ModelNotFoundError
 from ..engine.modelfile import EMBEDDED, read_tokenizer
 from . import sources
-from .batches import Batches, BatchShape
+from .batches import Batches, BatchShape, LossWeights
 from .corpus import MAX_BYTES, Corpus, build_corpus, clean_text, holdout_packages
 from .dedupe import signature
 from .export import export
 from .holes import sample_hole
-from .train import SIZES, Plan, Run, evaluate, train
+from .train import SIZES, Plan, Run, Size, evaluate, train
 
 PART_BYTES, MAX_PARTS = 15 * 2**20, 3
 """Four more files come back beside the parts, one of them the export of up to 16 MiB: 61 MiB and 8 files at most."""
@@ -159,7 +159,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _plan_of(state: dict[str, Any]) -> Plan:
     stored: dict[str, Any] = dict(state["plan"])
-    stored["shape"] = BatchShape(**stored["shape"])
+    stored["shape"], stored["weights"] = BatchShape(**stored["shape"]), LossWeights(**stored.get("weights", {}))
+    if isinstance(stored["size"], dict):
+        stored["size"] = Size(**cast("dict[str, int]", stored["size"]))
     return Plan(**stored)
 
 

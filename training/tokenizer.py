@@ -79,7 +79,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE, *, show_
     return tokenizer
 
 
-def _sample_texts(folder: Path, sample_bytes: int, seed: int = 0) -> Iterator[str]:
+def sample_texts(folder: Path, sample_bytes: int, seed: int = 0) -> Iterator[str]:
     """Texts of the training split, drawn by weight without repetition, up to `sample_bytes`."""
     import numpy as np
 
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sample-mb", type=float, default=60.0, help="megabytes of training text to learn merges from")
     options = parser.parse_args(arguments)
     begin = time.monotonic()
-    texts = _sample_texts(options.corpus, int(options.sample_mb * 1e6))
+    texts = sample_texts(options.corpus, int(options.sample_mb * 1e6))
     tokenizer = train_tokenizer(texts, options.vocab_size, show_progress=sys.stderr.isatty())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(options.out))

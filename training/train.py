@@ -1,7 +1,8 @@
 """The trainer: one command, the same on a CPU and on a GPU, resumable to the step.
 
-The schedule follows the share of the time budget that is used up, so that `--minutes` says when the run ends, whatever
-the machine. State is safetensors and JSON, never pickle. Holes and noise are batches.py's, losses objective.py's.
+The schedule follows the share of the run that is over: of its time budget, so that `--minutes` says when it ends
+whatever the machine, or of its steps. State is safetensors and JSON, never pickle. Holes and noise are batches.py's,
+losses objective.py's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..engine.errors import ModelNotFoundError
 from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
-from .batches import Batch, Batches, BatchShape
+from .batches import Batch, Batches, BatchShape, LossWeights
 from .corpus import Corpus
 from .holes import sample_hole
 from .muon import Muon
@@ -72,12 +73,16 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides a run's result besides the corpus. Shares are of the time budget."""
+    """Everything that decides a run's result besides the corpus. Shares are of the run's length."""
 
-    size: str = "cpu"
+    size: str | Size = "cpu"
+    """A name in SIZES, or a shape of one's own."""
     minutes: float = 90.0
+    num_steps: int = 0
+    """The run's length in steps instead of minutes, where the same work is to be done on any machine; 0: minutes."""
     seed: int = 0
     shape: BatchShape = field(default_factory=BatchShape)
+    weights: LossWeights = field(default_factory=LossWeights)
     lr_matrix: float = 0.02
     lr_other: float = 0.002
     encoder_only_share: float = 0.3
@@ -99,7 +104,8 @@ class Run:
         self.out, self.plan, self.device = out, plan, device
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
-        self.config = SIZES[plan.size].config(tokenizer.vocab_size)
+        size = SIZES[plan.size] if isinstance(plan.size, str) else plan.size
+        self.config = size.config(tokenizer.vocab_size)
         self.model = initialise(DiffusionGemma(self.config)).to(device)
         matrices, others = split_parameters(self.model)
         self.muon = Muon(matrices, lr=plan.lr_matrix, weight_decay=0.01)
@@ -113,6 +119,8 @@ class Run:
 
     @property
     def progress(self) -> float:
+        if self.plan.num_steps:
+            return min(1.0, self.step / self.plan.num_steps)
         return min(1.0, self.used_s / (60 * self.plan.minutes))
 
     def save(self) -> None:
@@ -211,7 +219,8 @@ def train(
     tokenizer_json = tokenizer_path.read_text(encoding="utf-8")
     run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
     texts, held_out = Corpus(corpus_dir, "train"), Corpus(corpus_dir, "holdout")
-    batches = Batches(texts, tokenizer_json, plan.shape, sample_hole, plan.seed)
+    batches = Batches(texts, tokenizer_json, plan.shape, sample_hole, plan.seed, plan.weights)
+    # with the usual weights, whatever the run's are: held-out losses are compared between runs
     probe = Batches(held_out, tokenizer_json, replace(plan.shape, num_examples=16), sample_hole, seed=10_007)
     probes = [probe[i] for i in range(4)]
     loader = cast("Iterator[Batch]", iter(DataLoader(
@@ -327,6 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing one is resumed")
     parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
     parser.add_argument("--minutes", type=float, default=90.0, help="time budget of the whole run, over all calls")
+    parser.add_argument("--steps", type=int, default=0, help="length of the whole run in steps, instead of --minutes")
     parser.add_argument("--stop-after", type=float, default=math.inf, metavar="SECONDS", help="end this call early")
     parser.add_argument("--batch", type=int, default=32, help="examples per step")
     parser.add_argument("--canvases", type=int, default=2, help="noise replicas per example")
@@ -343,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")
     shape = BatchShape(num_examples=args.batch, num_canvases=args.canvases)
-    plan = Plan(args.size, args.minutes, args.seed, shape, encoder_only_share=args.encoder_only)
+    plan = Plan(args.size, args.minutes, args.steps, args.seed, shape, encoder_only_share=args.encoder_only)
     plan = replace(plan, lr_matrix=args.lr * plan.lr_matrix, lr_other=args.lr * plan.lr_other)
     device = torch.device(args.device)
     train(args.corpus, args.out, plan, device, args.stop_after, args.workers, not args.no_compile, args.init_from)

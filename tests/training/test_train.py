@@ -15,10 +15,11 @@ from lacuna_ls.engine.model import DiffusionGemma
 from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import export as export_module
-from lacuna_ls.training.batches import Batches, BatchShape
+from lacuna_ls.training.batches import Batches, BatchShape, LossWeights
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.evaluate import evaluate, fit, summary
 from lacuna_ls.training.export import export, load_run
+from lacuna_ls.training.gpu_session import _plan_of
 from lacuna_ls.training.holes import sample_hole
 from lacuna_ls.training.muon import Muon, orthogonalise
 from lacuna_ls.training.objective import encoder_only, losses, soft_of
@@ -198,6 +199,19 @@ def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monk
     assert all(o.half == "judge" for o in outcomes["verify"])
     # ten holes are too few for any curve: the joint probability stands for itself
     assert fit(outcomes).curves == {}
+
+
+def test_a_run_of_steps_does_the_same_work_however_long_it_takes(small_corpus: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, minutes=0.0, num_steps=4, weights=LossWeights(middle=1.0), size=SIZES["tiny"])
+    run = train(small_corpus, tmp_path, plan, CPU, num_workers=0, is_compiled=False)
+    assert (run.step, run.progress) == (4, 1.0)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["progress"] for row in log] == [0.25, 0.5, 0.75, 1.0]
+    stored = json.loads((tmp_path / "state.json").read_text("utf-8"))
+    assert _plan_of(stored) == plan
+    # a run from before these fields existed is read with what was meant then
+    del stored["plan"]["num_steps"], stored["plan"]["weights"]
+    assert _plan_of(stored) == replace(plan, num_steps=0, weights=LossWeights())
 
 
 def test_training_without_a_corpus_says_what_to_do(tmp_path: Path) -> None:
