@@ -30,8 +30,31 @@ def nvim_binary():
     return NVIM
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture
-def nvim(tmp_path, nvim_binary):
+def keep_if_failed(request):
+    """For the end of a fixture: keeps what each editor of a failed test shows and has logged, under .editors/failed."""
+
+    def keep(editors):
+        if request.node.stash.get(FAILED, False):
+            for n, editor in enumerate(editors):
+                editor.keep_evidence(f"{request.node.nodeid}_{n}")
+
+    return keep
+
+
+@pytest.fixture
+def nvim(tmp_path, nvim_binary, keep_if_failed):
     """A function that starts Neovim with the plugin and the fake server; see nvim_driver.Neovim for its arguments."""
     opened = []
 
@@ -44,6 +67,7 @@ def nvim(tmp_path, nvim_binary):
         return editor.wait_ready() if wait else editor
 
     yield start
+    keep_if_failed(opened)
     for editor in opened:
         editor.close()
 
@@ -99,8 +123,8 @@ def start_code_server(tmp_path):
 
 
 @pytest.fixture
-def open_window(browser, tmp_path):
-    """A function that opens a window on a folder of its own; a picture is kept of a window whose test failed."""
+def open_window(browser, tmp_path, keep_if_failed):
+    """A function that opens a window on a folder of its own; picture and logs are kept when the test fails."""
     driver = can_run_vscode()
     opened = []
 
@@ -110,6 +134,7 @@ def open_window(browser, tmp_path):
         return window
 
     yield start
+    keep_if_failed(opened)
     for window in opened:
         window.close()
 
@@ -119,12 +144,17 @@ def shared_window(code_server, browser, tmp_path_factory):
     """One window for the tests of a module that only need a file of their own."""
     driver = can_run_vscode()
     window = driver.Window(code_server, browser, tmp_path_factory.mktemp("shared") / "ws")
-    yield window.wait_ready()
+    try:
+        window.wait_ready()
+    except AssertionError:
+        window.keep_evidence("shared_window")
+        raise
+    yield window
     window.close()
 
 
 @pytest.fixture
-def window(shared_window, request):
+def window(shared_window, request, keep_if_failed):
     """The shared window, with a new file: `window("text")`."""
     count = [0]
 
@@ -134,17 +164,5 @@ def window(shared_window, request):
         return shared_window.open(name, text)
 
     yield fresh
-    if request.node.stash.get(FAILED, False):
-        shared_window.page.screenshot(path=str(shared_window.folder.with_name("failed.png")))
+    keep_if_failed([shared_window])
     shared_window.keys("Escape", "Escape", "Escape")
-
-
-FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.when == "call" and report.failed:
-        item.stash[FAILED] = True
-    return report

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ import pynvim
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "editors/neovim"
 NVIM = Path(os.environ.get("LACUNA_NVIM", ROOT / ".editors/nvim/usr/bin/nvim"))
+FAILED = ROOT / ".editors/failed"
+"""Where the traces of failed tests are kept; git ignores it."""
 FAKE = [sys.executable, "-S", "-E", str(ROOT / "tests/support/fake_lsp_server.py")]
 
 INIT = """
@@ -51,6 +54,15 @@ def until(ask, what="it", seconds=40.0):
             return value
         time.sleep(0.004)
     raise AssertionError(f"{what} did not happen within {seconds} s; last seen: {value!r}")
+
+
+def ends(files, lines=60):
+    """The last lines of each file, under its name, for a person who looks for a fault."""
+    parts = []
+    for file in files:
+        text = Path(file).read_text(errors="replace") if Path(file).exists() else "(no such file)"
+        parts.append(f"\n== {file}\n" + "\n".join(line[:1000] for line in text.split("\n")[-lines:]))
+    return "\n".join(parts)
 
 
 class Neovim:
@@ -150,6 +162,16 @@ class Neovim:
 
     def server_pids(self):
         return [row["pid"] for row in self.messages() if row["event"] == "start"]
+
+    def keep_evidence(self, name, folder=FAILED):
+        """The buffer, the messages, and the ends of the logs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        told = ["the editor was gone"]
+        with contextlib.suppress(OSError, EOFError, pynvim.NvimError):
+            told = [f"ghost text: {self.ghost()}", f"messages: {self.vim.command_output('messages')}", self.text]
+        stem = re.sub(r"\W+", "_", name).strip("_")[-150:]
+        logs = [self.log, self.folder / "nvim.log", self.folder / "state/nvim/lsp.log"]
+        (folder / f"{stem}.txt").write_text("\n".join(told) + "\n" + ends(logs))
 
     def close(self):
         if self.is_closed:

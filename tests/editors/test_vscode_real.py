@@ -42,7 +42,12 @@ def shared_real(real_code, browser, tmp_path_factory):
 
     driver = can_run_vscode()
     w = driver.Window(real_code, browser, tmp_path_factory.mktemp("shared") / "ws", text="")
-    yield wait_for_model(w)
+    try:
+        wait_for_model(w)
+    except AssertionError:
+        w.keep_evidence("shared_real")
+        raise
+    yield w
     w.close()
 
 
@@ -52,7 +57,7 @@ def wait_for_model(w):
 
 
 @pytest.fixture
-def real(shared_real, request):
+def real(shared_real, request, keep_if_failed):
     """The shared window, with a new and empty file."""
     count = [0]
 
@@ -62,6 +67,7 @@ def real(shared_real, request):
         return shared_real.open(name, text, is_logged=False)
 
     yield fresh
+    keep_if_failed([shared_real])
     shared_real.keys("Escape", "Escape", "Escape")
 
 

@@ -229,3 +229,19 @@ def test_a_notebook_cell(code_server, open_window):
         return "".join(json.loads(w.file.read_text())["cells"][0]["source"]) == "import os\n" + MULTI
 
     until(saved, "the saved cell")
+
+
+def test_a_failure_leaves_a_picture_and_the_logs(code_server, open_window, tmp_path):
+    w = open_window(code_server).wait_ready()
+    w.keep_evidence("tests/x.py::test_it[a b]", tmp_path / "failed")
+    assert sorted(file.name for file in (tmp_path / "failed").iterdir()) == [
+        "tests_x_py_test_it_a_b.png",
+        "tests_x_py_test_it_a_b.txt",
+    ]
+    assert (tmp_path / "failed/tests_x_py_test_it_a_b.png").read_bytes().startswith(b"\x89PNG")
+    told = (tmp_path / "failed/tests_x_py_test_it_a_b.txt").read_text()
+    # the status bar, the server's log, and code-server's own; the extension's is there where spdlog could be built
+    for part in ("status: Lacuna, fake", "textDocument/didOpen", "Extension Host Process"):
+        assert part in told
+    if list(code_server.user.rglob("Lacuna.log")):
+        assert f"server: {code_server.path}" in told

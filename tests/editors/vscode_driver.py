@@ -1,7 +1,9 @@
 """Starts a real VS Code (code-server) in a real browser and drives it: keys in, spans and saved bytes out."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +14,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from nvim_driver import FAKE, ROOT, until
+from nvim_driver import FAILED, FAKE, ROOT, ends, until
+from playwright.sync_api import Error as PageError
 from playwright.sync_api import sync_playwright
 
 CODE = Path(os.environ.get("LACUNA_CODE_SERVER", ROOT / ".editors/code-server/code-server"))
@@ -114,7 +117,13 @@ class CodeServer:
         options += ["--disable-update-check", *(["--disable-workspace-trust"] if trust else [])]
         with (self.base / "code-server.log").open("w") as log:
             self.process = subprocess.Popen(
-                [*common, *options], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*common, *options],
+                # where a server without a workspace is started, and where its log then lies
+                cwd=self.base,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         until(self.is_up, "code-server's answer", 60)
 
@@ -124,6 +133,11 @@ class CodeServer:
                 return True
         except OSError:
             return False
+
+    def logs(self):
+        """code-server's own log, and of the last windows the extension's output and the log of its host."""
+        found = [file for name in ("Lacuna.log", "remoteexthost.log") for file in (self.user / "logs").rglob(name)]
+        return [self.base / "code-server.log", *sorted(found, key=lambda file: file.stat().st_mtime)[-4:]]
 
     def write_settings(self, **change):
         """The user's settings; a value None removes one."""
@@ -176,8 +190,36 @@ class Window:
             self.file.write_bytes(text.encode())
             uri = f"vscode-remote://127.0.0.1:{code.port}{self.file}"
             query["payload"] = json.dumps([["openFile", uri]])
-        self.page.goto(f"http://127.0.0.1:{code.port}/?{urllib.parse.urlencode(query)}")
-        self.page.wait_for_selector(".monaco-editor .view-lines" if file else ".monaco-workbench", timeout=240000)
+        try:
+            self.page.goto(f"http://127.0.0.1:{code.port}/?{urllib.parse.urlencode(query)}")
+            self.see_page()
+            if workspace:
+                self.see_folders([one["path"] for one in json.loads(Path(workspace).read_text())["folders"]])
+        except Exception:
+            # nobody else holds this window yet
+            self.keep_evidence(str(self.folder))
+            self.close()
+            raise
+
+    def see_page(self):
+        self.page.wait_for_selector(".monaco-editor .view-lines" if self.file else ".monaco-workbench", timeout=240000)
+
+    def see_folders(self, names, tries=6):
+        """Wait for the folders of a workspace file, in a page that is loaded again when they do not come.
+
+        VS Code in a browser may read the workspace file before the remote file system is there; it then says "No Folder
+        Opened" for good, and no extension hears of a folder (about one start in four here; a browser that has seen the
+        workspace before has it cached). That window is not what a test of several folders is about.
+        """
+        explorer = self.page.locator(".part.sidebar")
+        for _ in range(tries):
+            with contextlib.suppress(AssertionError):
+                until(lambda: set(names) <= set(explorer.inner_text().split("\n")), "the folders", 10)
+                return
+            assert "No Folder Opened" in explorer.inner_text()
+            self.page.reload()
+            self.see_page()
+        raise AssertionError(f"VS Code opened the workspace without its folders {tries} times")
 
     def wait_ready(self):
         # the status comes after the registration of the provider, and over the same channel
@@ -295,6 +337,16 @@ class Window:
 
     def server_pids(self):
         return [row["pid"] for row in self.messages() if row["event"] == "start"]
+
+    def keep_evidence(self, name, folder=FAILED):
+        """A picture of the window, and beside it what it shows in words and the ends of all logs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = re.sub(r"\W+", "_", name).strip("_")[-150:]
+        told = ["the page was closed"]
+        with contextlib.suppress(PageError):
+            self.page.screenshot(path=folder / f"{stem}.png")
+            told = [f"status: {self.status_label()}", f"messages: {self.toasts()}", f"ghost text: {self.ghost()!r}"]
+        (folder / f"{stem}.txt").write_text("\n".join(told) + "\n" + ends([self.log, *self.code.logs()]))
 
     def close(self):
         if not self.page.is_closed():

