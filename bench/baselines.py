@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from ..infill.baselines import BASELINES, Baseline, Context, copy_similar_line, ngram
+from ..infill.baselines import BASELINES, Baseline, Context, copy_similar_line, generated, ngram
 from .snapshot import Snapshot, SourceFile
 
-__all__ = ["BASELINES", "Baseline", "Context", "copy_similar_line", "neighbours_of", "ngram"]
+__all__ = ["BASELINES", "GENERATE", "Baseline", "Context", "baseline", "copy_similar_line", "neighbours_of", "ngram"]
+
+GENERATE = "transformers"
+"""The same checkpoint through transformers' own generate: slow, so it is asked some of the holes only."""
 
 MAX_NEIGHBOURS = 8
+
+
+def baseline(name: str, model: str = "") -> Baseline:
+    """The baseline of that name. model: the checkpoint that is measured beside it. Raises: ValueError, LacunaError."""
+    if name == GENERATE:
+        return generated(model)
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}; known are {sorted(BASELINES)} and {GENERATE!r}")
+    return BASELINES[name]
 
 
 def neighbours_of(snapshot: Snapshot, file: SourceFile, limit: int = MAX_NEIGHBOURS) -> tuple[SourceFile, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from .baselines import BASELINES
+from .baselines import BASELINES, GENERATE
 from .datasets import Task, is_dataset, read_tasks
 from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
@@ -28,6 +28,7 @@ from .subject import Conditions, default_command, parse_command
 from .tables import ablation_table, compare_table, extras_tables, tables, wide_console
 
 STRETCHES_PER_REPLAY = 4
+ALL_BASELINES = [*BASELINES, GENERATE]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +54,13 @@ def parser() -> argparse.ArgumentParser:
         help="a server to measure, also several times; default: this installation's `lacuna serve`",
     )
     who.add_argument(
-        "--baselines", default=",".join(BASELINES), metavar="B,B", help=f"none, or of: {', '.join(BASELINES)}"
+        "--baselines",
+        default=",".join(BASELINES),
+        metavar="B,B",
+        help=f"none, all, or of: {', '.join(ALL_BASELINES)}; default: {','.join(BASELINES)}",
+    )
+    who.add_argument(
+        "--generate-holes", type=int, default=100, metavar="N", help=f"holes for {GENERATE} (1-2 s each); default: 100"
     )
     who.add_argument(
         "--ablate",
@@ -191,9 +198,9 @@ def limits_of(options: argparse.Namespace, usual: Limits) -> Limits:
 
 def _bench(options: argparse.Namespace) -> int:
     kinds = cast("list[HoleKind]", _words(options.kinds, KINDS, "all", "kind of hole"))
-    baselines = [] if options.baselines == "none" else _words(options.baselines, list(BASELINES), "all", "baseline")
+    baselines = [] if options.baselines == "none" else _words(options.baselines, ALL_BASELINES, "all", "baseline")
     scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "all", "scale"))
-    plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed)
+    plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed, max(1, options.generate_holes))
     tasks: list[Task] = []
     holes: list[Hole] = []
     with bars() as all_bars:

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from .baselines import BASELINES
 from .cli import parse_or_report, specs
 from .errors import SnapshotError
 from .holes import DEFAULT_KINDS, cut_holes
@@ -87,7 +88,7 @@ def _demo(options: argparse.Namespace) -> int:
     with bars() as all_bars:
         with all_bars.task(spec.name, len(holes)) as told:
             subject = asyncio.run(run_server(spec, snapshot, holes, conditions, told))
-        baselines = [run_baseline(name, snapshot, holes) for name in BASELINES_SHOWN]
+        baselines = [run_baseline(name, BASELINES[name], snapshot, holes) for name in BASELINES_SHOWN]
     about = about_run(conditions, seed=options.seed, kinds=list(DEFAULT_KINDS), num_holes=len(holes))
     results = Results(about, about_snapshot(snapshot), [subject, *baselines])
     show_examples(console, chosen(subject.records))

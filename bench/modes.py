@@ -16,7 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..infill.infiller import LocalInfiller
 from .ablate import ablate, variants
+from .baselines import GENERATE, baseline
 from .datasets import Task, check_all
 from .edits import Writing
 from .errors import SnapshotError
@@ -24,7 +26,7 @@ from .execution import Workbench, execute, noticed_bodies, prepare
 from .holes import Hole, cut_holes
 from .joint import compare_joint
 from .replay import Pace, replay
-from .results import Record, Results, SubjectResult
+from .results import Json, Record, Results, SubjectResult
 from .run import ServerSpec, run_baseline, run_server
 from .sandbox import Limits
 from .scale import SCALERS, SIZES, ScaleKind
@@ -64,6 +66,8 @@ class Plan:
     baselines: Sequence[str]
     conditions: Conditions
     seed: int = 0
+    num_generated: int = 100
+    """How many holes are asked of transformers' own generate."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -73,19 +77,31 @@ def ask_all(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bar
     for spec in plan.servers:
         with all_bars.task(spec.name, len(holes)) as told:
             found.append(asyncio.run(run_server(spec, snapshot, holes, plan.conditions, told)))
+    engine: Json = (plan.conditions.initialization_options or {}).get("engine", {})
     for name in plan.baselines:
-        with all_bars.task(name, len(holes)) as told:
-            found.append(run_baseline(name, snapshot, holes, told))
+        asked = holes
+        if name == GENERATE:
+            asked = holes[:: max(1, -(-len(holes) // plan.num_generated))]
+        with all_bars.task(name, len(asked)) as told:
+            propose = baseline(name, str(engine.get("model", "")))
+            found.append(run_baseline(name, propose, snapshot, asked, told))
     return found
+
+
+def own_infiller(plan: Plan) -> LocalInfiller:
+    """Lacuna's own infiller in this process, which only some modes need, with the model that the options name.
+
+    Raises: LacunaError's kinds.
+    """
+    from ..infill.load import load_infiller
+
+    engine: Json = (plan.conditions.initialization_options or {}).get("engine", {})
+    return load_infiller(engine.get("model"), str(engine.get("device", "auto")))
 
 
 def ask_variants(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bars) -> list[SubjectResult]:
     """Lacuna's own infiller, whole and with one part left out, on every hole. See ablate.py."""
-    # loads the model into this process, which no other mode does
-    from ..infill.load import load_infiller
-
-    given = plan.conditions.initialization_options or {}
-    infiller = load_infiller(given.get("model"), str(given.get("device", "auto")))
+    infiller = own_infiller(plan)
     rows = variants(infiller.policy)
     with all_bars.task("ablations", len(rows) * len(holes)) as told:
         offsets = {row.name: number * len(holes) for number, row in enumerate(rows)}
@@ -104,10 +120,7 @@ def add_joint(results: Results, plan: Plan, snapshot: Snapshot, count: int, all_
     holes = cut_holes(snapshot, ["gaps"], count, plan.seed)
     if not holes:
         raise SnapshotError(f"Nowhere in {snapshot.title} can several gaps be cut into one document.")
-    from ..infill.load import load_infiller
-
-    given = plan.conditions.initialization_options or {}
-    infiller = load_infiller(given.get("model"), str(given.get("device", "auto")))
+    infiller = own_infiller(plan)
     try:
         with all_bars.task("several gaps", len(holes)) as told:
             results.extras["joint"] = compare_joint(infiller, holes, told)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
-from .baselines import BASELINES, Baseline, Context, neighbours_of
+from .baselines import Baseline, Context, neighbours_of
 from .errors import ServerError
 from .holes import Hole
 from .metrics import NOTHING, Judgement, judge
@@ -234,12 +234,9 @@ async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, condition
 
 
 def run_baseline(
-    name: str, snapshot: Snapshot, holes: Sequence[Hole], progress: Progress = lambda done: None
+    name: str, baseline: Baseline, snapshot: Snapshot, holes: Sequence[Hole], progress: Progress = lambda done: None
 ) -> SubjectResult:
-    """Ask one baseline all holes. Raises: ValueError for an unknown name."""
-    if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}; known are {sorted(BASELINES)}")
-    baseline: Baseline = BASELINES[name]
+    """Ask one baseline all holes."""
     result = SubjectResult(name, note="baseline, in the benchmark's own process")
     for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
         neighbours = tuple(other.text for other in neighbours_of(snapshot, hole.file))

@@ -79,12 +79,10 @@ def verify(source: Path, model: DiffusionGemma | None = None, use_manifest: bool
         # what was altered may not even load, and no figure says more than its name
         return VerifyReport(str(source), (), tuple(altered), True, 0, time.monotonic() - started)
     model = load_checkpoint(source, weights="fp32") if model is None else model
-    with tempfile.TemporaryDirectory(prefix="lacuna-verify-") as folder, warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
         # transformers' and torch's own notices are no findings about this checkpoint
         warnings.simplefilter("ignore")
-        if not source.is_dir():
-            save_folder(load_checkpoint(source, weights="fp32"), Path(folder))
-        truth = _load_truth(source if source.is_dir() else Path(folder))
+        truth = load_truth(source)
         blamed, num_tensors = _compare_tensors(model, truth, files_by_name(source))
         quantities = (*_compare_prompt(model, truth), *_compare_denoise(model, truth))
     return VerifyReport(
@@ -135,7 +133,18 @@ def _show(report: VerifyReport, console: Console) -> None:
 # -- transformers' side ---------------------------------------------------------------------------------------------
 
 
-def _load_truth(folder: Path) -> Any:
+def load_truth(source: Path) -> Any:
+    """The model of transformers' classes, from a checkpoint folder or a packed file. Raises: ModelError and its kinds.
+    """
+    if source.is_dir():
+        return _load_folder(source)
+    # some systems keep a mapped file until the model is gone
+    with tempfile.TemporaryDirectory(prefix="lacuna-verify-", ignore_cleanup_errors=True) as folder:
+        save_folder(load_checkpoint(source, weights="fp32"), Path(folder))
+        return _load_folder(Path(folder))
+
+
+def _load_folder(folder: Path) -> Any:
     transformers: Any = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

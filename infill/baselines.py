@@ -3,6 +3,8 @@
 *empty* proposes nothing. *copy* takes the most similar line of the file and its neighbours (or the block under it,
 where a block is wanted). *n-gram* goes on with the longest context seen there. All of them see what a server sees, the
 document with the hole in it and neighbouring files, and none is told what kind of hole it is.
+
+`generated` is one with a model, but without this project: the checkpoint through transformers' own `generate`.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def ngram(context: Context) -> str:
     indices = [_index(before), _index(after), *(_indexed(text) for text in context.neighbours)]
     right: list[str] = _TOKEN.findall(after.split("\n", 1)[0].strip())
     tokens: list[str] = _TOKEN.findall(before[-4000:])[-NGRAM_ORDER:]
-    wants_block = before.rstrip().endswith((":", "{")) and not before[before.rfind("\n") + 1 :].strip()
+    wants_block = _wants_block(before)
     width = len(before) - before.rfind("\n") - 1
     num_given, depth = len(tokens), 0
     while len(tokens) - num_given < MAX_TOKENS:
@@ -132,6 +134,39 @@ def ngram(context: Context) -> str:
         depth += (token in "([{") - (token in ")]}")
         tokens.append(token)
     return "".join(tokens[num_given:]).rstrip()
+
+
+def _wants_block(before: str) -> bool:
+    """Whether the cursor stands on an empty line under a header."""
+    return before.rstrip().endswith((":", "{")) and not before[before.rfind("\n") + 1 :].strip()
+
+
+def generated(model: str = "") -> Baseline:
+    """A checkpoint (the embedded one by default) asked through transformers' own `generate`: Lacuna's prompt, its own
+    sampler, no draft, no gate; the answer ends with its end token, and a line with its newline. A second or two each.
+
+    Raises: LacunaError's kinds where the model or transformers cannot be loaded.
+    """
+    # only this baseline loads torch and transformers
+    from ..engine.find import find_model
+    from ..engine.modelfile import EMBEDDED
+    from ..engine.reference import Reference
+    from .layout import build_prompt
+    from .load import load_tokenizer
+
+    source = find_model(model) if model else EMBEDDED
+    tokenizer, reference = load_tokenizer(source), Reference(source)
+
+    def propose(context: Context) -> str:
+        before, after = context.document[: context.cursor], context.document[context.cursor :]
+        is_block = _wants_block(before)
+        prompt = build_prompt(tokenizer, before, after)
+        tokens = reference.generate(prompt.tokens, reference.canvas_length * (2 if is_block else 1))
+        ends = [place for place, token in enumerate(tokens) if token in tokenizer.end_ids]
+        text = tokenizer.answer(tokens[: ends[0]] if ends else tokens)
+        return (text if is_block else text.split("\n", 1)[0]).rstrip()
+
+    return propose
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from lacuna_ls.bench.baselines import Context, baseline
 from lacuna_ls.bench.cli import run, specs
 from lacuna_ls.bench.errors import ResultsError, ServerError
 from lacuna_ls.bench.results import compare, from_json, load, sign_test, summarise, to_json
 from lacuna_ls.bench.subject import default_command
+from lacuna_ls.engine.modelfile import EMBEDDED
+from lacuna_ls.infill.load import load_tokenizer
 
 
 @pytest.fixture
@@ -196,3 +199,36 @@ def test_the_default_is_this_installation():
     command = default_command()
     assert Path(command[0]).name == "lacuna"
     assert command[1] == "serve"
+
+
+@pytest.mark.skipif(not EMBEDDED.exists(), reason="this tree carries no embedded model")
+def test_the_same_checkpoint_through_transformers_own_generate(bench):
+    # the reference's notices must stay its own: a warning is an error here
+    words = ("--kinds", "rest-of-line", "--holes", "6", "--baselines", "copy,transformers", "--generate-holes", "2")
+    results, _ = bench(*words)
+    oracle, copy, generated = results.subjects
+    assert generated.name == "transformers"
+    assert (len(oracle.records), len(copy.records), len(generated.records)) == (6, 6, 2)
+    assert {record.hole for record in generated.records} <= {record.hole for record in oracle.records}
+    for record in generated.records:
+        assert "\n" not in record.proposal
+        assert record.request_ms > 1
+
+
+def test_generated_text_is_what_its_tokens_say(monkeypatch):
+    class Canned:
+        canvas_length = 32
+
+        def __init__(self, source):
+            self.asked = []
+
+        def generate(self, prompt, num_rows):
+            rows.append(num_rows)
+            return (*tokenizer.encode("return 1\n    x = 2"), tokenizer.eos, *tokenizer.encode("rubbish"))
+
+    rows, tokenizer = [], load_tokenizer(EMBEDDED)
+    monkeypatch.setattr("lacuna_ls.engine.reference.Reference", Canned)
+    propose = baseline("transformers")
+    assert propose(Context("def f():\n    \n", 13)) == "return 1\n    x = 2"
+    assert propose(Context("x = \n", 4)) == "return 1"
+    assert rows == [64, 32]

@@ -12,6 +12,7 @@ import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
 from lacuna_ls.engine.errors import CheckpointError, LacunaError, ModelNotFoundError
 from lacuna_ls.engine.manifest import MANIFEST, check_manifest, manifest_path, write_manifest
+from lacuna_ls.engine.reference import Reference
 from lacuna_ls.engine.verify import main, verify
 from random_models import CONFIG, random_model, reference
 from safetensors.torch import load_file, save_file
@@ -213,3 +214,12 @@ def test_what_cannot_be_loaded_is_an_error_of_ours(folder: Path, tmp_path: Path)
     (folder / "model.safetensors").write_bytes(data[:-100])
     with pytest.raises(LacunaError, match="truncated"):
         verify(folder)
+
+
+def test_transformers_own_generate_is_seeded(saved: Path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    model, prompt = Reference(saved), (5, 6, 7, 8)
+    tokens = model.generate(prompt, model.canvas_length, seed=1)
+    assert 0 < len(tokens) <= model.canvas_length
+    assert tokens == model.generate(prompt, model.canvas_length, seed=1)
+    assert tokens != model.generate(prompt, model.canvas_length, seed=2)
