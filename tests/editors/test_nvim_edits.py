@@ -222,3 +222,42 @@ def test_an_edit_for_a_text_that_has_moved_on_is_refused(nvim):
     ed.vim.command("Lacuna fill")
     said(ed, "the text has changed since")
     assert ed.text + "\n" == "# new\n" + HOLES
+
+
+def several(nvim):
+    """Two open files, and an edit of both in preview; the second is hidden."""
+    ed = nvim(text="new_name = 1\nprint(old_name)\n", init="vim.o.hidden = true\n")
+    other = ed.folder / "b.py"
+    other.write_text("import a\nx = old_name\ny = 2\n")
+    ed.vim.command(f"edit {other}")
+    until(lambda: len(ed.messages("textDocument/didOpen")) == 2, "the second file")
+    ed.vim.command("buffer a.py")
+    ed.keys("<M-e>")
+    preview(ed, ["print(old_name)"], ["print(new_name)"])
+    return ed, next(buffer for buffer in ed.vim.buffers if buffer.name.endswith("b.py"))
+
+
+def test_an_edit_over_several_files_is_settled_file_by_file(nvim):
+    ed, other = several(nvim)
+    ed.keys("<Tab>")
+    # the rest of it comes into sight
+    until(lambda: ed.vim.current.buffer.number == other.number, "the other file")
+    preview(ed, ["x = old_name"], ["x = new_name"])
+    ed.keys("<Esc>")
+    no_preview(ed)
+    assert ed.text == "import a\nx = old_name\ny = 2"
+    ed.vim.command("buffer a.py")
+    assert ed.text == "new_name = 1\nprint(new_name)"
+
+
+def test_an_edit_over_several_files_is_taken_at_once_and_undone_in_each(nvim):
+    ed, other = several(nvim)
+    ed.keys("<CR>")
+    ed.see_text("new_name = 1\nprint(new_name)")
+    no_preview(ed)
+    assert other[:] == ["import a", "x = new_name", "y = 2"]
+    ed.keys("u")
+    ed.see_text("new_name = 1\nprint(old_name)")
+    ed.vim.command("buffer b.py")
+    ed.keys("u")
+    ed.see_text("import a\nx = old_name\ny = 2")

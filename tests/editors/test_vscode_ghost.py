@@ -221,6 +221,33 @@ def test_next_edit(window):
     w.see_file("new_name = 1\nprint(new_name)\n")
 
 
+@pytest.mark.parametrize("key", ["Alt+Enter", "Escape"])
+def test_an_edit_over_several_files(code_server, open_window, key):
+    first, second = "new_name = 1\nprint(old_name)\n", "x = old_name\n"
+    w = open_window(code_server, file="b.py", text=second).wait_ready().open("a.py", first).focus()
+    w.keys("Control+Alt+n")
+    w.page.wait_for_selector(".monaco-component.multiDiffEditor", state="visible")
+    for text in ("print(new_name)", "x = new_name"):
+        until(lambda text=text: text in shown_changes(w), f"{text!r} in the preview")
+    w.page.wait_for_selector(".editor-actions .codicon-check", state="visible")
+    w.keys(key)
+    until(lambda: w.page.locator(".monaco-component.multiDiffEditor").count() == 0, "the end of the preview")
+    w.page.wait_for_selector('.tab.active[data-resource-name="a.py"]')
+    is_taken = key == "Alt+Enter"
+    want = {
+        name: text.replace("old_name", "new_name") if is_taken else text
+        for name, text in (("a.py", first), ("b.py", second))
+    }
+    w.see_file(want["a.py"])
+    w.open("b.py", None)
+    w.see_file(want["b.py"])
+
+
+def shown_changes(w):
+    found = w.page.locator(".multiDiffEditor .editor.modified .view-lines").all_inner_texts()
+    return "\n".join(found).replace("\u00a0", " ")
+
+
 def test_nothing_to_fill_is_said(window):
     w = window("x = 1\n")
     w.focus()

@@ -232,9 +232,10 @@ class Window:
         return self
 
     def open(self, name, text, is_logged=True):
-        """Another file in this window, which becomes the one that is typed into and saved."""
+        """Another file in this window, which becomes the one that is typed into and saved; None keeps what it holds."""
         self.file = self.folder / name
-        self.file.write_bytes(text.encode())
+        if text is not None:
+            self.file.write_bytes(text.encode())
         self.keys("Escape", "Escape", "Control+p")
         self.page.wait_for_selector(".quick-input-widget input", state="visible")
         # the whole path: found by looking at the disk, not by a search

@@ -184,17 +184,18 @@ def preview(params):
 
 
 def next_edits(params):
-    """`new_name` stands somewhere: every `old_name` has to follow."""
-    uri = params["textDocument"]["uri"]
-    lines = documents[uri][1].split("\n")
-    if not any("new_name" in line for line in lines):
+    """`new_name` stands in the document: every `old_name` has to follow, in whatever document is open."""
+    asked = params["textDocument"]["uri"]
+    if "new_name" not in documents[asked][1]:
         return {"edits": []}
     edits = []
-    for row, line in enumerate(lines):
-        for match in re.finditer("old_name", line):
-            where = {"start": position(row, line[: match.start()]), "end": position(row, line[: match.end()])}
-            document = {"uri": uri, "version": documents[uri][0]}
-            edits.append({"textDocument": document, "range": where, "text": "new_name", "confidence": 0.9})
+    for uri in sorted(documents, key=lambda each: each != asked):
+        version, text = documents[uri]
+        for row, line in enumerate(text.split("\n")):
+            for match in re.finditer("old_name", line):
+                where = {"start": position(row, line[: match.start()]), "end": position(row, line[: match.end()])}
+                document = {"uri": uri, "version": version}
+                edits.append({"textDocument": document, "range": where, "text": "new_name", "confidence": 0.9})
     return {"edits": edits}
 
 
@@ -269,6 +270,8 @@ def main():
         elif method == "textDocument/didChange":
             changed = params["textDocument"]
             documents[changed["uri"]] = changed["version"], params["contentChanges"][-1]["text"]
+        elif method == "textDocument/didClose":
+            documents.pop(params["textDocument"]["uri"], None)
         elif method == "workspace/didChangeConfiguration":
             settings = params.get("settings") or {}
             if isinstance(settings.get("lacuna"), dict) and "oops" in settings["lacuna"]:

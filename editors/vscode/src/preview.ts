@@ -6,6 +6,7 @@ const SCHEME = 'lacuna-preview';
 
 interface Pending {
   edit: vscode.WorkspaceEdit;
+  title: string;
   versions: Map<string, number>;
   onAccepted: (() => void) | undefined;
   /** Where the user was. */
@@ -23,6 +24,19 @@ function edited(document: vscode.TextDocument, edits: vscode.TextEdit[]): string
     );
 }
 
+/** Of a diff of several files the stable API tells nothing but the title. */
+function isOurs(tab: vscode.Tab, title: string): boolean {
+  const input: unknown = tab.input;
+  if (input instanceof vscode.TabInputTextDiff) {
+    return input.modified.scheme === SCHEME;
+  }
+  return input instanceof vscode.TabInputText ? input.uri.scheme === SCHEME : input === undefined && tab.label.startsWith(title);
+}
+
+function tabs(title: string): vscode.Tab[] {
+  return vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter((tab) => isOurs(tab, title));
+}
+
 export class Previews implements vscode.Disposable, vscode.TextDocumentContentProvider {
   private readonly texts = new Map<string, string>();
   private readonly changed = new vscode.EventEmitter<vscode.Uri>();
@@ -38,7 +52,8 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
       vscode.workspace.registerTextDocumentContentProvider(SCHEME, this),
       // closing the tab is refusing
       vscode.window.tabGroups.onDidChangeTabs((event) => {
-        if (this.pending && event.closed.some((tab) => this.isOurs(tab)) && this.tabs().length === 0) {
+        const title = this.pending?.title;
+        if (title !== undefined && event.closed.some((tab) => isOurs(tab, title)) && tabs(title).length === 0) {
           this.forget();
         }
       }),
@@ -73,7 +88,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     }
     const editor = vscode.window.activeTextEditor;
     const origin = editor && { uri: editor.document.uri, selection: editor.selection, column: editor.viewColumn };
-    this.pending = { edit, versions, onAccepted, origin };
+    this.pending = { edit, title, versions, onAccepted, origin };
     // before the diff has the focus, so that the first key already finds it
     await vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', true);
     if (sides.length === 1) {
@@ -90,8 +105,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     if (!pending) {
       return;
     }
-    this.forget();
-    await this.close();
+    await this.close(pending);
     for (const [uri, version] of pending.versions) {
       const document = await vscode.workspace.openTextDocument(vscode.Uri.parse(uri));
       if (document.version !== version) {
@@ -108,8 +122,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
   async refuse(): Promise<void> {
     const pending = this.pending;
     if (pending) {
-      this.forget();
-      await this.close();
+      await this.close(pending);
       await this.goBack(pending);
     }
   }
@@ -130,20 +143,10 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     void vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', false);
   }
 
-  private isOurs(tab: vscode.Tab): boolean {
-    const input: unknown = tab.input;
-    if (input instanceof vscode.TabInputTextDiff) {
-      return input.modified.scheme === SCHEME;
-    }
-    return input instanceof vscode.TabInputText && input.uri.scheme === SCHEME;
-  }
-
-  private tabs(): vscode.Tab[] {
-    return vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter((tab) => this.isOurs(tab));
-  }
-
-  private async close(): Promise<void> {
-    await vscode.window.tabGroups.close(this.tabs());
+  /** Forgotten first: the end of the tab is then no refusal. */
+  private async close(pending: Pending): Promise<void> {
+    this.forget();
+    await vscode.window.tabGroups.close(tabs(pending.title));
   }
 
   dispose(): void {

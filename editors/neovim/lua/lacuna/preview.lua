@@ -153,8 +153,14 @@ local function settle(is_accepted)
     vim.notify('lacuna: the text there has changed; that change was left out', vim.log.levels.WARN)
   end
   local next_index = nearest()
-  if next_index then
-    M.go_to(current.hunks[next_index])
+  local next_hunk = current.hunks[next_index or 1]
+  if next_hunk then
+    if not next_index then
+      -- the rest is in other files: left in sight, or the user would not know of it
+      vim.cmd("normal! m'")
+      api.nvim_set_current_buf(next_hunk.bufnr)
+    end
+    M.go_to(next_hunk)
   end
   finish_if_empty()
   return true
@@ -338,6 +344,9 @@ function M.show(edit, encoding, on_done)
   if #hunks == 0 then
     return false, 'nothing would change'
   end
+  table.sort(hunks, function(a, b)
+    return a.bufnr < b.bufnr or (a.bufnr == b.bufnr and a.row < b.row)
+  end)
   for _, hunk in ipairs(hunks) do
     draw(hunk, hunk.row)
     set_keys(hunk.bufnr)
