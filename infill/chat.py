@@ -14,7 +14,7 @@ import functools
 
 import tokenizers
 
-from .layout import Limits, Prompt, prefix_tokens, suffix_tokens
+from .layout import Limits, Prompt, build_prompt, prefix_tokens, suffix_tokens
 from .tokenizer import Tokenizer
 
 CHAT_LIMITS = Limits(num_prefix=576, num_suffix=192, num_neighbour=128)
@@ -70,6 +70,15 @@ class ChatTokenizer(Tokenizer):
     def newline_ids(self) -> frozenset[int]:
         # this vocabulary has tokens of several newlines; `▁` stands for a space there
         return frozenset(i for text, i in self._backend.get_vocab(with_added_tokens=True).items() if "\n" in text)
+
+    @property
+    def ending(self) -> tuple[int, ...]:
+        # the code block is closed, then the turn
+        return (*self.encode(f"\n{FENCE}"), self.eos)
+
+    @property
+    def fill(self) -> int:
+        return self.pad
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -156,6 +165,24 @@ class CharTokenizer(ChatTokenizer):
     @property
     def instruction(self) -> str:
         return _REPEATS
+
+
+def tokenizer_of(text: str) -> Tokenizer:
+    """The tokenizer in the contents of a tokenizer.json, of the kind that its special tokens say.
+
+    Raises: Exception of the tokenizers library for a broken file, ValueError for special tokens of neither kind.
+    """
+    backend = tokenizers.Tokenizer.from_str(text)
+    return ChatTokenizer(backend) if ChatTokenizer.is_of(backend) else Tokenizer(backend)
+
+
+def prompt_of(
+    tokenizer: Tokenizer, prefix: str, suffix: str, neighbours: str = "", limits: Limits | None = None
+) -> Prompt:
+    """The prompt in the layout that the tokenizer's model knows, for training and serving alike."""
+    if isinstance(tokenizer, ChatTokenizer):
+        return build_chat_prompt(tokenizer, prefix, suffix, neighbours, limits)
+    return build_prompt(tokenizer, prefix, suffix, neighbours, limits)
 
 
 def build_chat_prompt(

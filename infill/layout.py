@@ -109,8 +109,8 @@ def build_prompt(
 
 
 def middle_tokens(tokenizer: Tokenizer, middle: str) -> list[int]:
-    """The rows that a perfect canvas starts with: the middle and the end token."""
-    return [*tokenizer.encode(middle), tokenizer.eos]
+    """The rows that a perfect canvas starts with: the middle and what ends it."""
+    return [*tokenizer.encode(middle), *tokenizer.ending]
 
 
 def canvas_of(

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import tokenizers
-
 from ..engine.errors import VocabularyError
 from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
 from ..engine.problem import Engine, Loadable
 from .calibration import Calibration
-from .chat import CharTokenizer, ChatTokenizer
+from .chat import CharTokenizer, ChatTokenizer, tokenizer_of
 from .infiller import LocalInfiller
 from .pose import Policy
 from .privacy import PathRules
@@ -112,8 +110,7 @@ def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer of a model folder or packed file. Raises: ModelNotFoundError, VocabularyError."""
     text = read_tokenizer(source)
     try:
-        backend = tokenizers.Tokenizer.from_str(text)
-        return ChatTokenizer(backend) if ChatTokenizer.is_of(backend) else Tokenizer(backend)
+        return tokenizer_of(text)
     except Exception as error:
         # the tokenizers library raises plain Exception for a broken file
         raise VocabularyError(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..engine.problem import Canvas, CanvasProblem, Decoding
-from .chat import ChatTokenizer, build_chat_prompt
+from .chat import ChatTokenizer, prompt_of
 from .healing import can_open, opening_for, typed_piece
-from .layout import CHARS_PER_TOKEN_MAX, Limits, Prompt, build_prompt, canvas_of, file_header
+from .layout import CHARS_PER_TOKEN_MAX, Limits, Prompt, canvas_of, file_header
 from .snapshot import Snapshot
 from .span import Gap
 from .tokenizer import Tokenizer
@@ -92,10 +92,9 @@ def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Polic
     # the same rule as in training: the header is shown once the prefix window can no longer reach it
     is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
     header = file_header(snapshot.text[:HEADER_CHARS], gap.start) if is_far else ""
-    if isinstance(tokenizer, ChatTokenizer):
-        return build_chat_prompt(tokenizer, prefix, suffix, _clean(header + neighbours), policy.limits)
-    whole = prefix.removesuffix(typed) if typed else prefix
-    return replace(build_prompt(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits), typed=typed)
+    whole = prefix.removesuffix(typed) if typed and not isinstance(tokenizer, ChatTokenizer) else prefix
+    prompt = prompt_of(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits)
+    return prompt if isinstance(tokenizer, ChatTokenizer) else replace(prompt, typed=typed)
 
 
 def canvases_for(

@@ -68,6 +68,16 @@ class Tokenizer:
         return frozenset(self._backend.encode("\n", add_special_tokens=False).ids)
 
     @property
+    def ending(self) -> tuple[int, ...]:
+        """What a perfect answer has behind the middle."""
+        return (self.eos,)
+
+    @property
+    def fill(self) -> int:
+        """What a canvas has behind its ending, to the last row."""
+        return self.eos
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """What ends an answer and is no part of it."""
         return (self.eos,)

@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -41,8 +41,7 @@ from ..infill.chat import ChatTokenizer
 from ..infill.index import LineIndex, WorkspaceIndexer
 from ..infill.infiller import LocalInfiller
 from ..infill.languages import language_for_path
-from ..infill.load import load_calibration, load_tokenizer
-from ..infill.pose import Policy
+from ..infill.load import load_calibration, load_tokenizer, policy_for
 from ..infill.privacy import PathRules, redact
 from .batches import Batch, Batches, BatchShape
 from .corpus import HOLDOUT_THRESHOLD
@@ -58,6 +57,8 @@ MIN_CHARS = 8_000
 
 MIN_GAIN = 0.005
 """Nats by which the held-out loss has to fall for an adapter to be kept."""
+
+CHAT_SHAPE = BatchShape(num_examples=1, num_encoder=896)
 
 KINDS: tuple[HoleKind, ...] = ("rest-of-line", "line", "node")
 
@@ -86,6 +87,15 @@ class Plan:
     num_probes: int = 12
     num_probe_batches: int = 12
     patience: int = 3
+
+
+def of_chat(plan: Plan) -> Plan:
+    """The plan for a published model, which is asked in turns and answers by denoising.
+
+    One example a step: its logits over 262,144 tokens take a gigabyte. The rows stay below the sliding window of 1024.
+    Weights and rate are those of the published recipes for this model (TRL, NeMo). Not tried at its size.
+    """
+    return replace(plan, shape=CHAT_SHAPE, encoder_weight=1.0, lr=plan.lr or 2e-4)
 
 
 class Files:
@@ -168,11 +178,13 @@ class Trained:
     after: tuple[float, float]
     steps: int
     seconds: float
+    encoder_weight: float
 
     @property
     def gain(self) -> float:
-        """By how much the next-token loss fell."""
-        return self.before[0] - self.after[0]
+        """By how much the losses fell, in nats: their mean by weight."""
+        falls = (self.before[0] - self.after[0], self.before[1] - self.after[1])
+        return (self.encoder_weight * falls[0] + falls[1]) / (self.encoder_weight + 1)
 
 
 def train(
@@ -213,7 +225,7 @@ def train(
                 best, kept, num_waiting = loss, factors(attached), 0
         if told is not None:
             told(min(1.0, used), step, best[0])
-    return Trained(kept, before, best, step, time.monotonic() - begun)
+    return Trained(kept, before, best, step, time.monotonic() - begun, plan.encoder_weight)
 
 
 def _weighted(loss: tuple[float, float], plan: Plan) -> float:
@@ -278,7 +290,8 @@ def score(source: Path, device: str, adapter: Adapter | None, todo: Sequence[Cas
     tokenizer, calibration = load_tokenizer(source), load_calibration(source)
     rates: list[dict[str, float]] = []
     for has_drafts in (False, True):
-        infiller = LocalInfiller(engine, tokenizer, calibration=calibration, policy=Policy(use_drafts=has_drafts))
+        policy = replace(policy_for(tokenizer), use_drafts=has_drafts)
+        infiller = LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy)
         outcomes: list[Outcome] = []
         for case in todo:
             outcomes.append(run(infiller, case))
@@ -300,10 +313,7 @@ def adapt(
     console.print(f"{sizes[0]} to learn from, {sizes[1]} held out")
     tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, ChatTokenizer):
-        raise LacunaError(
-            f"{source.name} is asked in turns of a chat, for which no examples are built yet; adapt a model that is "
-            "trained on gaps, such as the one that comes with Lacuna"
-        )
+        plan = of_chat(plan)
     model = load_base(source, device)
     with _bars(console) as bars:
         task = bars.add_task("adapting", total=1.0, figures="")

@@ -1,9 +1,10 @@
 """Training examples: one text with a hole becomes encoder tokens, canvases, their noise, the mask and the loss weights.
 
-The prompt is built by infill/layout.py, the function that serving uses. Everything is a pure function of (seed, step),
-so a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and no device.
+The prompt is built by the function that serving uses (infill/chat.py, prompt_of). Everything is a pure function of
+(seed, step), so a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and
+no device.
 
-One row of a batch is `[encoder: prompt, middle, <eos>, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal; the
+One row of a batch is `[encoder: prompt, middle, its ending, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal; the
 rows of canvas r see the prompt, the first k_r tokens of the middle, and each other. k_r > 0 is what a long fill looks
 like when it goes on block by block.
 Source: uniform-noise loss of TRL/NeMo for DiffusionGemma (facts/infill.md), with weights by row kind instead of a mean.
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..infill.layout import Limits, build_prompt, file_header
+from ..infill.chat import ChatTokenizer, prompt_of, tokenizer_of
+from ..infill.layout import Limits, file_header, middle_tokens
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .drafts import edited, similar_middle
 from .holes import Hole
@@ -120,7 +122,7 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         # built here, not in the constructor: loader workers are forked before any thread of the tokenizer exists
-        self._tokenizer = self._tokenizer or Tokenizer.from_json(self._tokenizer_json)
+        self._tokenizer = self._tokenizer or tokenizer_of(self._tokenizer_json)
         rng = random.Random(self._seed * 1_000_003 + step)
         noise = np.random.default_rng((self._seed, step))
         return collate([self._example(rng, noise) for _ in range(self._shape.num_examples)], self._shape)
@@ -141,7 +143,7 @@ class Batches(Dataset[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """One hole on tokens. encoder: prompt, middle, end token. starts: k_r of each canvas.
+    """One hole on tokens. encoder: prompt, middle, its ending. starts: k_r of each canvas.
 
     draft: what the second canvas starts from: what a similar line has instead of the middle, empty where the text has
     no such line; None: noise.
@@ -166,27 +168,34 @@ class Example:
 
 
 def pose(tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape: BatchShape) -> Posed | None:
-    """None when the middle is too long. One in ten examples has no suffix, as when a file is being written."""
-    middle = tokenizer.encode(text[hole.start : hole.end])
-    if len(middle) >= shape.max_middle:
+    """None when middle or prompt are too long. One in ten examples has no suffix, as when a file is being written."""
+    middle = middle_tokens(tokenizer, text[hole.start : hole.end])
+    if len(middle) > shape.max_middle:
         return None
     suffix = "" if rng.random() < 0.1 else text[hole.end :]
     neighbours = file_header(text, hole.start) if rng.random() < 0.5 else ""
-    limits = Limits(num_suffix=rng.choice((32, 56, 56)))
+    own = tokenizer.limits if isinstance(tokenizer, ChatTokenizer) else Limits()
+    limits = replace(own, num_suffix=rng.choice((own.num_suffix * 4 // 7, own.num_suffix, own.num_suffix)))
     prefix = text[: hole.start]
     # where the whole head of the file is in the window, the header would only say it twice
     if len(prefix) < 6 * limits.num_prefix or not neighbours:
         neighbours, limits = "", replace(limits, num_neighbour=0)
-    room = shape.num_encoder - len(middle) - 1
+    room = shape.num_encoder - len(middle)
     limits = replace(limits, num_prefix=min(limits.num_prefix, room - (limits.num_prompt - limits.num_prefix)))
-    prompt = build_prompt(tokenizer, prefix, suffix, neighbours, limits)
-    length = len(middle) + 1
+    prompt = prompt_of(tokenizer, prefix, suffix, neighbours, limits)
+    # what a chat says around the text is in no budget
+    while (excess := len(prompt.tokens) - room) > 0:
+        if prompt.num_prefix <= excess:
+            return None
+        limits = replace(limits, num_prefix=prompt.num_prefix - excess)
+        prompt = prompt_of(tokenizer, prefix, suffix, neighbours, limits)
+    length = len(middle)
     starts = [0, *(0 if rng.random() < 0.5 else rng.randrange(length) for _ in range(shape.num_canvases - 1))]
     draft: list[int] | None = None
     if shape.num_canvases > 1 and rng.random() < shape.draft_share:
         starts[1] = 0
         draft = tokenizer.encode(similar_middle(text, hole) or "")
-    return Posed([*prompt.tokens, *middle, tokenizer.eos], len(prompt.tokens), starts, draft)
+    return Posed([*prompt.tokens, *middle], len(prompt.tokens), starts, draft)
 
 
 def corrupt(
@@ -198,7 +207,7 @@ def corrupt(
     for a second one that starts from a draft.
     """
     R, C = len(posed.starts), shape.num_canvas_rows
-    clean = np.full((R, C), tokenizer.eos, dtype=np.int64)
+    clean = np.full((R, C), tokenizer.fill, dtype=np.int64)
     is_fill = np.zeros((R, C), dtype=np.bool_)
     middle = np.asarray(posed.encoder[posed.num_prompt :], dtype=np.int64)
     for r, start in enumerate(posed.starts):
@@ -225,9 +234,10 @@ def corrupt(
     is_noisy = (noise.random((R, C)) < level[:, None]) & ~pinned
     tokens = np.where(is_noisy, random_tokens, clean)
     if posed.draft is not None:
-        draft = posed.draft or edited(middle[:-1].tolist(), noise, NUM_RESERVED, tokenizer.vocab_size)
+        text = middle[: len(middle) - len(tokenizer.ending)].tolist()
+        draft = posed.draft or edited(text, noise, NUM_RESERVED, tokenizer.vocab_size)
         pinned[1] = False
-        tokens[1] = (draft + [tokenizer.eos] * C)[:C]
+        tokens[1] = [*draft, *tokenizer.ending, *[tokenizer.fill] * C][:C]
         is_noisy[1] = tokens[1] != clean[1]
     row_weights = np.where(is_noisy, weights.corrupted, weights.clean)
     row_weights = np.where(is_fill, weights.end_fill, row_weights)

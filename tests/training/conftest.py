@@ -1,14 +1,19 @@
-"""A corpus small enough to train on in a test: files of the standard library's json package, twice."""
+"""A corpus small enough to train on in a test: files of the standard library's json package, twice. The helpers of
+tests/support are importable by their own names.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import sources
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 
 @pytest.fixture(scope="session")

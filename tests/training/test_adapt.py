@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chat_tokenizer import chat_backend
 from lacuna_ls.engine.adapter import Adapter, read_adapter
 from lacuna_ls.engine.adapter_file import adapter_file, find_adapter, fingerprint
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_folder, save_packed
@@ -224,6 +225,40 @@ def test_the_command_learns_keeps_and_forgets(
     assert (again.tokens, again.logprob) == (wanted.tokens, wanted.logprob)
     assert main([str(repo), "--remove"]) == 0
     assert "has no adapter" in capsys.readouterr().out
+
+
+def test_a_model_that_is_asked_in_turns_learns_from_turns(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(3)
+    backend = chat_backend()
+    small = full_size(backend.get_vocab_size())
+    # turns take some hundred rows with so small a vocabulary
+    layers = (replace(small.layers[0], window=2048), small.layers[1])
+    ends = tuple(backend.token_to_id(name) for name in ("<eos>", "<turn|>", "<|tool_response>"))
+    model = initialise(DiffusionGemma(replace(small, layers=layers, eos_ids=ends, first_noise_id=0)))
+    save_folder(model, tmp_path / "float", backend.to_str())
+    packed = tmp_path / "packed"
+    quantize(tmp_path / "float", packed, Scheme(dense_group=32, experts_group=32, dtype=torch.float32))
+    shape = BatchShape(num_examples=2, num_encoder=900, num_canvases=1, num_canvas_rows=16, max_middle=40)
+    monkeypatch.setattr(module, "CHAT_SHAPE", shape)
+    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, lr=0.04, **given))
+    figures = tmp_path / "figures.json"
+    words = [str(repo), "--model", str(packed), "--steps", "12", "--holes", "3", "--json", str(figures)]
+    assert main(words) == 0
+    assert "exact %, as served, all" in capsys.readouterr().out
+    before, after = json.loads(figures.read_text("utf-8"))["losses"]
+    assert after[0] + after[1] < before[0] + before[1] - 0.3
+    assert find_adapter([repo], packed) == adapter_file(repo)
+    assert main([str(repo), "--remove"]) == 0
+    assert find_adapter([repo], packed) is None
+
+
+def test_the_full_size_plan_stays_within_the_window_and_the_published_recipe() -> None:
+    plan = module.of_chat(Plan())
+    assert plan.shape.num_rows <= 1024
+    assert (plan.encoder_weight, plan.rank, plan.lr) == (1.0, 16, 2e-4)
+    assert module.of_chat(Plan(lr=1e-3)).lr == 1e-3
 
 
 def test_what_does_not_help_is_not_kept(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from chat_tokenizer import chat_backend
+from lacuna_ls.infill.chat import ChatTokenizer, build_chat_prompt
+from lacuna_ls.infill.layout import Limits
 from lacuna_ls.infill.tokenizer import NUM_RESERVED, Tokenizer
-from lacuna_ls.training.batches import Batch, Batches, BatchShape
+from lacuna_ls.training.batches import Batch, Batches, BatchShape, LossWeights, corrupt, pose
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.drafts import edited, similar_middle
 from lacuna_ls.training.holes import Hole, sample_hole
@@ -155,3 +159,32 @@ def test_weights_by_row_kind(batch: Batch, small_tokenizer: Tokenizer) -> None:
         markers = batch.targets[b, : num_prompt - 1] < NUM_RESERVED
         assert (weights[: num_prompt - 1][markers] == 0).all()
         assert (weights[: num_prompt - 1][~markers] == 1.0).all()
+
+
+def test_an_instruct_model_learns_from_what_it_is_asked_in_service() -> None:
+    tokenizer = ChatTokenizer(chat_backend())
+    text = "".join(f"def read_{i}(path):\n    return open(path).read()\n\n\n" for i in range(40))
+    start = text.index("open", len(text) // 2)
+    hole = Hole(start, text.index("\n", start), "rest-of-line")
+    middle = text[hole.start : hole.end]
+    shape = replace(SHAPE, num_encoder=1400, num_canvas_rows=24)
+    for seed in range(8):
+        posed = pose(tokenizer, text, hole, random.Random(seed), shape)
+        assert posed is not None
+        prompt, answer = posed.encoder[: posed.num_prompt], posed.encoder[posed.num_prompt :]
+        # the budgets are pose's to choose; the question, the turns and the open code block are the server's
+        suffix = text[hole.end :] if "After the gap:\n```\n\n```" not in tokenizer.decode(prompt) else ""
+        limits = (Limits(576, num_suffix, 0) for num_suffix in (109, 192))
+        served = [build_chat_prompt(tokenizer, text[:start], suffix, limits=each).tokens for each in limits]
+        assert tuple(prompt) in served
+        assert answer == [*tokenizer.encode(f"{middle}\n```"), tokenizer.eos]
+        assert tokenizer.answer(answer[:-1]) == middle
+        example = corrupt(posed, tokenizer, np.random.default_rng(seed), shape, LossWeights())
+        rows = answer[: shape.num_canvas_rows]
+        assert example.canvas_targets[0].tolist() == [*rows, *[tokenizer.pad] * (shape.num_canvas_rows - len(rows))]
+    # where the turns leave less room, the prefix gives way; where there is none, there is no example
+    short = pose(tokenizer, text, hole, random.Random(0), replace(shape, num_encoder=740))
+    assert short is not None
+    assert len(short.encoder) <= 740 < len(posed.encoder)
+    assert tokenizer.decode(short.encoder).count("return open") > 1
+    assert pose(tokenizer, text, hole, random.Random(0), replace(shape, num_encoder=300)) is None
