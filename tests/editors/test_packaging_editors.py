@@ -121,6 +121,15 @@ def test_the_vsix_holds_what_it_should():
         assert f"## {package} " in notices
 
 
+def test_the_pictures_are_small_and_shown():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("neovim-edit", "neovim-ghost", "vscode-edit", "vscode-ghost", "vscode-menu"):
+        data = (ROOT / f"docs/{name}.png").read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) < 100_000
+        assert re.search(rf"!\[[^]]+\]\(docs/{name}\.png\)", readme), name
+
+
 @pytest.mark.parametrize("file", ["editors/neovim/lua", "editors/neovim/plugin", "editors/neovim/lsp", "plugin"])
 def test_lua_compiles(file, nvim_binary):
     for path in sorted((ROOT / file).rglob("*.lua")):
