@@ -17,7 +17,19 @@ from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
 from .execution import TEST_LIMITS
 from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
-from .modes import Bars, Plan, add_checks, add_execution, add_joint, add_replay, add_scale, ask_all, ask_variants, bars
+from .modes import (
+    Bars,
+    Plan,
+    add_checks,
+    add_execution,
+    add_joint,
+    add_replay,
+    add_scale,
+    add_windows,
+    ask_all,
+    ask_variants,
+    bars,
+)
 from .report import write_report
 from .results import Json, Paired, Results, by, compare, load, save
 from .run import ServerSpec, about_run, about_snapshot
@@ -98,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument("--scale", metavar="K,K", help=f"latency as work grows: all, or of: {', '.join(SCALE_KINDS)}")
     more.add_argument("--scale-max", type=int, default=0, metavar="N", help="leave larger sizes out")
     more.add_argument("--scale-requests", type=int, default=30, metavar="N", help="requests per size; default: 30")
+    more.add_argument("--windows", default="", metavar="N,N", help="memory of N windows, and kill -9 of the first")
     more.add_argument("--execute", type=int, default=0, metavar="N", help="run the snapshot's tests on N filled bodies")
     more.add_argument("--tests", default="", metavar="CMD", help="how its tests are run; default: pytest")
     more.add_argument("--limit-s", type=float, default=0.0, metavar="S", help="time for one run of a program or tests")
@@ -191,6 +204,17 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
     )
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers from 1 on, with commas between them. Raises: BenchError."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise BenchError(f"{text!r} is no list of numbers, for example 2,8.") from error
+    if min(found) < 1:
+        raise BenchError(f"{text!r} holds a number below 1.")
+    return found
+
+
 def limits_of(options: argparse.Namespace, usual: Limits) -> Limits:
     """The limits that the command line names, the usual ones where it does not."""
     return Limits(options.limit_s or usual.seconds, options.limit_mib or usual.memory_mib)
@@ -260,6 +284,8 @@ def _more(
         add_joint(results, plan, snapshot, options.joint, all_bars)
     if scales:
         add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars)
+    if options.windows:
+        add_windows(results, plan, numbers(options.windows), all_bars)
     if options.execute:
         tests = shlex.split(options.tests)
         add_execution(results, plan, snapshot, options.execute, tests, limits_of(options, TEST_LIMITS), all_bars)

@@ -32,6 +32,7 @@ from .sandbox import Limits
 from .scale import SCALERS, SIZES, ScaleKind
 from .snapshot import Snapshot
 from .subject import Conditions
+from .windows import measure_windows
 
 Told = Callable[[int], object]
 
@@ -162,6 +163,16 @@ def add_scale(
         with all_bars.task(f"{spec.name}, {kind}", len(sizes)) as told:
             rows = asyncio.run(SCALERS[kind](spec.command, snapshot, plan.conditions, sizes, count, told))
         found[kind] = rows
+
+
+def add_windows(results: Results, plan: Plan, counts: Sequence[int], all_bars: Bars) -> None:
+    """Memory of several windows of one user, and the death of the one with the model; for the first server."""
+    rows = results.extras.setdefault("windows", [])
+    spec = plan.servers[0]
+    for count in counts:
+        with all_bars.task(f"{spec.name}, {count} windows", count) as told:
+            row = asyncio.run(measure_windows(spec.command, plan.conditions, count, told))
+        rows.append({"subject": spec.name, **row})
 
 
 def add_execution(

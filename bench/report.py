@@ -16,7 +16,15 @@ from . import plots
 from .errors import ResultsError
 from .holes import KINDS
 from .results import Json, Record, Results, SubjectResult, curve_of, summarise
-from .tables import milliseconds, percent
+from .tables import (
+    ABLATION_CAPTION,
+    ABLATION_COLUMNS,
+    ablation_rows,
+    deadline_of,
+    harm_line,
+    milliseconds,
+    percent,
+)
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GOAL_MS = 100.0
@@ -111,12 +119,17 @@ def _overview(runs: Sequence[Results]) -> str:
     """All runs summed, for subjects that every run has."""
     names = [subject.name for subject in runs[0].subjects]
     rows: list[tuple[str, Sequence[str]]] = []
+    notes: list[str] = []
     for name in names:
         found = [subject for run in runs for subject in run.subjects if subject.name == name]
         if len(found) == len(runs):
             records = [record for subject in found for record in subject.records]
             rows.append(("" if found[0].command else "baseline", [name, *_cells(records)]))
-    return f"<h2>All {len(runs)} snapshots</h2>" + _table(["subject", *_COLUMNS, *_TIMES], rows)
+            if found[0].command:
+                whole = SubjectResult(name, records=records)
+                notes.append(f"{name}: {harm_line(whole, max(deadline_of(run.about) for run in runs))}.")
+    table = _table(["subject", *_COLUMNS, *_TIMES], rows)
+    return f"<h2>All {len(runs)} snapshots</h2>" + table + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
 
 
 def _run(run: Results) -> list[str]:
@@ -136,7 +149,14 @@ def _run(run: Results) -> list[str]:
         return [*parts, *_extras(run.extras)]
     rows = [("" if each.command else "baseline", [each.name, *_cells(each.records)]) for each in run.subjects]
     parts.append(_table(["subject", *_COLUMNS, *_TIMES], rows))
-    parts += [f'<p class="note">{escape(_told(subject))}</p>' for subject in run.subjects if subject.command]
+    deadline_ms = deadline_of(about)
+    parts += [
+        f'<p class="note">{escape(_told(subject, deadline_ms))}</p>' for subject in run.subjects if subject.command
+    ]
+    if all("base" in subject.about for subject in run.subjects):
+        ablations = [("", [name, *cells]) for name, cells in ablation_rows(run.subjects)]
+        parts += ["<h3>Ablations</h3>", _table(["subject", *ABLATION_COLUMNS], ablations)]
+        parts.append(f'<p class="note">{escape(ABLATION_CAPTION)}</p>')
     cards = _plots(run)
     parts.append('<div class="grid2">' + "".join(_card(title, body) for title, body in cards) + "</div>")
     present = {record.kind for subject in run.subjects for record in subject.records}
@@ -160,7 +180,7 @@ def _run(run: Results) -> list[str]:
     return parts
 
 
-def _told(subject: SubjectResult) -> str:
+def _told(subject: SubjectResult, deadline_ms: float) -> str:
     about: Json = subject.about
     summary = summarise(subject.records)
     parts = [
@@ -170,6 +190,7 @@ def _told(subject: SubjectResult) -> str:
         f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
         f"p95 {milliseconds(summary.keystroke_p95_ms)} ms",
     ]
+    parts.append(harm_line(subject, deadline_ms))
     if about.get("peak_memory_mib"):
         parts.append(f"peak memory {about['peak_memory_mib']:.0f} MiB")
     if summary.declines:
@@ -245,6 +266,9 @@ def _extras(extras: Json) -> list[str]:
         cards.append((title, plots.curves(title, series, name.replace("_", " "), "milliseconds", log_x=True)))
     if cards:
         parts += ['<div class="grid2">', *(_card(title, body) for title, body in cards), "</div>"]
+    for key, title in (("joint", "Several gaps of one document"), ("windows", "Several windows of one user")):
+        if rows := extras.get(key):
+            parts += [f"<h3>{title}</h3>", _facts(rows)]
     if rows := extras.get("execution"):
         parts += ["<h3>Execution</h3>", _facts(rows)]
     return parts

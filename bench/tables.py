@@ -12,6 +12,9 @@ from .holes import KINDS
 from .results import Json, Paired, Results, SubjectResult, Summary, by, compare, curve_of, summarise
 from .run import is_finite
 
+DEADLINE_MS = 2000.0
+"""Lacuna's own default of proposal.deadlineMs."""
+
 
 def percent(value: float) -> str:
     """A rate for people."""
@@ -97,8 +100,26 @@ def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
     return table
 
 
-def server_lines(subject: SubjectResult) -> Text:
-    """What is to be said of one server besides its rows: start, memory, declines, confidence, errors."""
+def deadline_of(about: Json) -> float:
+    """The deadline in ms that a run gave the server, or Lacuna's default."""
+    options: Json = about.get("conditions", {}).get("initialization_options") or {}
+    return float(options.get("proposal", {}).get("deadlineMs", DEADLINE_MS))
+
+
+def harm_line(subject: SubjectResult, deadline_ms: float) -> str:
+    """What proposals did harm as rates, and what came too late."""
+    summary = summarise(subject.records)
+    counts = dict(zip(("syntax errors", "brackets", "repeats", "indent"), map(int, _harm(summary)), strict=True))
+    rates = ", ".join(f"{name} {100 * count / max(1, summary.num_proposals):.2f} %" for name, count in counts.items())
+    num_late = sum(record.request_ms > deadline_ms for record in subject.records)
+    return (
+        f"of {summary.num_proposals} proposals: {rates}; "
+        f"{num_late} of {summary.num_gaps} answers above {deadline_ms:.0f} ms"
+    )
+
+
+def server_lines(subject: SubjectResult, deadline_ms: float = DEADLINE_MS) -> Text:
+    """What is to be said of one server besides its rows: start, memory, harm, declines, confidence, errors."""
     about: Json = subject.about
     summary = summarise(subject.records)
     server: Json = about.get("server") or {}
@@ -118,6 +139,7 @@ def server_lines(subject: SubjectResult) -> Text:
     low, high = summary.exact_interval
     parts.append(f"exact {percent(summary.exact)} (95 %: {percent(low)} to {percent(high)})")
     lines = [f"{subject.name}: {title or 'a server without a name'}; " + "; ".join(parts) + "."]
+    lines.append(f"  {harm_line(subject, deadline_ms)}")
     if summary.declines:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.declines.items())
         lines.append(f"  declined: {reasons}")
@@ -151,7 +173,8 @@ def tables(results: Results) -> RenderableType:
         parts.append(subjects_table(results.subjects))
     if len(by([record for subject in results.subjects for record in subject.records], lambda r: r.kind)) > 1:
         parts.append(kinds_table(results.subjects))
-    parts += [server_lines(subject) for subject in results.subjects if subject.command]
+    deadline_ms = deadline_of(results.about)
+    parts += [server_lines(subject, deadline_ms) for subject in results.subjects if subject.command]
     return Group(*parts)
 
 
@@ -172,6 +195,20 @@ _REPLAY = (
     ("along_p95_ms", "along p95"),
     ("cancel_lag_p95_ms", "cancel lag p95"),
 )
+WINDOWS = (
+    ("windows", "windows"),
+    ("num_models", "models"),
+    ("host_mib", "host MiB"),
+    ("largest_other_mib", "largest other"),
+    ("total_mib", "all together"),
+    ("first_ms", "first ms"),
+    ("median_ms", "median ms"),
+    ("last_ms", "last ms"),
+    ("num_models_after", "models after"),
+    ("num_requests", "requests"),
+    ("num_unanswered", "unanswered"),
+    ("num_errors", "errors"),
+)
 _RATES = frozenset({"keystrokes_saved", "hit_rate", "cancelled_rate"})
 
 
@@ -180,7 +217,7 @@ def _cell(key: str, value: float | None) -> str:
         return "–"
     if key in _RATES:
         return percent(value)
-    return milliseconds(value) if key.endswith("_ms") else str(value)
+    return milliseconds(value) if key.endswith(("_ms", "_mib")) else str(value)
 
 
 def extras_tables(extras: Json) -> RenderableType:
@@ -216,6 +253,13 @@ def extras_tables(extras: Json) -> RenderableType:
                 milliseconds(row["p95_ms"]),
                 f"{memory:.0f}" if memory else "–",
             )
+        parts.append(table)
+    if rows := extras.get("windows"):
+        table = Table(title="Several windows of one user", title_justify="left", caption_justify="left")
+        table.caption = "MiB resident; ms from kill -9 of the first window until the others proposed something again"
+        _columns(table, *(title for _, title in WINDOWS))
+        for row in rows:
+            table.add_row(*(_cell(key, row.get(key)) for key, _ in WINDOWS))
         parts.append(table)
     if rows := extras.get("execution"):
         table = Table(title="Execution", title_justify="left")

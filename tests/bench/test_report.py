@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from lacuna_ls.bench.cli import run
 from lacuna_ls.bench.demo import CANDIDATES, held_out_package
 from lacuna_ls.bench.demo import run as run_demo
 from lacuna_ls.bench.errors import SnapshotError
+from lacuna_ls.bench.report import render
+from lacuna_ls.bench.results import load
+from lacuna_ls.bench.tables import deadline_of, harm_line
 
 
 class Page(HTMLParser):
@@ -65,11 +69,35 @@ def test_the_page_is_whole_and_stands_alone(page: Page):
     assert "shapes 1.2" in text
 
 
+def test_everything_that_can_be_measured_stands_in_the_report(page: Page, tmp_path: Path):
+    results = load(tmp_path / "r.json")
+    joint = {"how": "jointly", "num_documents": 4, "exact": 0.25}
+    results.extras |= {"joint": [joint], "windows": [{"windows": 8, "last_ms": 812.0, "num_unanswered": 0}]}
+    for subject in results.subjects:
+        subject.about["base"] = "first"
+    found = Page()
+    found.feed(render([results]))
+    text = "".join(found.text)
+    for heading in ("Ablations", "Several gaps of one document", "Several windows of one user"):
+        assert heading in text
+    assert "syntax errors 0.00 %, brackets 0.00 %, repeats 0.00 %, indent 0.00 %" in text
+    assert "answers above 2000 ms" in text
+    assert found.found["table"] == 5
+    slow = results.subjects[0]
+    slow.records = [replace(record, request_ms=2500.0) for record in slow.records]
+    late = f"{len(slow.records)} of {len(slow.records)} answers above 2000 ms"
+    assert late in harm_line(slow, deadline_of(results.about))
+    results.about["conditions"]["initialization_options"] = {"proposal": {"deadlineMs": 30000}}
+    assert "; 0 of" in harm_line(slow, deadline_of(results.about))
+
+
 def test_several_runs_make_one_page(page: Page, tmp_path: Path):
     file = tmp_path / "r.json"
     report = tmp_path / "two.html"
     assert run(["--from", str(file), str(file), "--html", str(report)]) == 0
-    assert "All 2 snapshots" in report.read_text(encoding="utf-8")
+    text = report.read_text(encoding="utf-8")
+    assert "All 2 snapshots" in text
+    assert text.count("oracle: of ") == 1
     assert len(json.loads(file.read_text(encoding="utf-8"))["subjects"]) == 5
 
 
