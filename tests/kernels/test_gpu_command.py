@@ -4,11 +4,19 @@ bear.
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+
+def test_it_ends_within_nine_minutes_whatever_hangs(repository: Path):
+    limits = runpy.run_path(str(repository / "bench" / "kernels_gpu.py"), run_name="read")
+    seconds = limits["LIMITS_S"]
+    # twenty seconds for starting and stopping the parts
+    assert seconds["tests"] + len(limits["TOOLS"]) * seconds["sanitizer"] + seconds["speed"] <= 9 * 60 - 20
 
 
 @pytest.mark.slow

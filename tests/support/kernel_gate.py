@@ -25,6 +25,10 @@ from lacuna_ls.kernels.packed_triton import launch
 from lacuna_ls.kernels.packing import PANEL, Format, PackedMatrix, block_k_of
 
 H, WIDTH, V, HEADS = 2816, 704, 262144, 16
+INT4: tuple[tuple[Format, int], ...] = (("int4", 64), ("int4", 32), ("int4", 128))
+WIDE: tuple[tuple[Format, int], ...] = (("fp8", 0), ("bf16", 0), ("int8", 64))
+"""(format, group size) of everything that `lacuna quantize` writes and a checkpoint is taken over in."""
+
 DTYPES = {"int4": torch.int32, "int8": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16}
 
 
@@ -159,7 +163,7 @@ def wanted(name: str, arch: int, report: triton_offline.Report) -> list[str]:
         found.append("no ldmatrix")
     width = weight_load_bytes(report)
     # for wgmma triton lays 8-bit operands out in pieces of 8 elements, whatever the tile
-    if width < (8 if arch == 90 and name.endswith(("fp8", "int8")) else 16):
+    if width < (8 if arch == 90 and ("fp8" in name or "int8" in name) else 16):
         found.append(f"weights are loaded {width} bytes at a time")
     return found
 
@@ -193,12 +197,9 @@ def configurations(arch: int) -> Iterator[tuple[str, str, Callable[[], object]]]
                     cases.append(("vocab pass", vocab_pass(tile)))
                 elif op == "attention":
                     cases += attention(tile)
-                elif kind == "int4":
-                    cases += [(f"{op}.int4 g{g}", product(op, tile, "int4", g)) for g in (64, 32)]
                 else:
-                    cases.append((f"{op}.fp8", product(op, tile, "fp8", 0)))
-                    other: Format = "int8" if op == "linear" else "bf16"
-                    cases.append((f"{op}.{other}", product(op, tile, other, 64 if op == "linear" else 0)))
+                    formats = INT4 if kind == "int4" else WIDE
+                    cases += [(f"{op}.{f}{f' g{g}' if g else ''}", product(op, tile, f, g)) for f, g in formats]
                 for case, launcher in cases:
                     key = f"{case} {shape}"
                     if key not in seen:
