@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -246,6 +247,16 @@ class ServerSubject:
         if self._private is not None:
             self._private.cleanup()
             self._private = None
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time that the process has used so far; None where the system does not say (not Linux)."""
+        try:
+            stat = Path(f"/proc/{self._running().pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+        # the name, in brackets, may hold blanks
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def show_neighbours(self, others: Mapping[str, tuple[str, str]]) -> None:
         """Have exactly these documents open beside the one that is asked about. uri -> language, text."""

@@ -241,8 +241,13 @@ def extras_tables(extras: Json) -> RenderableType:
         parts.append(table)
     scale: dict[str, list[Json]] = extras.get("scale") or {}
     for kind, rows in scale.items():
-        table = Table(title=f"Latency by {kind}", title_justify="left")
+        table = Table(title=f"Latency by {kind}", title_justify="left", caption_justify="left")
+        if rows and is_finite(ratio := rows[-1]["p95_ms"] / rows[0]["p95_ms"]):
+            table.caption = f"p95 at {rows[-1]['size']} is {ratio:.2f} times that at {rows[0]['size']}"
         _columns(table, kind, "requests", "shown", "p50 ms", "p95 ms", "peak MiB")
+        is_workspace = any("early_p95_ms" in row for row in rows)
+        if is_workspace:
+            _columns(table, "p95 ms at first", "read after s")
         for row in rows:
             memory = row.get("peak_memory_mib")
             table.add_row(
@@ -252,6 +257,7 @@ def extras_tables(extras: Json) -> RenderableType:
                 milliseconds(row["p50_ms"]),
                 milliseconds(row["p95_ms"]),
                 f"{memory:.0f}" if memory else "–",
+                *((milliseconds(row["early_p95_ms"]), f"{row['looked_s']:.0f}") if is_workspace else ()),
             )
         parts.append(table)
     if rows := extras.get("windows"):

@@ -201,3 +201,22 @@ def test_replay_and_scale_over_the_command_line(
     page = html.read_text(encoding="utf-8")
     assert "Replayed typing" in page
     assert "Latency against documents" in page
+
+
+def test_a_server_is_asked_while_it_looks_around_and_after(
+    repository_folder: Path, oracle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lacuna_ls.bench.scale.INDEX_WAIT_S", 0.1)
+    monkeypatch.setattr("lacuna_ls.bench.scale.IDLE_POLL_S", 0.1)
+    file = tmp_path / "r.json"
+    words = ["--server", f"oracle={shlex.join(oracle())}", "--holes", "0", "--key-ms", "1", "--json", str(file)]
+    scale = ["--scale", "workspace", "--scale-max", "100", "--scale-requests", "3"]
+    assert run([str(repository_folder), *words, *scale]) == 0
+    rows = load(file).extras["scale"]["workspace"]
+    assert [row["size"] for row in rows] == [10, 100]
+    for row in rows:
+        assert row["early_p95_ms"] > 0
+        assert 0.1 < row["looked_s"] < 30
+    printed = capsys.readouterr().out
+    assert "p95 at 100 is" in printed
+    assert "at first" in printed
