@@ -27,7 +27,7 @@ from .local import PREFILL_CHUNK, LocalEngine
 from .packed import is_packed, load_packed
 from .packed_model import PackedModel
 from .pipeline import Pipeline, StepOptions
-from .plan import CONTEXT_BYTES, KV_TOKENS, plan_folder
+from .plan import CONTEXT_BYTES, KV_TOKENS, check_host, plan_folder
 from .policies import RegionEntropySum, SamplingPolicy, answer_region
 from .problem import Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 from .slots import Slot, SlotPool
@@ -79,6 +79,9 @@ def load_engine(
     device = choose_device(source, device)
     if source is None or not source.is_dir():
         return LocalEngine.load(source, device, adapter=adapter)
+    if not device.startswith("cuda"):
+        # a language server that takes all of somebody's memory is worse than none
+        check_host(source)
     if device.startswith("cuda") or is_packed(source) or source_format(source) != "float":
         return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress=progress, adapter=adapter)
     return LocalEngine.load(source, device, adapter=adapter)

@@ -7,6 +7,7 @@ in bytes; GB are 10^9.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from .config import ModelConfig
 from .errors import DeviceError
-from .formats import Label, Part, Scheme, parts
+from .formats import Label, Part, Scheme, parts, source_format
 from .packed import default_scheme, is_packed, read_manifest
 
 MAX_ROWS = 512
@@ -151,6 +152,35 @@ def plan_folder(
     stored = Scheme(**{**manifest["scheme"], "dtype": getattr(torch, manifest["scheme"]["dtype"])})
     found = [_as_stored(part, manifest["parts"].get(part.name, {})) for part in parts(config, stored)]
     return plan(config, stored, kv_tokens, free, cap, found=found)
+
+
+def host_bytes(source: Path) -> int:
+    """What a model folder takes at most of this machine's memory, where no GPU is used.
+
+    Packed and quantised folders run as they are planned; a float folder is read in fp32. Raises: as plan_folder.
+    """
+    config = ModelConfig.load(source / "config.json")
+    if is_packed(source) or source_format(source) != "float":
+        return plan_folder(source).total
+    return 4 * total_parameters(parts(config, Scheme()))
+
+
+def check_host(source: Path) -> None:
+    """Raises: DeviceError for a folder that would take over half of this machine's memory; ModelError and its kinds."""
+    wanted, memory = host_bytes(source), memory_bytes()
+    if wanted > memory / 2:
+        raise DeviceError(
+            f"without a GPU the model needs {wanted / 1e9:.1f} GB of memory and this machine has {memory / 1e9:.1f} "
+            f"in all; {OTHERWISE}"
+        )
+
+
+def memory_bytes() -> float:
+    """The machine's memory; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def plan_table(found: MemoryPlan) -> list[tuple[str, str]]:

@@ -143,7 +143,7 @@ def _plan(engine: EngineOptions) -> Iterator[Finding]:
     import torch
 
     from ..engine.find import find_model
-    from ..engine.plan import OTHERWISE, plan_folder, plan_table
+    from ..engine.plan import OTHERWISE, host_bytes, memory_bytes, plan_folder, plan_table
 
     source = find_model(engine.model)
     if not source.is_dir():
@@ -155,17 +155,9 @@ def _plan(engine: EngineOptions) -> Iterator[Finding]:
         yield Finding("plan", "ok", f"{name:<17}{text}")
     if not found.fits:
         yield Finding("plan", "missing", "it does not fit", found.advice())
-    elif not has_gpu and found.total > _memory_bytes() / 2:
+    elif not has_gpu and host_bytes(source) > memory_bytes() / 2:
         advice = f"{OTHERWISE[0].upper()}{OTHERWISE[1:]}."
         yield Finding("plan", "missing", "no GPU, and too large for this machine's CPU", advice)
-
-
-def _memory_bytes() -> float:
-    """The machine's memory; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
 
 
 def _grammars() -> Finding:

@@ -36,6 +36,7 @@ from ..engine.model import DiffusionGemma
 from ..engine.modelfile import EMBEDDED
 from ..engine.packed import is_packed
 from ..engine.packed_engine import load_engine
+from ..engine.plan import check_host
 from ..engine.threads import leave_a_core
 from ..infill.chat import ChatTokenizer
 from ..infill.index import LineIndex, WorkspaceIndexer
@@ -267,6 +268,8 @@ def load_base(source: Path, device: str) -> DiffusionGemma:
 
     Raises: ModelError and its kinds, DeviceError.
     """
+    if source.is_dir() and not device.startswith("cuda"):
+        check_host(source)
     if source.is_dir() and (device.startswith("cuda") or is_packed(source) or source_format(source) != "float"):
         return load_frozen(source, device)
     return load_checkpoint(source, device, "fp32")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 import torch
+from lacuna_ls.engine import plan as plan_module
+from lacuna_ls.engine.checkpoint import save_folder
 from lacuna_ls.engine.config import ModelConfig
 from lacuna_ls.engine.errors import DeviceError, ModelNotFoundError
 from lacuna_ls.engine.formats import Scheme
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.packed import load_packed, quantize
-from lacuna_ls.engine.plan import plan, plan_folder, plan_table
+from lacuna_ls.engine.packed_engine import load_engine
+from lacuna_ls.engine.plan import host_bytes, plan, plan_folder, plan_table
+from lacuna_ls.training.adapt import load_base
 
 RELEASED = Path(__file__).parents[2] / "bench" / "diffusiongemma_26b.json"
 
@@ -103,3 +108,27 @@ def test_table_for_people(tmp_path: Path, released: ModelConfig):
     assert "to be had" not in dict(plan_table(plan_folder(source)))
     with pytest.raises(ModelNotFoundError):
         plan_folder(tmp_path / "nowhere")
+
+
+def test_without_a_gpu_a_model_that_would_take_the_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "released"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(RELEASED.read_bytes())
+    monkeypatch.setattr(plan_module, "memory_bytes", lambda: 64e9)
+    # read in fp32: nobody loads it for that
+    assert host_bytes(folder) > 100e9
+    with pytest.raises(DeviceError, match=r"needs 10\d\.\d GB of memory and this machine has 64\.0 in all; use a"):
+        load_engine(folder, "cpu")
+    with pytest.raises(DeviceError, match="without a GPU"):
+        load_base(folder, "cpu")
+    small, packed = tmp_path / "small", tmp_path / "packed"
+    save_folder(tiny.tiny_model(tiny.tiny_config()), small)
+    quantize(small, packed, Scheme(experts_group=32, dense_group=32, dtype=torch.float32))
+    assert host_bytes(packed) == plan_folder(packed).total
+    for source in (small, packed):
+        load_engine(source, "cpu").close()
+        short = 2 * host_bytes(source) - 2
+        monkeypatch.setattr(plan_module, "memory_bytes", partial(float, short))
+        with pytest.raises(DeviceError, match="without a GPU"):
+            load_engine(source, "cpu")
+        monkeypatch.setattr(plan_module, "memory_bytes", partial(float, "inf"))
