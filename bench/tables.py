@@ -191,9 +191,10 @@ _REPLAY = (
     ("cancelled_rate", "cancelled"),
     ("p50_ms", "p50 ms"),
     ("p95_ms", "p95 ms"),
-    ("along_p50_ms", "along p50"),
-    ("along_p95_ms", "along p95"),
-    ("cancel_lag_p95_ms", "cancel lag p95"),
+    ("along_p50_ms", "typing along, p50 ms"),
+    ("along_p95_ms", "typing along, p95 ms"),
+    ("cancel_lag_p95_ms", "cancel lag, p95 ms"),
+    ("num_errors", "errors"),
 )
 WINDOWS = (
     ("windows", "windows"),
@@ -224,11 +225,14 @@ def extras_tables(extras: Json) -> RenderableType:
     """Replayed typing, scale and execution, where they were asked for."""
     parts: list[RenderableType] = []
     if rows := extras.get("replay"):
-        table = Table(title="Replayed typing", title_justify="left")
-        _columns(table, "subject", "pace", "accepts", *(title for _, title in _REPLAY))
-        for row in rows:
-            cells = [_cell(key, row.get(key)) for key, _ in _REPLAY]
-            table.add_row(row["subject"], row["pace"], "yes" if row["accepts"] else "no", *cells)
+        table = Table(title="Replayed typing", title_justify="left", caption_justify="left")
+        table.caption = "saved: keys not pressed; kept: answers while typing along that kept or extended what was shown"
+        # a column for each run: there are more figures than a terminal is wide
+        table.add_column("", no_wrap=True)
+        _columns(table, *(f"{row['subject']}, {row['pace']}" for row in rows))
+        table.add_row("accepts", *("yes" if row["accepts"] else "no" for row in rows))
+        for key, title in _REPLAY:
+            table.add_row(title, *(_cell(key, row.get(key)) for row in rows))
         parts.append(table)
     if rows := extras.get("joint"):
         table = Table(title="Several gaps of one document", title_justify="left", caption_justify="left")
