@@ -29,6 +29,12 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 MIN_KNOWN_ROPES = 512
 """Positions whose rotations are worked out at first."""
 
+MAX_KNOWN_MASK = 512
+"""Up to this position the causal masks are kept, 1 MiB for each window; beyond, they are made when needed."""
+
+CAUSAL_PIECE = 64
+"""Rows of a causal attention that a CPU works out together (32 to 80 of 240 rows take the same time)."""
+
 
 class Linear(nn.Linear):
     """A linear layer without bias whose weight is always loaded or set by the caller, never drawn here."""
@@ -155,9 +161,13 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(D, eps)
         self.v_norm = RMSNorm(D, eps, has_weight=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend, only_last: bool = False
+    ) -> Tensor:
         heads = (*x.shape[:-1], -1, self.head_dim)
         query = rotate(self.q_norm(self.q_proj(x).view(heads)), rope)
+        if only_last:
+            query = query[:, -1:]
         raw_key = self.k_proj(x).view(heads)
         value = self.v_norm(raw_key if self.v_proj is None else self.v_proj(x).view(heads))
         key = rotate(self.k_norm(raw_key), rope)
@@ -189,10 +199,20 @@ class Layer(nn.Module):
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend, scalar: Tensor
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        layer: int,
+        attend: Attend,
+        scalar: Tensor,
+        only_last: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """scalar: broadcastable to [B, T, 1]. Returns x and the router's probabilities [B * T, E]."""
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rope, layer, attend))
+        """scalar: broadcastable to [B, T, 1]. Returns x and the router's probabilities [B * T, E].
+
+        only_last: of the last row alone, for a layer whose other rows nobody reads; all rows give keys and values.
+        """
+        attended = self.self_attn(self.input_layernorm(x), rope, layer, attend, only_last)
+        x = (x[:, -1:] if only_last else x) + self.post_attention_layernorm(attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         rows = x.reshape(-1, x.shape[-1])
         weights, ids, probabilities = self.router(rows)
@@ -228,10 +248,15 @@ class DiffusionGemma(nn.Module):
         self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
+        # quicker products with the embedding and with its transpose, where there are any (int8.py)
+        self.to_vocabulary: nn.Module | None = None
+        self.from_vocabulary: nn.Module | None = None
         # one table of frequencies for each distinct (theta, head size, rotated pairs)
         self._rope_specs = [(s.rope_theta, s.head_dim, s.num_rotated) for s in config.layers]
         # rotations of positions 0.. as far as they were needed: working them out costs as much as a layer
         self._known_ropes: list[tuple[Tensor, Tensor]] = []
+        # who sees whom among positions 0..MAX_KNOWN_MASK, by window
+        self._known_masks: dict[int | None, Tensor] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -243,8 +268,9 @@ class DiffusionGemma(nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Of all weights and buffers."""
-        return sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
+        """Of all weights and buffers, those included that a product has packed for itself."""
+        packed = sum(cast(int, getattr(module, "packed_bytes", 0)) for module in self.modules())
+        return packed + sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., H], scaled by sqrt(H) rounded to the weights' dtype as the reference does."""
@@ -255,29 +281,33 @@ class DiffusionGemma(nn.Module):
         """The expected embedding under softmax(logits). logits: [B, L, V], divided by the temperature -> [B, L, H]."""
         table = self.embed_tokens.weight
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=table.dtype, device=table.device)
-        return torch.softmax(logits, dim=-1, dtype=torch.float32).to(table.dtype) @ table * scale
+        chances = torch.softmax(logits, dim=-1, dtype=torch.float32).to(table.dtype)
+        return (chances @ table if self.from_vocabulary is None else self.from_vocabulary(chances)) * scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., H] after the final norm -> softcapped fp32 logits [..., V]."""
-        raw = F.linear(hidden, self.embed_tokens.weight).float()
-        return torch.tanh(raw / self.config.softcap) * self.config.softcap
+        cap = self.config.softcap
+        if self.to_vocabulary is None:
+            return torch.tanh(F.linear(hidden, self.embed_tokens.weight).float() / cap) * cap
+        # the same curve; a tanh takes three times as long on a CPU
+        return self.to_vocabulary(hidden).mul_(2 / cap).sigmoid_().mul_(2 * cap).sub_(cap)
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H]."""
+    def encode(self, tokens: Tensor, cache: Cache, only_last: bool = False) -> Tensor:
+        """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H], or of the last [1, H]."""
         start, T = cache.length, tokens.shape[0]
-        positions = torch.arange(start, start + T, device=tokens.device)
-        masks = {s.window: _causal_mask(positions, s.window) for s in self.config.layers} if T > 1 else {}
+        masks = self._masks(start, start + T) if T > 1 else {}
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             window = self.config.layers[layer].window
             keys, values = cache.append(layer, key[0], value[0])
-            if T == 1:
-                first = 0 if window is None else max(0, start + 1 - window)
-                return _sdpa(query, keys[None, :, first:], values[None, :, first:], None)
-            return _sdpa(query, keys[None], values[None], masks[window])
+            if query.shape[2] == 1:
+                if window is not None and window < start + T:
+                    keys, values = keys[:, -window:], values[:, -window:]
+                return _sdpa(query, keys[None], values[None], None)
+            return _causal_sdpa(query, keys[None], values[None], masks[window])
 
-        x = self._run(self.embed(tokens)[None], start, attend, is_encoder=True)
+        x = self._run(self.embed(tokens)[None], start, attend, is_encoder=True, only_last=only_last and T > 1)
         cache.advance(T)
         return x[0]
 
@@ -290,8 +320,7 @@ class DiffusionGemma(nn.Module):
         """
         B, L = tokens.shape
         start = cache.length
-        positions = torch.arange(start, start + L, device=tokens.device)
-        masks = {s.window: _causal_mask(positions, s.window) for s in self.config.layers}
+        masks = self._masks(start, start + L)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = cache.read(layer)
@@ -327,28 +356,32 @@ class DiffusionGemma(nn.Module):
         return self._run(x, start, attend, is_encoder=False)
 
     def joint(
-        self, tokens: Tensor, positions: Tensor, is_canvas: Tensor, mask: Tensor, soft: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        is_canvas: Tensor,
+        mask: Tensor,
+        soft: Tensor | None,
+        run_layer: JointLayer | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Training: encoder rows and canvas rows of several canvases in one forward.
 
         tokens, positions: [B, T]; is_canvas: bool [T]; mask: bool [B, 1, T, T], True where a row may look;
-        soft: [B, T, H] self-conditioning (read for canvas rows only). Returns hidden [B, T, H] and router
-        probabilities [layers, B * T, E]. Sliding windows are the mask's business.
+        soft: [B, T, H] self-conditioning (read for canvas rows only). run_layer: joint_layer, or what a compiler made
+        of it. Returns hidden [B, T, H] and router probabilities [layers, B * T, E]. Sliding windows are the mask's
+        business.
         """
         plain = self.embed(tokens)
         x = torch.where(is_canvas[None, :, None], self.self_conditioning.combine(plain, soft), plain)
         ropes = self._ropes(positions)
-        # finite, so that a padding row that sees nothing gives a mean instead of NaN
-        bias = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -1e9)
-
-        def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            # fused attention's backward is twice as slow on a CPU at these sizes, and much faster on a GPU
-            return _grouped_attention(query, key, value, bias) if x.is_cpu else _sdpa(query, key, value, mask)
-
+        # fused attention's backward is twice as slow on a CPU at these sizes, and much faster on a GPU
+        if x.is_cpu:
+            # finite, so that a padding row that sees nothing gives a mean instead of NaN
+            mask = torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill(~mask, -1e9)
+        run_layer = run_layer or joint_layer
         probabilities: list[Tensor] = []
         for i, layer in enumerate(self.blocks()):
-            scalar = torch.where(is_canvas[:, None], layer.layer_scalar, layer.encoder_layer_scalar)
-            x, chosen = layer(x, ropes[i], i, attend, scalar)
+            x, chosen = run_layer(layer, x, ropes[i], is_canvas, mask)
             probabilities.append(chosen)
         return self.norm(x), torch.stack(probabilities)
 
@@ -356,12 +389,23 @@ class DiffusionGemma(nn.Module):
         """The layers, with their type."""
         return (cast(Layer, layer) for layer in self.layers)
 
-    def _run(self, x: Tensor, start: int, attend: Attend, is_encoder: bool) -> Tensor:
+    def _run(self, x: Tensor, start: int, attend: Attend, is_encoder: bool, only_last: bool = False) -> Tensor:
         ropes = self._ropes_between(start, start + x.shape[1])
         for i, layer in enumerate(self.blocks()):
             scalar = layer.encoder_layer_scalar if is_encoder else layer.layer_scalar
-            x, _ = layer(x, ropes[i], i, attend, scalar)
+            x, _ = layer(x, ropes[i], i, attend, scalar, only_last and i == len(ropes) - 1)
         return self.norm(x)
+
+    def _masks(self, start: int, end: int) -> dict[int | None, Tensor]:
+        """Of rows at the positions [start, end), by window: the bias [end - start, end] of all positions up to end."""
+        windows = {spec.window for spec in self.config.layers}
+        if end > MAX_KNOWN_MASK:
+            return {each: _causal_bias(start, end, each, self.dtype, self.device) for each in windows}
+        known = next(iter(self._known_masks.values()), None)
+        if known is None or known.device != self.device or known.dtype != self.dtype:
+            tables = ((each, _causal_bias(0, MAX_KNOWN_MASK, each, self.dtype, self.device)) for each in windows)
+            self._known_masks = dict(tables)
+        return {each: mask[start:end, :end] for each, mask in self._known_masks.items()}
 
     def _ropes_between(self, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
         """`_ropes` of the positions [start, end)."""
@@ -369,7 +413,9 @@ class DiffusionGemma(nn.Module):
         if known is None or known.shape[1] < end or known.device != self.device or known.dtype != self.dtype:
             length = max(MIN_KNOWN_ROPES, 1 << (end - 1).bit_length())
             self._known_ropes = self._ropes(torch.arange(length, device=self.device)[None])
-        return [(cos[:, start:end], sin[:, start:end]) for cos, sin in self._known_ropes]
+        # layers of one kind share a table, and cutting it costs as much as a norm
+        cut = {id(cos): (cos[:, start:end], sin[:, start:end]) for cos, sin in self._known_ropes}
+        return [cut[id(cos)] for cos, _ in self._known_ropes]
 
     def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         tables: dict[tuple[float, int, int], tuple[Tensor, Tensor]] = {}
@@ -378,6 +424,26 @@ class DiffusionGemma(nn.Module):
             low, high = sin.chunk(2, dim=-1)
             tables[spec] = cos, torch.cat((-low, high), dim=-1)
         return [tables[spec] for spec in self._rope_specs]
+
+
+JointLayer = Callable[[Layer, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def joint_layer(
+    layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor], is_canvas: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One layer of `joint`, a function of its own so that it is compiled once for all layers of a kind.
+
+    mask: bool, or on a CPU the bias that it means, bf16; both [B, 1, T, T].
+    """
+
+    def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.is_cpu:
+            return _grouped_attention(query, key, value, mask)
+        return _sdpa(query, key, value, mask)
+
+    scalar = torch.where(is_canvas[:, None], layer.layer_scalar, layer.encoder_layer_scalar)
+    return layer(x, rope, 0, attend, scalar)
 
 
 def rope_table(
@@ -401,11 +467,28 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
-def _causal_mask(positions: Tensor, window: int | None) -> Tensor | None:
-    """[T, S] for rows at positions over all cached positions up to the last one."""
-    keys = torch.arange(int(positions[-1]) + 1, device=positions.device)
-    distance = positions[:, None] - keys[None, :]
-    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+def _causal_bias(start: int, end: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[end - start, end]: 0 where the row at a position sees a position, else minus infinity."""
+    distance = torch.arange(start, end, device=device)[:, None] - torch.arange(end, device=device)
+    is_seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    return torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill_(~is_seen, -torch.inf)
+
+
+def _causal_sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of the last T of S positions under their causal bias [T, S].
+
+    On a CPU in pieces of rows, each with the keys up to its own last: half of the square need not be computed.
+    """
+    T, S = bias.shape
+    if not query.is_cpu or T <= CAUSAL_PIECE:
+        return _sdpa(query, key, value, bias)
+    pieces: list[Tensor] = []
+    for first in range(0, T, CAUSAL_PIECE):
+        last = min(first + CAUSAL_PIECE, T)
+        seen = S - T + last
+        rows = query[:, :, first:last]
+        pieces.append(_sdpa(rows, key[:, :, :seen], value[:, :, :seen], bias[first:last, :seen]))
+    return torch.cat(pieces, dim=2)
 
 
 def _grouped_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:

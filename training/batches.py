@@ -13,7 +13,7 @@ Source: uniform-noise loss of TRL/NeMo for DiffusionGemma (facts/infill.md), wit
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class BatchShape:
     max_middle: int = 56
     draft_share: float = 0.5
     """Of second canvases: they start from a similar line, or from an edited middle, instead of from noise."""
+    holes_per_text: int = 8
+    """Cut from a text that was drawn: looking a text over for where it may be cut takes longer than all the rest."""
 
     @property
     def num_rows(self) -> int:
@@ -77,7 +79,7 @@ class Batch:
 
     tokens: inputs. positions: of rows in the sequence. targets: what each row is to predict (encoder rows: the next
     token; canvas rows: their own clean token). weights: fp32. is_pinned: canvas rows whose token is known.
-    mask: bool [B, 1, T, T], True where a row may look. is_canvas: bool [T].
+    seen: int64, how many encoder rows a canvas row may look at. canvas: int64 [T], which canvas a row is of; -1: none.
     """
 
     tokens: Tensor
@@ -85,8 +87,24 @@ class Batch:
     targets: Tensor
     weights: Tensor
     is_pinned: Tensor
-    mask: Tensor
-    is_canvas: Tensor
+    seen: Tensor
+    canvas: Tensor
+    num_encoder: int
+    """Rows before the first canvas."""
+
+    @property
+    def is_canvas(self) -> Tensor:
+        """bool [T]."""
+        return self.canvas >= 0
+
+    @property
+    def mask(self) -> Tensor:
+        """bool [B, 1, T, T], True where a row may look. Made where it is used: it is a hundred times the rest."""
+        row = torch.arange(len(self.canvas), device=self.canvas.device)
+        causal = (row[None, :] <= row[:, None]) & ~self.is_canvas[None, :]
+        own = self.canvas[None, :] == self.canvas[:, None]
+        ahead = (row[None, None, :] < self.seen[:, :, None]) | own
+        return torch.where(self.is_canvas[:, None], ahead, causal)[:, None]
 
     def to(self, device: torch.device) -> Batch:
         def move(tensor: Tensor) -> Tensor:
@@ -98,8 +116,9 @@ class Batch:
             targets=move(self.targets),
             weights=move(self.weights),
             is_pinned=move(self.is_pinned),
-            mask=move(self.mask),
-            is_canvas=move(self.is_canvas),
+            seen=move(self.seen),
+            canvas=move(self.canvas),
+            num_encoder=self.num_encoder,
         )
 
 
@@ -125,20 +144,22 @@ class Batches(Dataset[Batch]):
         self._tokenizer = self._tokenizer or tokenizer_of(self._tokenizer_json)
         rng = random.Random(self._seed * 1_000_003 + step)
         noise = np.random.default_rng((self._seed, step))
-        return collate([self._example(rng, noise) for _ in range(self._shape.num_examples)], self._shape)
+        examples: list[Example] = []
+        while len(examples) < self._shape.num_examples:
+            examples += self._examples(rng, noise, self._shape.num_examples - len(examples))
+        return collate(examples, self._shape)
 
-    def _example(self, rng: random.Random, noise: np.random.Generator) -> Example:
+    def _examples(self, rng: random.Random, noise: np.random.Generator, wanted: int) -> Iterator[Example]:
+        """At most wanted examples of one text."""
         assert self._tokenizer is not None
-        while True:
-            drawn = rng.random() * float(self._cumulative[-1])
-            index = int(np.searchsorted(self._cumulative, drawn, side="right"))
-            text = self._texts.text(min(index, len(self._texts) - 1))
+        drawn = rng.random() * float(self._cumulative[-1])
+        index = int(np.searchsorted(self._cumulative, drawn, side="right"))
+        text = self._texts.text(min(index, len(self._texts) - 1))
+        for _ in range(min(wanted, self._shape.holes_per_text)):
             hole = self._sample_hole(text, rng)
-            if hole is None:
-                continue
-            posed = pose(self._tokenizer, text, hole, rng, self._shape)
+            posed = hole and pose(self._tokenizer, text, hole, rng, self._shape)
             if posed is not None:
-                return corrupt(posed, self._tokenizer, noise, self._shape, self._weights)
+                yield corrupt(posed, self._tokenizer, noise, self._shape, self._weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,15 +279,13 @@ def corrupt(
 
 
 def collate(examples: list[Example], shape: BatchShape) -> Batch:
-    """Lay the examples out as one batch; the mask is built here because only here all lengths are known."""
+    """Lay the examples out as one batch."""
     B, T, Te, C = len(examples), shape.num_rows, shape.num_encoder, shape.num_canvas_rows
     tokens, targets = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
     positions = np.zeros((B, T), np.int64)
     positions[:, :Te] = np.arange(Te)
     weights = np.zeros((B, T), np.float32)
-    pinned = np.zeros((B, T), np.bool_)
-    mask = np.zeros((B, T, T), np.bool_)
-    mask[:, :Te, :Te] = np.tri(Te, dtype=np.bool_)
+    pinned, sees = np.zeros((B, T), np.bool_), np.zeros((B, T), np.int64)
     for b, example in enumerate(examples):
         posed = example.posed
         n = len(posed.encoder)
@@ -279,14 +298,14 @@ def collate(examples: list[Example], shape: BatchShape) -> Batch:
             tokens[b, rows], targets[b, rows] = example.canvas_tokens[r], example.canvas_targets[r]
             weights[b, rows], pinned[b, rows] = example.canvas_weights[r], example.canvas_pinned[r]
             positions[b, rows] = np.arange(seen, seen + C)
-            mask[b, rows, :seen] = True
-            mask[b, rows, rows] = True
+            sees[b, rows] = seen
     return Batch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),
         targets=torch.from_numpy(targets),
         weights=torch.from_numpy(weights),
         is_pinned=torch.from_numpy(pinned),
-        mask=torch.from_numpy(mask[:, None]),
-        is_canvas=torch.arange(T) >= Te,
+        seen=torch.from_numpy(sees),
+        canvas=(torch.arange(T) - Te).div(C, rounding_mode="floor").clamp_min(-1),
+        num_encoder=Te,
     )

@@ -32,6 +32,7 @@ from ..engine.errors import CheckpointError, ModelNotFoundError
 from ..engine.modelfile import EMBEDDED, read_tokenizer
 from . import sources
 from .batches import Batches, BatchShape, LossWeights
+from .bundle import read_bundle
 from .corpus import MAX_BYTES, Corpus, build_corpus, clean_text, holdout_packages
 from .dedupe import signature
 from .export import export
@@ -45,7 +46,7 @@ WORK = Path("/tmp/lacuna-gpu")
 RESERVE_S = 15.0
 """Kept back from a call's seconds for saving, the held-out losses and the parts."""
 
-COMPILE_S = 100.0
+COMPILE_S = 40.0
 """The first joint step compiles a second graph; a call that ends within this of it ends before it instead."""
 
 MIN_CORPUS_BYTES = 4e6
@@ -87,14 +88,26 @@ def choose_packages(found: Iterable[sources.Package], seconds: float, jobs: int)
     return chosen
 
 
-def prepare_corpus(work: Path, tokenizer_json: str, seconds: float, jobs: int, only: set[str] | None = None) -> Path:
+def prepare_corpus(
+    work: Path,
+    tokenizer_json: str,
+    seconds: float,
+    jobs: int,
+    only: set[str] | None = None,
+    bundle: Path | None = None,
+) -> Path:
     """The corpus of this machine's packages in work/corpus, with its tokenizer; what is there already is kept.
 
-    only: names of packages, so that a resumed run reads what it began with (as far as this machine has it).
+    only: names of packages, so that a resumed run reads what it began with (as far as this machine has it). bundle:
+    packages that this machine does not have.
     """
     folder = work / "corpus"
     if not (folder / "manifest.json").exists():
         found = [sources.standard_library(), *sources.installed_packages()]
+        if bundle is not None:
+            # where both have one, this machine's own is as good
+            names = {package.name for package in found}
+            found += [package for package in read_bundle(bundle, work / "bundle") if package.name not in names]
         if only is None:
             found = choose_packages(found, seconds, jobs)
         begun = time.monotonic()
@@ -218,8 +231,10 @@ def session(
     corpus: Path | None = None,
     tokenizer_json: str | None = None,
     num_workers: int = 0,
+    bundle: Path | None = None,
 ) -> dict[str, Any]:
-    """One call; returns what it wrote to OUT/state.json. corpus: a ready folder instead of this machine's packages.
+    """One call; returns what it wrote to OUT/state.json. corpus: a ready folder instead of this machine's packages,
+    bundle: more packages than those.
 
     Raises: ModelNotFoundError, CheckpointError, VocabularyError; ValueError when the state is too large to travel.
     """
@@ -233,7 +248,7 @@ def session(
         known = manifest is not None and manifest.exists()
         only = set(json.loads(manifest.read_text("utf-8"))["packages"]) if manifest and known else None
         # a third of the call at most: a run without steps is worth nothing
-        corpus = prepare_corpus(work, tokenizer_json, seconds / 3, jobs, only)
+        corpus = prepare_corpus(work, tokenizer_json, seconds / 3, jobs, only, bundle)
     is_compiled = device.type == "cuda"
     used_s = _read_state(work / "run")["used_s"] if (work / "run" / "state.json").exists() else 0.0
     prepared_s = time.monotonic() - begun
@@ -277,24 +292,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="folder with the files of the last call; its plan is kept")
     parser.add_argument("--minutes", type=float, default=25.0, help="time budget of the whole run, over all calls")
     parser.add_argument("--size", choices=sorted(SIZES), default="gpu")
-    parser.add_argument("--batch", type=int, default=128, help="examples per step")
+    parser.add_argument("--batch", type=int, default=256, help="examples per step")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=WORK, help="where corpus and exact state stay while it is warm")
     parser.add_argument("--corpus", type=Path, help="a ready corpus with tokenizer.json (default: made from packages)")
+    parser.add_argument("--bundle", type=Path, help="more packages: a file that lacuna_ls.training.bundle wrote")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of a new vocabulary (default: the embedded one)")
+    parser.add_argument("--prepare", action="store_true", help="make the corpus in --work and end")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="that build batches")
     args = parser.parse_args(argv)
     torch.set_float32_matmul_precision("high")
-    plan = Plan(size=args.size, minutes=args.minutes, seed=args.seed, shape=BatchShape(num_examples=args.batch))
+    shape = BatchShape(num_examples=args.batch)
+    plan = Plan(size=args.size, minutes=args.minutes, seed=args.seed, shape=shape)
     if args.size == "gpu":
+        # more noise levels of a hole cost little beside its prompt
+        shape = replace(shape, num_encoder=288, max_middle=64, num_canvases=4)
         # a hundred times the steps of a run on a CPU: warm up longer and average over more of them
-        plan = replace(plan, warmup_steps=200, ema_decay=0.998)
+        plan = replace(plan, shape=shape, warmup_steps=200, ema_decay=0.998, encoder_weight_end=1.0)
     # given beside a corpus of other hands, its own tokenizer decides
-    own = args.corpus / "tokenizer.json" if args.corpus else None
-    tokenizer_json = own.read_text("utf-8") if own and own.exists() else None
+    own = args.tokenizer or (args.corpus / "tokenizer.json" if args.corpus else None)
+    tokenizer_json = own.read_text("utf-8") if own and own.exists() else read_tokenizer(EMBEDDED)
+    if args.prepare:
+        prepare_corpus(args.work, tokenizer_json, args.seconds, args.workers, None, args.bundle)
+        return 0
     session(
         args.out, plan, args.seconds, torch.device(args.device), args.work, args.resume, args.corpus, tokenizer_json,
-        args.workers,
+        args.workers, args.bundle,
     )  # fmt: skip
     return 0
 

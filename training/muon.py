@@ -9,7 +9,7 @@ coefficients (3.4445, -4.7750, 2.0315), in bf16 as there; differs by the batchin
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer: Tensor = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
-                scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * scale)
+            # matrices of one shape are one stack: on a GPU a launch costs more than the arithmetic of a small matrix
+            stacks: dict[torch.Size, list[Tensor]] = {}
+            for p in cast(list[Tensor], group["params"]):
+                if p.grad is not None:
+                    stacks.setdefault(p.shape, []).append(p)
+            for shape, params in stacks.items():
+                grads = [cast(Tensor, p.grad) for p in params]
+                states = [self.state[p] for p in params]
+                for state, p in zip(states, params):
+                    state.setdefault("momentum_buffer", torch.zeros_like(p))
+                buffers: list[Tensor] = [state["momentum_buffer"] for state in states]
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])
+                update = orthogonalise(torch.stack(ahead))
+                scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)

@@ -7,17 +7,32 @@ next-token loss), with the row weights of training/batches.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine.model import DiffusionGemma
+from ..engine.model import DiffusionGemma, JointLayer, joint_layer
 from .batches import Batch
 
 LOAD_BALANCE = 0.01
 """Weight of the load-balancing term that keeps every expert in use (Switch Transformer, arXiv 2101.03961, eq. 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """joint_layer and row_means after a compiler. Compiled apart: layers of a kind share their code, so it takes a
+    tenth of the time that the whole step takes, and that is what minutes on a borrowed machine are spent on.
+    """
+
+    layer: JointLayer
+    means: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def compiled() -> Compiled:
+    return Compiled(torch.compile(joint_layer, dynamic=False), torch.compile(row_means, dynamic=False))
 
 
 @dataclass(slots=True)
@@ -31,53 +46,70 @@ class Losses:
 
 def encoder_only(batch: Batch) -> Batch:
     """The same batch without its canvases: the first phase trains the language model alone."""
-    n = int((~batch.is_canvas).sum())
+    n = batch.num_encoder
     return Batch(
         tokens=batch.tokens[:, :n],
         positions=batch.positions[:, :n],
         targets=batch.targets[:, :n],
         weights=batch.weights[:, :n],
         is_pinned=batch.is_pinned[:, :n],
-        mask=batch.mask[:, :, :n, :n],
-        is_canvas=batch.is_canvas[:n],
+        seen=batch.seen[:, :n],
+        canvas=batch.canvas[:n],
+        num_encoder=n,
     )
 
 
-def soft_of(model: DiffusionGemma, batch: Batch, believed: Tensor | None) -> Tensor | None:
+def soft_of(model: DiffusionGemma, batch: Batch, believed: Tensor | None) -> Tensor:
     """Self-conditioning rows [B, T, H]: a pinned row gets its own token's embedding, the others what was believed.
 
-    None where there is neither. believed: [B, T, H], or None for the zeros of the first step.
+    believed: [B, T, H], or None for the zeros of the first step, which mean the same as no self-conditioning at all.
     """
-    if believed is None and not bool(batch.is_pinned.any()):
-        return None
     known = model.embed(batch.tokens)
-    base = torch.zeros_like(known) if believed is None else believed
-    return torch.where(batch.is_pinned[..., None], known, base)
+    # no look at whether anything is pinned: on a GPU the host would have to wait for the answer
+    return torch.where(batch.is_pinned[..., None], known, torch.zeros_like(known) if believed is None else believed)
 
 
 @torch.no_grad()
-def believe(model: DiffusionGemma, batch: Batch) -> Tensor:
+def believe(model: DiffusionGemma, batch: Batch, compiled: Compiled | None = None) -> Tensor:
     """First pass without gradient: the expected embedding of every canvas row; zeros elsewhere. [B, T, H]."""
-    hidden, _ = model.joint(batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft_of(model, batch, None))
-    num_encoder = int((~batch.is_canvas).sum())
-    soft = model.soft_embedding(model.logits(hidden[:, num_encoder:]))
-    return F.pad(soft, (0, 0, num_encoder, 0))
+    hidden, _ = model.joint(
+        batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft_of(model, batch, None),
+        compiled and compiled.layer,
+    )  # fmt: skip
+    soft = model.soft_embedding(model.logits(hidden[:, batch.num_encoder :]))
+    return F.pad(soft, (0, 0, batch.num_encoder, 0))
 
 
-def losses(model: DiffusionGemma, batch: Batch, soft: Tensor | None, encoder_weight: Tensor | float) -> Losses:
+def losses(
+    model: DiffusionGemma,
+    batch: Batch,
+    soft: Tensor | None,
+    encoder_weight: Tensor | float,
+    compiled: Compiled | None = None,
+) -> Losses:
     """encoder_weight: share of the next-token loss beside the canvas loss.
 
-    A tensor where this function is compiled: a float that changes from step to step would compile it anew every time.
+    A tensor where this is compiled: a float that changes from step to step would compile it anew every time.
     """
-    hidden, probabilities = model.joint(batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft)
-    flat = hidden.flatten(0, 1)
-    nll = F.cross_entropy(model.logits(flat), batch.targets.flatten(), reduction="none").view(batch.weights.shape)
-    weighted = nll * batch.weights
-    is_canvas = batch.is_canvas.float()[None]
-    encoder = (weighted * (1 - is_canvas)).sum() / (batch.weights * (1 - is_canvas)).sum().clamp_min(1.0)
-    canvas = (weighted * is_canvas).sum() / (batch.weights * is_canvas).sum().clamp_min(1.0)
+    hidden, probabilities = model.joint(
+        batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft, compiled and compiled.layer
+    )
+    means = (compiled.means if compiled else row_means)(
+        hidden, model.embed_tokens.weight, batch.targets, batch.weights, batch.is_canvas, model.config.softcap
+    )
+    encoder, canvas = means.unbind()
     # fraction of rows whose first choice is e, times the mean probability of e, summed over experts
     num_experts = probabilities.shape[-1]
     first = F.one_hot(probabilities.argmax(-1), num_experts).float().mean(1)
     balance = num_experts * (first * probabilities.mean(1)).sum(-1).mean()
     return Losses(encoder_weight * encoder + canvas + LOAD_BALANCE * balance, encoder, canvas)
+
+
+def row_means(
+    hidden: Tensor, table: Tensor, targets: Tensor, weights: Tensor, is_canvas: Tensor, softcap: float
+) -> Tensor:
+    """Weighted mean cross-entropy of encoder rows and of canvas rows, fp32 [2]. Shapes as in Batch; table: [V, H]."""
+    logits = torch.tanh(F.linear(hidden.flatten(0, 1), table).float() / softcap) * softcap
+    nll = F.cross_entropy(logits, targets.flatten(), reduction="none").view(weights.shape)
+    share = weights * torch.stack((~is_canvas, is_canvas)).float()[:, None]
+    return (nll * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)

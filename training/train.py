@@ -34,7 +34,7 @@ from .batches import Batch, Batches, BatchShape, LossWeights
 from .corpus import Corpus
 from .holes import sample_hole
 from .muon import Muon
-from .objective import Losses, believe, encoder_only, losses, soft_of
+from .objective import Compiled, believe, compiled, encoder_only, losses, soft_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Size:
 SIZES = {
     "tiny": Size(2, 64, 2, 1, 96, 4, 2, 32),
     "cpu": Size(),
-    # the largest whose int8 export stays under the wheel's 16 MiB with its tokenizer
-    "gpu": Size(8, 384, 6, 2, 608, 8, 2, 64),
+    # the largest whose int8 export stays under the wheel's 16 MiB with its tokenizer of 6,144 tokens
+    "gpu": Size(7, 384, 6, 2, 704, 4, 2, 128),
 }
 
 
@@ -109,7 +109,8 @@ class Run:
         self.model = initialise(DiffusionGemma(self.config)).to(device)
         matrices, others = split_parameters(self.model)
         self.muon = Muon(matrices, lr=plan.lr_matrix, weight_decay=0.01)
-        self.adam = torch.optim.AdamW(others, lr=plan.lr_other, betas=(0.9, 0.95), weight_decay=0.0)
+        is_fused = device.type == "cuda"
+        self.adam = torch.optim.AdamW(others, lr=plan.lr_other, betas=(0.9, 0.95), weight_decay=0.0, fused=is_fused)
         self.ema: dict[str, Tensor] = {}
         self.step, self.used_s, self.num_tokens = 0, 0.0, 0
         if (out / "state.json").exists():
@@ -141,14 +142,16 @@ class Run:
         self.ema = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
         restore_optimisers(self.model, self.muon, self.adam, tensors)
 
+    @torch.no_grad()
     def update_ema(self) -> None:
         if self.progress < 1 - self.plan.ema_share:
             return
-        for name, value in self.model.state_dict().items():
-            if name in self.ema:
-                self.ema[name].lerp_(value.float(), 1 - self.plan.ema_decay)
-            else:
-                self.ema[name] = value.detach().float().clone()
+        now = {name: value.detach().float() for name, value in self.model.state_dict().items()}
+        if self.ema:
+            # names in the order of `now`: a restored average may have another
+            torch._foreach_lerp_([self.ema[name] for name in now], list(now.values()), 1 - self.plan.ema_decay)
+        else:
+            self.ema = {name: value.clone() for name, value in now.items()}
 
     def best_weights(self) -> dict[str, Tensor]:
         """The averaged weights once averaging has begun, else the current ones."""
@@ -189,7 +192,7 @@ def restore_optimisers(model: nn.Module, muon: Muon, adam: torch.optim.AdamW, te
         if key.startswith("opt."):
             name, slot = key[4:].rsplit(".", 1)
             optimiser = muon if slot == "momentum_buffer" else adam
-            optimiser.state[params[name]][slot] = value.cpu() if slot == "step" else value
+            optimiser.state[params[name]][slot] = value
 
 
 def learning_rate_scale(plan: Plan, step: int, progress: float) -> float:
@@ -227,26 +230,33 @@ def train(
         batches, batch_size=None, sampler=range(run.step, 10**7), num_workers=num_workers,
         prefetch_factor=4 if num_workers else None, persistent_workers=num_workers > 0,
     )))  # fmt: skip
-    forward = torch.compile(losses, dynamic=False) if is_compiled else losses
+    parts = compiled() if is_compiled else None
+    # reading a number makes the host wait for the device
+    log_every = 10 if device.type == "cuda" else 1
     rng = random.Random(plan.seed * 7919 + run.step)
     started, last_save, last_probe = time.monotonic(), time.monotonic(), -math.inf
-    figures = TextColumn("{task.fields[figures]}")
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), figures, TimeRemainingColumn())
+    column = TextColumn("{task.fields[figures]}")
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
     with bar, (out / "log.jsonl").open("a", encoding="utf-8") as log:
         task = bar.add_task("training", total=1.0, figures="")
         while run.progress < 1 and time.monotonic() - started < stop_after_s:
             begun = time.monotonic()
-            batch = next(loader).to(device)
+            batch = next(loader)
             is_joint = run.progress >= plan.encoder_only_share
-            scale = learning_rate_scale(plan, run.step, run.progress)
-            result = one_step(run, forward, batch, is_joint, rng.random() < plan.self_conditioning, scale)
-            run.update_ema()
-            run.step += 1
-            run.used_s += time.monotonic() - begun
             used = batch if is_joint else encoder_only(batch)
             run.num_tokens += int((used.weights > 0).sum())
+            scale = learning_rate_scale(plan, run.step, run.progress)
+            is_conditioned = rng.random() < plan.self_conditioning
+            result = one_step(run, parts, used.to(device), is_joint, is_conditioned, scale)
+            run.update_ema()
+            run.step += 1
+            is_told = run.step % log_every == 0 or run.step == 1
+            figures = {name: float(value) for name, value in result.items()} if is_told else {}
+            run.used_s += time.monotonic() - begun
+            if not is_told:
+                continue
             row: dict[str, Any] = {
-                "step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **result,
+                "step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **figures,
             }  # fmt: skip
             if time.monotonic() - last_probe > 300 or run.step == 1:
                 row |= evaluate(run, probes)
@@ -254,7 +264,8 @@ def train(
             log.write(json.dumps(row) + "\n")
             log.flush()
             rate = run.num_tokens / max(1e-9, run.used_s)
-            said = f"step {run.step}  encoder {result['encoder']:.3f}  canvas {result['canvas']:.3f}  {rate:,.0f} tok/s"
+            told = f"encoder {figures['encoder']:.3f}  canvas {figures['canvas']:.3f}"
+            said = f"step {run.step}  {told}  {rate:,.0f} tok/s"
             bar.update(task, completed=run.progress, figures=said)
             if time.monotonic() - last_save > 240:
                 run.save()
@@ -290,22 +301,21 @@ def encoder_share(plan: Plan, progress: float) -> float:
 
 
 def one_step(
-    run: Run, forward: Any, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float
-) -> dict[str, float]:
-    """Forward, backward and update. scale: of both learning rates. Returns what the log keeps."""
+    run: Run, parts: Compiled | None, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float
+) -> dict[str, Tensor | float]:
+    """Forward, backward and update. batch: on the device, without canvases where not is_joint. scale: of both learning
+    rates. Returns what the log keeps, not yet read from the device.
+    """
     plan, model = run.plan, run.model
     is_last_part = run.progress >= 1 - plan.quantised_share
     with rounded(model) if is_last_part else contextlib.nullcontext():
         with torch.autocast(run.device.type, torch.bfloat16):
             if is_joint:
-                believed = believe(model, batch) if is_conditioned else None
-                # always a tensor in this phase, so that the compiled graph is one
-                soft = soft_of(model, batch, believed)
-                soft = torch.zeros_like(model.embed(batch.tokens)) if soft is None else soft
+                soft = soft_of(model, batch, believe(model, batch, parts) if is_conditioned else None)
                 share = torch.tensor(encoder_share(plan, run.progress), device=run.device)
-                result: Losses = forward(model, batch, soft, share)
+                result = losses(model, batch, soft, share, parts)
             else:
-                result = forward(model, encoder_only(batch), None, torch.tensor(1.0, device=run.device))
+                result = losses(model, batch, None, 1.0, parts)
         cast(Any, result.total).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
@@ -313,8 +323,7 @@ def one_step(
             group["lr"] = rate * scale
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    encoder, canvas = result.encoder.detach(), result.canvas.detach()
-    return {"encoder": float(encoder), "canvas": float(canvas), "norm": float(norm), "lr": scale}
+    return {"encoder": result.encoder.detach(), "canvas": result.canvas.detach(), "norm": norm, "lr": scale}
 
 
 @torch.no_grad()

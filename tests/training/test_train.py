@@ -54,7 +54,7 @@ def test_the_joint_forward_is_what_serving_computes(small_corpus: Path, small_to
             rows = slice(n + r * C, n + (r + 1) * C)
             cache.truncate(0)
             model.encode(row[: int(batch.positions[b, rows][0])], cache)
-            given = None if soft is None else soft[b : b + 1, rows]
+            given = soft[b : b + 1, rows]
             decoded = model.decode(batch.tokens[b : b + 1, rows], cache, given)[0]
             torch.testing.assert_close(hidden[b, rows], decoded, atol=1e-4, rtol=0)
 
