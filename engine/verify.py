@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import tempfile
 import time
@@ -201,7 +202,7 @@ def _compare_prompt(model: DiffusionGemma, truth: Any) -> list[Quantity]:
     quantities.append(_quantity("encoder hidden state", hidden, their_hidden, f"{num_prompt} prompt tokens"))
     for name, soft in (("decoder logits, first step", None), ("decoder logits, self-conditioned", belief)):
         mine = model.logits(model.decode(canvas, cache, None if soft is None else model.soft_embedding(soft)))
-        wanted = truth(past_key_values=theirs, decoder_input_ids=canvas, self_conditioning_logits=soft).logits
+        wanted = truth(**cached(theirs), decoder_input_ids=canvas, self_conditioning_logits=soft).logits
         quantities.append(_quantity(name, mine, wanted, f"{rows} rows"))
     return quantities
 
@@ -230,7 +231,7 @@ def _compare_denoise(model: DiffusionGemma, truth: Any) -> list[Quantity]:
         return looped
 
     def by_truth(tokens: Tensor, belief: Tensor | None) -> Tensor:
-        logits: Tensor = truth(past_key_values=theirs, decoder_input_ids=tokens, self_conditioning_logits=belief).logits
+        logits: Tensor = truth(**cached(theirs), decoder_input_ids=tokens, self_conditioning_logits=belief).logits
         return logits
 
     def by_engine(tokens: Tensor, belief: Tensor | None) -> Tensor:
@@ -323,10 +324,16 @@ def _generate(truth: Any, prompt: Tensor, rows: int) -> tuple[list[_Step], Tenso
     return shown, drafts.last
 
 
+def cached(cache: Any) -> dict[str, Any]:
+    """transformers' cache under the name that this version of it takes: `cache`, before 5.24 `past_key_values`."""
+    model: Any = importlib.import_module("transformers").DiffusionGemmaForBlockDiffusion
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
+
+
 def _truth_encode(truth: Any, prompt: Tensor) -> tuple[Any, Tensor]:
     cache_utils: Any = importlib.import_module("transformers.cache_utils")
     cache = cache_utils.DynamicCache(config=truth.config.get_text_config())
-    return cache, truth.model.encoder(input_ids=prompt[None], past_key_values=cache).last_hidden_state[0]
+    return cache, truth.model.encoder(input_ids=prompt[None], **cached(cache)).last_hidden_state[0]
 
 
 def _worst_layer(name: str, cache: KVCache, theirs: Any, which: int) -> Quantity:

@@ -13,6 +13,7 @@ import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, load_config, save_folder, save_packed
 from lacuna_ls.engine.errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.modelfile import CONFIG_KEY, FORMAT_KEY, read_metadata
+from lacuna_ls.engine.verify import cached
 from random_models import CONFIG, changed, encode, random_model, reference
 from safetensors.torch import load_file, save_file
 
@@ -29,9 +30,9 @@ def their_logits(truth: Any) -> torch.Tensor:
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache(config=truth.config.get_text_config())
-    truth.model.encoder(input_ids=PROMPT[None], past_key_values=cache)
+    truth.model.encoder(input_ids=PROMPT[None], **cached(cache))
     with torch.no_grad():
-        return truth(past_key_values=cache, decoder_input_ids=CANVAS).logits
+        return truth(**cached(cache), decoder_input_ids=CANVAS).logits
 
 
 # -- to and from transformers ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lacuna_ls.engine.verify import cached
 from random_models import TEXT, encode, ours, reference
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def truth_encode(truth: Any, tokens: Tensor) -> tuple[Any, Tensor]:
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache(config=truth.config.get_text_config())
-    out = truth.model.encoder(input_ids=tokens[None], past_key_values=cache)
+    out = truth.model.encoder(input_ids=tokens[None], **cached(cache))
     return cache, out.last_hidden_state[0]
 
 
@@ -72,7 +73,7 @@ def truth_decode(truth: Any, cache: Any, canvases: Tensor, soft: Tensor | None) 
     """Logits [B, L, V], one canvas at a time."""
     return torch.cat([
         truth(
-            past_key_values=cache,
+            **cached(cache),
             decoder_input_ids=canvas[None],
             self_conditioning_logits=None if soft is None else soft[b : b + 1],
         ).logits
