@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelNotFoundError
-from .int8 import Int8Linear, convert, dequantise
+from .int8 import QuickLayer, convert, dequantise
 from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
 
@@ -158,7 +158,7 @@ def pack(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 def _must_be_float(model: DiffusionGemma) -> None:
     # its tensors have other names and layouts, and no reader
-    if any(isinstance(module, Int8Linear) for module in model.modules()):
+    if any(isinstance(module, QuickLayer) for module in model.modules()):
         raise ValueError("this model runs in int8; load it with weights='fp32' to save it")
 
 

@@ -1,25 +1,55 @@
-"""int8 on the CPU: weights by output row, activations by token, products in int32; and layers of few operations.
+"""The embedded model on a CPU: products that the CPU is quick at, and layers of few operations.
 
-Symmetric scales both ways: weight[n, k] ~ q[n, k] * scale[n]; x[t, k] ~ round(x[t, k] / s[t]) * s[t] with s the row's
-largest magnitude / 127. Few rows take their activations as bf16 instead: then reading the weights is all that counts.
-The fp32 truth of a quantised weight is `dequantise`, that of a layer is model.py's; tests/engine/test_int8.py compares.
+Three kinds of products, chosen once by what the CPU has (`best_products`):
+- "int8", where there are instructions for it: weights by output row, activations by token, sums in int32. Symmetric
+  scales both ways: weight[n, k] ~ q[n, k] * scale[n]; x[t, k] ~ round(x[t, k] / s[t]) * s[t] with s the row's largest
+  magnitude / 127. Few rows take their activations as bf16 instead: then reading the weights is all that counts.
+- "half", any other x86 with AVX2, where an integer product is a loop in C: weights in fp16, activations and sums in
+  fp32. As exact as fp32 in effect, as quick for many rows, and two to four times as quick for few.
+- "float", everywhere else: plain fp32.
+The truth of a product is its `weight`, fp32; that of a layer is model.py's; tests/engine/test_int8.py compares.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import functools
+import math
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import Attend, Attention, DiffusionGemma, Experts, GatedMLP, Layer, RMSNorm, Router, rotate
+from .model import Attend, Attention, DiffusionGemma, Experts, Layer, RMSNorm, rotate
+
+Products = Literal["int8", "half", "float"]
 
 NUM_FEW = 4
-"""Up to this many rows widening the weights is quicker than quantising the activations (measured at H = 256)."""
+"""Up to this many rows widening int8 weights is quicker than quantising the activations (measured at H = 256)."""
 
 FEW_MULTIPLE = 32
 """torch's product for few rows reads its inputs in pieces of this many, past their end if need be (torch 2.13)."""
+
+GROUPED_FROM = 64
+"""From this many rows on, sorting them by expert costs less than the products of the experts that nobody chose."""
+
+HALF_MAX = 65504.0
+HALF_MIN = 2.0**-10
+"""A matrix whose largest entry lies outside is not rounded to fp16: it would overflow, or lose bits below 2^-14."""
+
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
+GELU_SLOPE_TENSOR = torch.tensor(GELU_SLOPE)
+
+
+@functools.cache
+def best_products() -> Products:
+    """What this CPU is quick at. The integer product needs VNNI or AMX; without them torch's is 50 times too slow."""
+    # as torch's own compiler asks; AVX-VNNI alone, of client CPUs, was never measured here and counts as without
+    if torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported():  # pyright: ignore[reportPrivateUsage]
+        return "int8"
+    has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
+    has_avx2 = torch.cpu._is_avx2_supported()  # pyright: ignore[reportPrivateUsage]
+    return "half" if has_fbgemm and has_avx2 else "float"
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +80,7 @@ def int8_matmul(x: Tensor, weight_kn: Tensor, scale: Tensor) -> Tensor:
 class Int8Linear(nn.Module):
     """Stands where one or more nn.Linear layers of the same input stood; their outputs follow each other.
 
+    From weights [N_i, K] float, as its two siblings; rounding them to int8 is the only loss that is kept.
     Buffers: weight_kn int8 [K, N], scale fp32 [N]; for few rows weight_nk int8 [N, K], scale_few bf16 [N].
     """
 
@@ -59,7 +90,6 @@ class Int8Linear(nn.Module):
     scale_few: Tensor
 
     def __init__(self, *weights: Tensor) -> None:
-        """weights: [N_i, K] float; their rounding to int8 is the only loss."""
         super().__init__()
         quantised, scale = quantise(torch.cat([weight.detach() for weight in weights]))
         self.register_buffer("weight_nk", quantised)
@@ -85,95 +115,205 @@ class Int8Linear(nn.Module):
         return out.view(*x.shape[:-1], -1)
 
 
-class Norm(nn.Module):
-    """model.py's RMSNorm in two parts, in half its operations: `unit` is common to all norms of one input."""
+class HalfLinear(nn.Module):
+    """Weights in fp16, in an order of FBGEMM's own that only it can read."""
 
-    eps: Tensor
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        joined = torch.cat([weight.detach().float() for weight in weights])
+        if not HALF_MIN <= float(joined.abs().max()) <= HALF_MAX:
+            raise ValueError("fp16 does not hold this matrix")
+        # not of the quantised tensors that torch is about to remove: weights go in and activations stay as fp32
+        self._packed = torch.ops.quantized.linear_prepack_fp16(joined, None)
+        self._product = torch.ops.quantized.linear_dynamic_fp16.default
+        self.packed_bytes = 2 * joined.numel()
+
+    @property
+    def weight(self) -> Tensor:
+        """What the packed weights mean, fp32 [N, K]."""
+        return cast(Tensor, torch.ops.quantized.linear_unpack_fp16(self._packed)[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._product(x, self._packed) if x.dim() > 1 else self._product(x[None], self._packed)[0]
+
+
+class FloatLinear(nn.Module):
+    """Weights as they are."""
+
     weight: Tensor
+
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.cat([weight.detach().float() for weight in weights]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+Product = Int8Linear | HalfLinear | FloatLinear
+
+
+def product_of(products: Products, *weights: Tensor) -> Product:
+    """One product of weights that share their input."""
+    if products == "int8":
+        return Int8Linear(*weights)
+    largest = max(float(weight.abs().max()) for weight in weights)
+    is_half = products == "half" and HALF_MIN <= largest <= HALF_MAX
+    return HalfLinear(*weights) if is_half else FloatLinear(*weights)
+
+
+class Norm(nn.Module):
+    """model.py's RMSNorm in two parts, in half its operations: `unit` is common to all norms of one input.
+
+    x * rsqrt(mean(x^2) + eps) * w = x / sqrt(|x|^2 + dim * eps) * (sqrt(dim) * w); `weight` is what is in brackets.
+    """
+
+    least: Tensor
+    weight: Tensor | None
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
-        self.register_buffer("eps", torch.tensor(norm.eps))
-        self.register_buffer("weight", torch.ones(norm.dim) if norm.weight is None else norm.weight.detach().float())
+        self.register_buffer("least", torch.tensor(math.sqrt(norm.dim * norm.eps)))
+        weight = torch.ones(norm.dim) if norm.weight is None else norm.weight.detach().float()
+        self.register_buffer("weight", weight * math.sqrt(norm.dim))
 
     def unit(self, x: Tensor) -> Tensor:
-        """x * rsqrt(mean(x^2) + eps), without the weight. x: [..., dim]."""
-        size = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
-        return x * torch.addcmul(self.eps, size, size, value=1 / x.shape[-1]).rsqrt_()
+        """x: [..., dim] at length one, or less where it is near zero."""
+        length = cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+        return x / torch.hypot(length, self.least)
+
+    def weigh(self, unit: Tensor) -> Tensor:
+        """What the products of this norm's output read."""
+        return unit if self.weight is None else unit * self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.unit(x).mul_(self.weight)
+        return self.weigh(self.unit(x))
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + norm(x)."""
-        return torch.addcmul(residual, self.unit(x), self.weight)
+        return residual + self.unit(x) if self.weight is None else torch.addcmul(residual, self.unit(x), self.weight)
+
+    def give_weight(self, products: Products) -> Tensor | float:
+        """What every column of the products behind this norm is multiplied with: then the norm need not do it.
+
+        int8 weights stay as the checkpoint holds them, which rounded them as they are.
+        """
+        if products == "int8" or self.weight is None:
+            return 1.0
+        weight, self.weight = self.weight, None
+        return weight
 
 
-class Int8Attention(nn.Module):
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu_tanh(gate) * up. torch's own takes three times as long: a tanh costs more than all else here together."""
+    # gelu_tanh(x) = x * sigmoid(slope * (x + 0.044715 x^3))
+    inner = torch.addcmul(GELU_SLOPE_TENSOR, gate, gate, value=0.044715 * GELU_SLOPE).mul_(gate)
+    return inner.sigmoid_().mul_(gate).mul_(up)
+
+
+class QuickAttention(nn.Module):
     """model.py's Attention: one product for queries, keys and values, one norm and one rotation for their heads."""
 
     head_weight: Tensor
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, products: Products, factor: Tensor | float = 1.0) -> None:
+        """factor: of each column of the first product."""
         super().__init__()
         q, k = attention.q_proj.weight, attention.k_proj.weight
         # where there is no projection for values they begin as the keys do
-        self.qkv = Int8Linear(q, k, k if attention.v_proj is None else attention.v_proj.weight)
-        self.out = Int8Linear(attention.o_proj.weight)
+        parts = (q, k, k if attention.v_proj is None else attention.v_proj.weight)
+        self.qkv = product_of(products, *(part * factor for part in parts))
+        self.out = product_of(products, attention.o_proj.weight)
         self.head_dim = attention.head_dim
         self.num_heads, self.num_kv_heads = (len(weight) // self.head_dim for weight in (q, k))
         norms = [Norm(norm) for norm in (attention.q_norm, attention.k_norm, attention.v_norm)]
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         self.norm = norms[0]
-        parts = [norm.weight.expand(count, -1) for norm, count in zip(norms, counts, strict=True)]
-        self.register_buffer("head_weight", torch.cat(parts))
+        weights = [cast(Tensor, norm.weight).expand(count, -1) for norm, count in zip(norms, counts, strict=True)]
+        self.register_buffer("head_weight", torch.cat(weights))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend, only_last: bool = False
+    ) -> Tensor:
         heads = self.norm.unit(self.qkv(x).view(*x.shape[:-1], -1, self.head_dim)).mul_(self.head_weight)
-        num_turned = self.num_heads + self.num_kv_heads
-        turned = rotate(heads[..., :num_turned, :], rope).transpose(1, 2)
-        query, key = turned[:, : self.num_heads], turned[:, self.num_heads :]
-        out = attend(layer, query, key, heads[..., num_turned:, :].transpose(1, 2))
+        to_turn, value = torch.split(heads, [self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=-2)
+        turned = rotate(to_turn, rope).transpose(1, 2)
+        query, key = torch.split(turned, [self.num_heads, self.num_kv_heads], dim=1)
+        out = attend(layer, query[:, :, -1:] if only_last else query, key, value.transpose(1, 2))
         return self.out(out.transpose(1, 2).flatten(2))
 
 
-class Int8GatedMLP(nn.Module):
-    """model.py's GatedMLP or dense Experts, gate and up as one product. share: [T, E], what each expert counts for."""
+class QuickMLP(nn.Module):
+    """down(gelu_tanh(gate(x)) * up(x) * share) with gate and up as one product.
 
-    def __init__(self, mlp: GatedMLP | Experts) -> None:
+    share: [T, E] or None, what each of E equal parts of the width counts for.
+    """
+
+    def __init__(self, products: Products, gate: Tensor, up: Tensor, down: Tensor) -> None:
+        """gate, up: [width, H]; down: [H, width]."""
         super().__init__()
-        if isinstance(mlp, GatedMLP):
-            self.gate_up = Int8Linear(mlp.gate_proj.weight, mlp.up_proj.weight)
-            self.down = Int8Linear(mlp.down_proj.weight)
-        else:
-            gate, up = mlp.gate_up_proj.detach().chunk(2, dim=1)
-            self.gate_up = Int8Linear(gate.flatten(0, 1), up.flatten(0, 1))
-            self.down = Int8Linear(mlp.down_proj.detach().permute(1, 0, 2).flatten(1))
+        self.gate_up = product_of(products, gate, up)
+        self.down = product_of(products, down)
 
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        act = F.gelu(gate, approximate="tanh").mul_(up)
+        act = gated(*self.gate_up(x).chunk(2, dim=-1))
         if share is not None:
             act.view(*share.shape, -1).mul_(share[..., None])
         return self.down(act)
 
 
-class Int8Layer(nn.Module):
+class QuickExperts(nn.Module):
+    """model.py's dense Experts. Few rows go through all experts as one product, and unchosen ones count for nothing;
+    many are sorted by expert, which halves the products with the best two of four.
+
+    x: [T, H], ids and weights: [T, K] -> [T, H].
+    """
+
+    scale: Tensor
+
+    def __init__(self, experts: Experts, scale: Tensor, products: Products, factor: Tensor | float = 1.0) -> None:
+        """scale: [E], of each expert's answer; factor: of each column of the first product."""
+        super().__init__()
+        gate, up = (experts.gate_up_proj.detach() * factor).chunk(2, dim=1)
+        down = experts.down_proj.detach()
+        flat = down.permute(1, 0, 2).flatten(1)
+        self.num_experts = experts.num_experts
+        self.register_buffer("scale", scale.detach())
+        self.all = QuickMLP(products, gate.flatten(0, 1), up.flatten(0, 1), flat)
+        # int8 has one scale for all experts of an output row, as the checkpoint, and so no product of one of them
+        is_grouped = products != "int8"
+        self.each = nn.ModuleList(QuickMLP(products, *parts) for parts in zip(gate, up, down) if is_grouped)
+
+    def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        if self.each and len(x) >= GROUPED_FROM:
+            return self.grouped(x, ids, weights)
+        return self.all(x, x.new_zeros(len(x), self.num_experts).scatter_(1, ids, weights).mul_(self.scale))
+
+    def grouped(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        chosen = ids.flatten()
+        order = chosen.argsort()
+        rows = x.index_select(0, order.div(ids.shape[1], rounding_mode="floor"))
+        counts = cast(list[int], torch.bincount(chosen, minlength=self.num_experts).tolist())
+        outs = torch.cat([expert(part) for expert, part in zip(self.each, torch.split(rows, counts)) if len(part)])
+        # back to the order of the rows, K answers for each
+        outs = outs.index_select(0, order.argsort()).view(*ids.shape, -1)
+        return outs.mul_((weights * self.scale[ids])[..., None]).sum(1)
+
+
+class QuickLayer(nn.Module):
     """model.py's Layer, the same sums in about half the operations: at these sizes each costs as much as its product.
 
-    Experts that are gathered stay as they are; the router does too, because a flipped choice costs more than its bytes.
+    Experts that are gathered stay as they are; the router stays fp32, because a flipped choice costs more than its
+    bytes.
     """
 
     encoder_layer_scalar: Tensor
     layer_scalar: Tensor
-    router_scale: Tensor
+    router: Tensor
+    expert_scale: Tensor
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, products: Products) -> None:
         super().__init__()
-        self.self_attn = Int8Attention(layer.self_attn)
-        self.mlp = Int8GatedMLP(layer.mlp)
-        self.experts = Int8GatedMLP(layer.experts) if layer.experts.is_dense else layer.experts
-        self.router: Router = layer.router
         self.input_norm = Norm(layer.input_layernorm)
         self.attention_norm = Norm(layer.post_attention_layernorm)
         self.mlp_norm = Norm(layer.pre_feedforward_layernorm)
@@ -181,34 +321,63 @@ class Int8Layer(nn.Module):
         self.mlp_out_norm = Norm(layer.post_feedforward_layernorm_1)
         self.experts_out_norm = Norm(layer.post_feedforward_layernorm_2)
         self.out_norm = Norm(layer.post_feedforward_layernorm)
+        self.self_attn = QuickAttention(layer.self_attn, products, self.input_norm.give_weight(products))
+        factor, mlp = self.mlp_norm.give_weight(products), layer.mlp
+        parts = (mlp.gate_proj.weight * factor, mlp.up_proj.weight * factor, mlp.down_proj.weight)
+        self.mlp = QuickMLP(products, *parts)
+        self.experts: Experts | QuickExperts = layer.experts
+        if layer.experts.is_dense:
+            factor = self.experts_norm.give_weight(products)
+            self.experts = QuickExperts(layer.experts, layer.router.per_expert_scale, products, factor)
+        router = layer.router
+        self.top_k = router.top_k
+        # its norm has no weight: the root of the size that `unit` leaves out is the one that its scale is divided by
+        self.register_buffer("router", router.proj.weight.detach() * router.scale)
+        self.register_buffer("expert_scale", router.per_expert_scale.detach())
         self.register_buffer("layer_scalar", layer.layer_scalar)
         self.register_buffer("encoder_layer_scalar", layer.encoder_layer_scalar)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend, scalar: Tensor
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        layer: int,
+        attend: Attend,
+        scalar: Tensor,
+        only_last: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        x = self.attention_norm.add(x, self.self_attn(self.input_norm(x), rope, layer, attend))
+        """Returns the router's logits in the place of its probabilities."""
+        attended = self.self_attn(self.input_norm(x), rope, layer, attend, only_last)
+        x = self.attention_norm.add(x[:, -1:] if only_last else x, attended)
         unit = self.mlp_norm.unit(x)
-        dense = self.mlp_out_norm(self.mlp(unit * self.mlp_norm.weight))
+        dense = self.mlp_out_norm(self.mlp(self.mlp_norm.weigh(unit)))
         rows = unit.view(-1, x.shape[-1])
-        weights, ids, probabilities = self.router.choose(rows)
-        rows = rows * self.experts_norm.weight
+        logits = F.linear(rows, self.router)
+        # the softmax of the chosen is the softmax of all, renormalised over the chosen
+        top, ids = torch.topk(logits, self.top_k, dim=-1)
+        weights = torch.softmax(top, dim=-1)
+        rows = self.experts_norm.weigh(rows)
         if isinstance(self.experts, Experts):
-            sparse = self.experts(rows, ids, weights)
+            sparse = self.experts(rows, ids, weights * self.expert_scale[ids])
         else:
-            sparse = self.experts(rows, torch.zeros_like(probabilities).scatter_(1, ids, weights))
+            sparse = self.experts(rows, ids, weights)
         both = self.experts_out_norm.add(dense, sparse.view(x.shape))
-        return self.out_norm.add(x, both).mul_(scalar), probabilities
+        return self.out_norm.add(x, both).mul_(scalar), logits
 
 
-def convert(model: DiffusionGemma) -> DiffusionGemma:
-    """Replace, in place, every layer by one whose products are int8, and those of self-conditioning. Returns model.
+def convert(model: DiffusionGemma, products: Products | None = None) -> DiffusionGemma:
+    """Replace, in place, every layer by one with the products given, those of self-conditioning, and with "half" those
+    with the vocabulary. products: None for the best on this CPU. Returns model.
 
-    The embedding stays: it is gathered, and its product with a few rows is memory bound either way.
+    The embedding stays as it is, because it is gathered.
     """
+    products = products or best_products()
     for i, layer in enumerate(model.blocks()):
-        model.layers[i] = Int8Layer(layer)
+        model.layers[i] = QuickLayer(layer, products)
     for name, child in list(model.self_conditioning.named_children()):
         if isinstance(child, nn.Linear):
-            setattr(model.self_conditioning, name, Int8Linear(child.weight))
+            setattr(model.self_conditioning, name, product_of(products, child.weight))
+    if products == "half":
+        table = model.embed_tokens.weight
+        model.to_vocabulary, model.from_vocabulary = product_of(products, table), product_of(products, table.t())
     return model

@@ -95,7 +95,7 @@ class LocalEngine:
             # should encoding fail, nothing stays behind that belongs to another prompt
             self._last_hidden = None
         for first in range(kept, len(prompt), PREFILL_CHUNK):
-            self._append(prompt[first : first + PREFILL_CHUNK])
+            self._append(prompt[first : first + PREFILL_CHUNK], only_last=True)
             if cancelled is not None and cancelled():
                 break
         num_done = self._cache.length - kept
@@ -316,10 +316,10 @@ class LocalEngine:
     # -- the cache --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _append(self, tokens: Sequence[int]) -> Tensor:
-        """Encode tokens after the cached ones. Returns their normed states [T, H]."""
+    def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
+        """Encode tokens after the cached ones. Returns their normed states [T, H], or the last one's [1, H]."""
         held = self._cache.tokens
-        states = self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache)
+        states = self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache, only_last)
         self._cache.hold((*held, *tokens))
         self._last_hidden = states[-1]
         return states

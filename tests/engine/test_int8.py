@@ -1,8 +1,8 @@
-"""int8 on the CPU against its fp32 truth.
+"""The quick products and layers of a CPU against their fp32 truth, each kind on every machine that can run it.
 
 The weights of a quantised layer are exact (`dequantise` is what they are); only activations are rounded, by 1/254 of a
 row's largest value at most (to bf16 where there are few rows). So a product's error has a bound that can be written
-down, and the tests use that bound.
+down, and the tests use that bound. Products in fp16 and fp32 have rounding errors alone.
 """
 
 from __future__ import annotations
@@ -16,21 +16,35 @@ from hypothesis import strategies as st
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_folder, save_packed
 from lacuna_ls.engine.int8 import (
     FEW_MULTIPLE,
+    GROUPED_FROM,
     NUM_FEW,
-    Int8GatedMLP,
-    Int8Layer,
+    FloatLinear,
+    HalfLinear,
     Int8Linear,
     Norm,
+    Products,
+    QuickExperts,
+    QuickLayer,
+    best_products,
     convert,
     dequantise,
+    gated,
+    product_of,
     quantise,
 )
+from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma, RMSNorm
 from lacuna_ls.engine.problem import Canvas, CanvasProblem
 from random_models import CONFIG, changed, encode, random_model
 from torch import Tensor
 from torch.nn import functional as F
+
+HAS_HALF = torch.backends.quantized.engine in ("x86", "fbgemm") and torch.cpu._is_avx2_supported()
+NO_HALF = pytest.mark.skipif(not HAS_HALF, reason="products in fp16 need an x86 with AVX2")
+EXACT = ["float", pytest.param("half", marks=NO_HALF)]
+ALL = ["int8", *EXACT]
+CLASSES = {"int8": Int8Linear, "half": HalfLinear, "float": FloatLinear}
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,6 +59,11 @@ def test_a_layer_is_within_its_bound_of_the_truth(rows: int, num_in: int, num_ou
     truth = dequantise(*quantise(weight))
     assert ((truth - weight).abs() <= weight.abs().amax(-1, keepdim=True) / 254 * 1.001).all()
     error = (Int8Linear(weight)(x) - F.linear(x, truth)).abs()
+    for products in ["float", *["half"] * HAS_HALF]:
+        other = product_of(products, weight)
+        assert ((other.weight - weight).abs() <= 2**-11 * weight.abs() + 1e-7).all()
+        exact = (x.double() @ other.weight.double().t()).float()
+        assert torch.allclose(other(x), exact, rtol=1e-4, atol=1e-4 * magnitude)
     if rows <= NUM_FEW and num_in % FEW_MULTIPLE == 0:
         # bf16 keeps eight bits: of every input, of every scale, and of the sum
         bound = 3 * 2**-8 * (x.abs() @ truth.abs().t())
@@ -54,13 +73,55 @@ def test_a_layer_is_within_its_bound_of_the_truth(rows: int, num_in: int, num_ou
     assert (error <= bound * 1.01 + 1e-5 * magnitude).all()
 
 
-def test_layers_of_one_input_are_one_product():
+@pytest.mark.parametrize("products", ALL)
+def test_layers_of_one_input_are_one_product(products: Products):
     generator = torch.Generator().manual_seed(2)
     first, second = torch.randn(5, 32, generator=generator), torch.randn(3, 32, generator=generator)
     for rows in (1, 9):
         x = torch.randn(rows, 32, generator=generator)
-        apart = torch.cat((Int8Linear(first)(x), Int8Linear(second)(x)), dim=-1)
-        assert torch.equal(Int8Linear(first, second)(x), apart)
+        apart = torch.cat((product_of(products, first)(x), product_of(products, second)(x)), dim=-1)
+        assert torch.allclose(product_of(products, first, second)(x), apart, atol=1e-5)
+    together = product_of(products, first, second)
+    assert isinstance(together, CLASSES[products])
+    assert torch.allclose(together(x[0]), together(x[:1])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "engine", "wanted"),
+    [
+        ({"vnni"}, "x86", "int8"),
+        ({"amx_tile", "avx2"}, "x86", "int8"),
+        ({"avx2"}, "x86", "half"),
+        ({"avx2"}, "fbgemm", "half"),
+        # ARM, or an x86 without AVX2
+        ({"avx2"}, "qnnpack", "float"),
+        (set(), "x86", "float"),
+    ],
+)
+def test_a_cpu_gets_the_products_it_is_quick_at(
+    flags: set[str], engine: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+):
+    for flag in ("vnni", "amx_tile", "avx2"):
+        monkeypatch.setattr(torch.cpu, f"_is_{flag}_supported", lambda flag=flag: flag in flags)
+    # the module's own attribute is a property that talks to C++
+    monkeypatch.setattr(torch.backends, "quantized", type("", (), {"engine": engine}))
+    assert best_products.__wrapped__() == wanted
+
+
+@pytest.mark.parametrize("largest", [1e-4, 1e6, 0.0])
+def test_a_matrix_that_fp16_does_not_hold_stays_fp32(largest: float):
+    weight = torch.full((3, 32), largest)
+    assert isinstance(product_of("half", weight), FloatLinear)
+    with pytest.raises(ValueError, match="fp16"):
+        HalfLinear(weight)
+
+
+def test_the_gate_is_a_gelu():
+    gate, up = torch.linspace(-12, 12, 2001), torch.linspace(3, -3, 2001)
+    truth = F.gelu(gate.double(), approximate="tanh") * up.double()
+    assert torch.allclose(gated(gate, up).double(), truth, rtol=1e-5, atol=1e-6)
+    far = torch.tensor([-1e30, 1e30, 0.0])
+    assert torch.equal(gated(far, torch.ones(3)), torch.tensor([0.0, 1e30, 0.0]))
 
 
 @pytest.mark.parametrize("has_weight", [True, False])
@@ -77,29 +138,75 @@ def test_a_norm_in_two_parts_is_the_norm(has_weight: bool):
     assert torch.equal(norm(torch.zeros(1, 24)), torch.zeros(1, 24))
 
 
+@pytest.mark.parametrize("products", ALL)
 @pytest.mark.parametrize("num_experts", [4, 12], ids=["dense", "gathered"])
 @pytest.mark.parametrize("number", [0, 1], ids=["sliding", "full, no value projection"])
-def test_a_layer_of_few_operations_is_the_layer(num_experts: int, number: int, monkeypatch: pytest.MonkeyPatch):
-    """With exact products what is left is the order of sums."""
+def test_a_layer_of_few_operations_is_the_layer(
+    num_experts: int, number: int, products: Products, monkeypatch: pytest.MonkeyPatch
+):
+    """With exact products what is left is the order of sums; with weights in fp16, their rounding."""
     monkeypatch.setattr(Int8Linear, "forward", lambda self, x: F.linear(x, self.weight))
     model = load_dequantised(random_model(changed(num_experts=num_experts), seed=number))
     truth = model.layers[number]
-    quick = Int8Layer(truth)
+    quick = QuickLayer(truth, products)
+    atol = 1e-2 if products == "half" else 2e-5
     generator = torch.Generator().manual_seed(4)
     spec = model.config.layers[number]
-    for num_rows in (1, 7):
+    # the last are enough rows to be sorted by expert
+    for num_rows, only_last in ((1, False), (7, False), (7, True), (GROUPED_FROM // 2, False)):
         x = torch.randn(2, num_rows, model.config.hidden_size, generator=generator)
         ropes = model._ropes(torch.arange(num_rows)[None])[number]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             assert layer == number
-            assert key.shape == value.shape == (2, spec.num_kv_heads, query.shape[2], spec.head_dim)
+            assert key.shape == value.shape == (2, spec.num_kv_heads, key.shape[2], spec.head_dim)
             return F.scaled_dot_product_attention(query, key, value, scale=1.0, enable_gqa=True)
 
         scalar = torch.tensor([0.7])
-        (want, chances), (got, quick_chances) = (each(x, ropes, number, attend, scalar) for each in (truth, quick))
-        assert torch.allclose(got, want, atol=2e-5)
-        assert torch.allclose(quick_chances, chances, atol=1e-5)
+        (want, chances), (got, logits) = (each(x, ropes, number, attend, scalar, only_last) for each in (truth, quick))
+        assert want.shape == got.shape == (2, 1 if only_last else num_rows, x.shape[2])
+        assert torch.allclose(got, want, atol=atol)
+        assert torch.allclose(torch.softmax(logits, -1), chances, atol=atol)
+
+
+@pytest.mark.parametrize("products", EXACT)
+def test_rows_that_are_sorted_by_expert_get_the_same_answers(products: Products):
+    model = random_model()
+    scale = torch.tensor([0.5, 1.0, 2.0, 3.0])
+    experts = QuickExperts(model.layers[0].experts, scale, products)
+    x = torch.randn(9, CONFIG.hidden_size, generator=torch.Generator().manual_seed(5))
+    # the last expert is nobody's choice
+    ids = torch.tensor([[0, 1], [1, 2], [2, 0]] * 3)
+    weights = torch.rand(9, 2, generator=torch.Generator().manual_seed(6))
+    want = model.layers[0].experts.gathered(x, ids, weights * scale[ids])
+    for got in (experts.grouped(x, ids, weights), experts(x, ids, weights)):
+        assert torch.allclose(got, want, atol=1e-2 if products == "half" else 1e-5)
+
+
+@pytest.mark.parametrize("products", [None, *EXACT], ids=str)
+@pytest.mark.parametrize("num_cached", [0, 30])
+def test_the_last_state_alone_is_the_last_of_all(
+    products: Products | None, num_cached: int, monkeypatch: pytest.MonkeyPatch
+):
+    """And attention in pieces, under masks that are kept or made anew, is attention token by token."""
+    model = random_model(seed=2)
+    if products:
+        convert(model, products)
+    tokens = torch.arange(150) % CONFIG.vocab_size
+    states: list[Tensor] = []
+    for only_last, longest in ((False, 512), (True, 512), (False, 20)):
+        monkeypatch.setattr("lacuna_ls.engine.model.MAX_KNOWN_MASK", longest)
+        cache = KVCache(CONFIG, model.device, torch.float32)
+        if num_cached:
+            model.encode(tokens[:num_cached], cache)
+        states.append(model.encode(tokens[num_cached:], cache, only_last))
+        assert cache.length == 150
+    assert states[1].shape == (1, CONFIG.hidden_size)
+    assert torch.allclose(states[0][-1], states[1][0], atol=1e-4)
+    assert torch.allclose(states[0], states[2], atol=1e-4)
+    cache = KVCache(CONFIG, model.device, torch.float32)
+    one_by_one = torch.cat([model.encode(token[None], cache) for token in tokens])
+    assert torch.allclose(one_by_one[num_cached:], states[0], atol=1e-3)
 
 
 def load_dequantised(model: DiffusionGemma) -> DiffusionGemma:
@@ -117,10 +224,11 @@ def load_dequantised(model: DiffusionGemma) -> DiffusionGemma:
     return model
 
 
-def test_zeros_stay_zeros_and_shapes_stay():
-    layer = Int8Linear(torch.zeros(5, 8))
+@pytest.mark.parametrize("products", ALL)
+def test_zeros_stay_zeros_and_shapes_stay(products: Products):
+    layer = product_of(products, torch.zeros(5, 8))
     assert torch.equal(layer(torch.randn(2, 7, 8)), torch.zeros(2, 7, 5))
-    layer = Int8Linear(torch.ones(5, 8))
+    layer = product_of(products, torch.ones(5, 8))
     assert torch.equal(layer(torch.zeros(9, 8)), torch.zeros(9, 5))
 
 
@@ -132,8 +240,9 @@ def test_quantising_twice_changes_nothing():
     assert torch.allclose(once[1], twice[1])
 
 
+@pytest.mark.parametrize("products", ALL)
 @pytest.mark.parametrize(
-    ("num_experts", "is_int8"),
+    ("num_experts", "is_quick"),
     [
         # as many as run densely
         (4, True),
@@ -141,34 +250,44 @@ def test_quantising_twice_changes_nothing():
         (12, False),
     ],
 )
-def test_what_is_converted(num_experts: int, is_int8: bool):
-    model = convert(random_model(changed(num_experts=num_experts)))
+def test_what_is_converted(num_experts: int, is_quick: bool, products: Products):
+    model = convert(random_model(changed(num_experts=num_experts)), products)
     layer = model.layers[0]
-    assert isinstance(layer.experts, Int8GatedMLP) == is_int8
-    assert isinstance(layer.self_attn.qkv, Int8Linear)
-    assert isinstance(layer.mlp.down, Int8Linear)
-    assert isinstance(model.self_conditioning.up_proj, Int8Linear)
+    assert isinstance(layer.experts, QuickExperts) == is_quick
+    for product in (layer.self_attn.qkv, layer.mlp.down, model.self_conditioning.up_proj):
+        assert isinstance(product, CLASSES[products])
     # a flipped expert choice costs more than the router's few weights; the table is gathered
-    assert not isinstance(layer.router.proj, Int8Linear)
-    assert not isinstance(model.embed_tokens, Int8Linear)
+    assert layer.router.dtype == model.embed_tokens.weight.dtype == torch.float32
+    assert isinstance(model.to_vocabulary, HalfLinear) == (products == "half")
+    # what a product packs for itself is counted
+    packed = sum(2 * m.weight.numel() for m in model.modules() if isinstance(m, HalfLinear))
+    assert model.num_bytes == packed + sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
-def test_a_packed_file_in_int8_is_close_to_itself_in_fp32(tmp_path: Path):
+@pytest.mark.parametrize("products", ALL)
+def test_a_packed_file_is_close_to_itself_in_fp32(products: Products, tmp_path: Path):
     packed = tmp_path / "model.safetensors"
     save_packed(random_model(seed=3, reach=0.3), packed, {})
-    exact, quick = load_checkpoint(packed, weights="fp32"), load_checkpoint(packed, weights="int8")
+    exact = load_checkpoint(packed, weights="fp32")
+    quick = convert(load_checkpoint(packed, weights="fp32"), products)
     # the same weights: what is packed is quantised row by row as the CPU runs it
-    for ours, names in (("self_attn.out", ["self_attn.o_proj"]), ("mlp.gate_up", ["mlp.gate_proj", "mlp.up_proj"])):
-        theirs = torch.cat([exact.layers[1].get_submodule(name).weight for name in names])
-        assert torch.allclose(quick.layers[1].get_submodule(ours).weight, theirs, atol=1e-7)
+    truth = exact.layers[1].self_attn.o_proj.weight
+    error = (quick.layers[1].self_attn.out.weight - truth).abs()
+    assert (error <= (2**-11 * truth.abs() if products == "half" else 0) + 1e-7).all()
+    if products == "int8":
+        theirs = torch.cat([exact.layers[1].get_submodule(f"mlp.{name}_proj").weight for name in ("gate", "up")])
+        assert torch.allclose(quick.layers[1].mlp.gate_up.weight, theirs, atol=1e-7)
     tokens = torch.arange(3, 33)
     canvas = torch.arange(10, 26)[None]
     (cache, hidden), (quick_cache, quick_hidden) = encode(exact, tokens), encode(quick, tokens)
     relative = (hidden - quick_hidden).norm() / hidden.norm()
-    assert 0 < relative < 0.05
+    limit = 0.05 if products == "int8" else 5e-3
+    assert 0 < relative < limit
     logits = exact.logits(exact.decode(canvas, cache))
     quick_logits = quick.logits(quick.decode(canvas, quick_cache))
-    assert (logits - quick_logits).norm() / logits.norm() < 0.05
+    assert (logits - quick_logits).norm() / logits.norm() < limit
+    soft, quick_soft = exact.soft_embedding(logits), quick.soft_embedding(logits)
+    assert torch.allclose(soft, quick_soft, atol=1e-2 if products == "half" else 1e-5)
     # and what is read from the logits is the same where the model is not torn between two tokens
     top = logits.topk(2).values
     is_clear = top[..., 0] - top[..., 1] > 0.5
@@ -176,10 +295,10 @@ def test_a_packed_file_in_int8_is_close_to_itself_in_fp32(tmp_path: Path):
     assert torch.equal(logits.argmax(-1)[is_clear], quick_logits.argmax(-1)[is_clear])
 
 
-def test_an_engine_runs_in_int8(tmp_path: Path):
+def test_an_engine_runs_in_what_the_cpu_is_quick_at(tmp_path: Path):
     save_folder(random_model(seed=3), tmp_path)
     engine = LocalEngine.load(tmp_path)
-    assert isinstance(engine.model.layers[0].mlp.gate_up, Int8Linear)
+    assert isinstance(engine.model.layers[0].mlp.gate_up, CLASSES[best_products()])
     result = engine.fill(CanvasProblem(tuple(range(20)), (Canvas.free(9),), max_steps=3))[0]
     assert all(0 <= token < CONFIG.vocab_size for token in result.tokens)
     assert torch.tensor(result.entropy).isfinite().all()
