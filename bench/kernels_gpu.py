@@ -62,6 +62,8 @@ ops.vocab_stats(x, torch.randn(131, 64, device=device).bfloat16(), is_banned=tor
 ops.rms_norm(x, w, 1e-6)
 ops.attention_glue(x, x, w, w, w, w, 1e-6)
 ops.mlp_glue(x, x, torch.randn(3, 2, 64, device=device).bfloat16(), share, w, w, w, w[:1], w, 1e-6)
+ops.gated_gelu(x)
+ops.router(x, torch.randn(5, 64, device=device).bfloat16(), torch.ones(5, device=device), 2)
 ops.soft_embedding(ids, share, torch.randn(9, 64, device=device).bfloat16(), 8.0)
 rope = (torch.ones(3, 16, device=device), torch.zeros(3, 16, device=device))
 q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16, device=device).bfloat16(), 2, 1, w[:16], w[:16], rope, 1e-6)
@@ -102,7 +104,8 @@ def main() -> int:
     elif not chosen.only:
         # most of the time is compiling, which goes well in parallel
         workers = ["-n", "8"] if importlib.util.find_spec("xdist") else []
-        command = [python, "-m", "pytest", "tests/kernels", "-q", *workers]
+        # pytest-benchmark warns beside xdist, and a warning is an error here; without it the option means nothing
+        command = [python, "-m", "pytest", "tests/kernels", "-q", "-p", "no:benchmark", *workers]
         parts.append(part("tests on the device", command, LIMITS_S["tests"]))
         sanitizer = shutil.which("compute-sanitizer")
         if sanitizer is None:

@@ -52,8 +52,7 @@ class PackedMLP:
     down: PackedMatrix
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = ops.linear(x, self.gate_up).chunk(2, dim=-1)
-        return ops.linear(F.gelu(gate, approximate="tanh") * up, self.down)
+        return ops.linear(ops.gated_gelu(ops.linear(x, self.gate_up)), self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,19 +231,19 @@ class PackedModel:
         )
 
     def _route(self, x: Tensor, layer: PackedLayer) -> tuple[Tensor, Tensor]:
-        """-> weights fp32 [T, K] and ids int64 [T, K]. The softmax of the chosen is the renormalised softmax of all."""
-        top, ids = torch.topk(F.linear(x, layer.router_proj).float(), self.config.top_k, dim=-1)
-        return torch.softmax(top, dim=-1) * layer.per_expert_scale[ids], ids
+        """-> weights fp32 [T, K] and ids int32 [T, K]."""
+        ids, weights = ops.router(x, layer.router_proj, layer.per_expert_scale, self.config.top_k)
+        return weights, ids
 
     # -- TextModel's forwards, for everything but the fast step -------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H]."""
+    def encode(self, tokens: Tensor, cache: Cache, only_last: bool = False) -> Tensor:
+        """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H], or of the last [1, H]."""
         plan = self.plan_rows(cache, len(tokens), None, 0, 0)
         hidden = self.rows(tokens, plan, cache)
         cache.advance(len(tokens))
-        return hidden
+        return hidden[-1:] if only_last else hidden
 
     @torch.no_grad()
     def decode(

@@ -130,8 +130,8 @@ def workspace_bytes(config: ModelConfig, num_rows: int, itemsize: int) -> int:
     # qkv before and after the norms, and attention in up to two fp32 splits at this many rows
     attention = T * (2 * widest + 2 * heads) * itemsize + 2 * T * heads * 4
     experts = T * K * (config.expert_size + H) * itemsize + 3 * T * config.intermediate_size * itemsize
-    # of every row and 128 tokens: eight numbers, and eight candidates with their ids
-    vocabulary = T * -(-config.vocab_size // 128) * (8 + 2 * 8) * 4
+    # logits of a segment of the table (kernels/vocab_triton.py), and six numbers of every row and 64 tokens
+    vocabulary = min(T * config.vocab_size, 2**25) * 4 + T * -(-config.vocab_size // 64) * 6 * 4
     return stream + max(attention, experts) + vocabulary
 
 

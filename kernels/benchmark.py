@@ -111,7 +111,7 @@ def run(device: torch.device, sizes: Sizes, only: str = "", with_compile: bool =
 def cases(device: torch.device, sizes: Sizes, only: str = "") -> Iterator[Case]:
     """The cases one after the other: operands of one are freed before the next needs memory."""
     makers = [_experts(device, sizes), _vocabulary(device, sizes), _attention(device, sizes), _linear(device, sizes)]
-    makers.append(_glue(device, sizes))
+    makers += [_glue(device, sizes), _router(device, sizes)]
     for maker in makers:
         for case in maker:
             if only in case.name:
@@ -270,6 +270,24 @@ def _glue(device: torch.device, sizes: Sizes) -> Iterator[Case]:
         f"glue after the MLPs, {T} rows", num_bytes, lambda: glue("triton"), lambda: glue("reference", x.float()),
         lambda: glue("reference"),
     )  # fmt: skip
+
+
+def _router(device: torch.device, sizes: Sizes) -> Iterator[Case]:
+    E, K, T = sizes.num_experts, sizes.top_k, 64
+    x, proj = _rand(device, T, sizes.hidden, dtype=sizes.dtype), _rand(device, E, sizes.hidden, scale=0.02)
+    scale = torch.ones(E, device=device)
+
+    def weights(path: dispatch.Path, x: Tensor = x) -> Tensor:
+        return dispatch.router(x, proj.to(x.dtype), scale, K, path=path)[1]
+
+    def plain() -> Tensor:
+        top, ids = torch.topk(F.linear(x, proj).float(), K, dim=-1)
+        return torch.softmax(top, dim=-1) * scale[ids]
+
+    num_bytes = 2.0 * (E + T) * sizes.hidden
+    yield Case(
+        f"router, {T} rows", num_bytes, lambda: weights("triton"), lambda: weights("reference", x.float()), plain
+    )
 
 
 def _time(work: Callable[[], Tensor], is_cuda: bool) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor
 from . import attention, norms, vocab
 from . import experts as experts_truth
 from . import linear as linear_truth
+from . import router as router_truth
 from .experts import PackedExperts
 from .packing import PackedMatrix
 from .vocab import VocabStats
@@ -178,6 +179,24 @@ def mlp_glue(
     is_truth = choose(x, path) == "reference"
     compute = norms.mlp_glue_reference if is_truth else _triton("norms").mlp_glue
     return compute(x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, eps)
+
+
+def gated_gelu(gate_up: Tensor, *, path: Path | None = None) -> Tensor:
+    """The dense MLP's activation, [T, 2 N] to [T, N], in one launch."""
+    if gate_up.shape[1] % 2:
+        raise ValueError(f"gate and up of a width of {gate_up.shape[1]} are not halves")
+    is_truth = choose(gate_up, path) == "reference"
+    return norms.gated_gelu_reference(gate_up) if is_truth else _triton("norms").gated_gelu(gate_up)
+
+
+def router(
+    x: Tensor, proj: Tensor, per_expert_scale: Tensor, top_k: int, *, path: Path | None = None
+) -> tuple[Tensor, Tensor]:
+    """x: [T, H]; proj: [E, H] -> ids int32 and weights fp32, [T, K] each; see router.router_reference."""
+    if x.shape[1] != proj.shape[1] or not 1 <= top_k <= proj.shape[0]:
+        raise ValueError(f"x {tuple(x.shape)}, proj {tuple(proj.shape)}, top_k {top_k}")
+    is_truth = choose(x, path) == "reference"
+    return (router_truth.router_reference if is_truth else _triton("router").router)(x, proj, per_expert_scale, top_k)
 
 
 def soft_embedding(ids: Tensor, weights: Tensor, table: Tensor, scale: float, *, path: Path | None = None) -> Tensor:

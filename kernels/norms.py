@@ -1,4 +1,5 @@
-"""RMSNorm, rotary, the glue between a layer's seven norms, and the top-k soft embedding: the slow truths.
+"""RMSNorm, rotary, the glue between a layer's seven norms, the dense MLP's activation, and the top-k soft embedding:
+the slow truths.
 
 A DiffusionGemma layer needs, besides its products, exactly two elementwise passes over the residual stream:
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -96,6 +98,12 @@ def mlp_glue_reference(
     both = _norm(dense.to(wide), post_dense, eps) + _norm(sparse, post_sparse, eps)
     out = (x.to(wide) + _norm(both, post_both, eps)) * scalar.to(wide)[:, None]
     return out.to(x.dtype), _norm(out, next_norm, eps).to(x.dtype)
+
+
+def gated_gelu_reference(gate_up: Tensor) -> Tensor:
+    """gate_up: [T, 2 N], gates first -> gelu(gate) * up in gelu's tanh form, [T, N] in the same dtype."""
+    gate, up = gate_up.to(wide_dtype(gate_up)).chunk(2, dim=-1)
+    return (F.gelu(gate, approximate="tanh") * up).to(gate_up.dtype)
 
 
 def soft_embedding_reference(ids: Tensor, weights: Tensor, table: Tensor, scale: float) -> Tensor:

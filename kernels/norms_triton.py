@@ -92,13 +92,14 @@ def attention_glue_kernel(
 
 @triton.jit
 def mlp_glue_kernel(
-    x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, out, next_out, H, K, x_stride,
-    dense_stride, scalar_stride, eps, BH: tl.constexpr,
+    x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, out, next_out, H, x_stride,
+    dense_stride, scalar_stride, eps, K: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     h = tl.arange(0, BH)
     mixed = tl.zeros((BH,), dtype=tl.float32)
-    for k in range(K):
+    # unrolled: all answers are on their way at once
+    for k in tl.static_range(K):
         share = tl.load(slot_weights + row * K + k).to(tl.float32)
         mixed += load_row(slots + (row * K + k) * H, h, H) * share
     both = normalised(mixed, H, eps) * load_row(post_sparse, h, H)
@@ -110,11 +111,22 @@ def mlp_glue_kernel(
 
 
 @triton.jit
-def soft_embedding_kernel(ids, weights, table, out, H, K, table_stride, scale, BH: tl.constexpr):
+def gated_gelu_kernel(gate_up, out, N, stride, BN: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    gate = load_row(gate_up + row * stride, n, N)
+    up = load_row(gate_up + row * stride + N, n, N)
+    # gelu's tanh form: 0.5 (1 + tanh(u)) = 1 - 1 / (exp(2 u) + 1), which is 1 long before the exponential overflows
+    u = tl.minimum(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate), 40.0)
+    store_row(out + row * N, gate * (1.0 - 1.0 / (tl.exp(2.0 * u) + 1.0)) * up, n, N)
+
+
+@triton.jit
+def soft_embedding_kernel(ids, weights, table, out, H, table_stride, scale, K: tl.constexpr, BH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BH + tl.arange(0, BH)
     acc = tl.zeros((BH,), dtype=tl.float32)
-    for k in range(K):
+    for k in tl.static_range(K):
         token = tl.load(ids + row * K + k).to(tl.int64)
         acc += load_row(table + token * table_stride, h, H) * tl.load(weights + row * K + k).to(tl.float32)
     store_row(out + row * H, acc * scale, h, H)
@@ -201,10 +213,23 @@ def mlp_glue(
         x, dense = _rows(x), _rows(dense)
         mlp_glue_kernel[(T,)](
             x, dense, slots.contiguous(), slot_weights.contiguous(), post_dense, post_sparse, post_both, scalar,
-            next_norm, out, next_out, H, K, x.stride(0), dense.stride(0), int(scalar.numel() > 1), eps,
-            BH=block, num_warps=_warps(block),
+            next_norm, out, next_out, H, x.stride(0), dense.stride(0), int(scalar.numel() > 1), eps,
+            K=K, BH=block, num_warps=_warps(block),
         )  # fmt: skip
     return out, next_out
+
+
+def gated_gelu(gate_up: Tensor) -> Tensor:
+    """See norms.gated_gelu_reference."""
+    T, N = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty((T, N), dtype=gate_up.dtype, device=gate_up.device)
+    block = min(1024, triton.next_power_of_2(N))
+    if T:
+        gate_up = _rows(gate_up)
+        gated_gelu_kernel[(T, triton.cdiv(N, block))](
+            gate_up, out, N, gate_up.stride(0), BN=block, num_warps=_warps(block)
+        )
+    return out
 
 
 def soft_embedding(ids: Tensor, weights: Tensor, table: Tensor, scale: float) -> Tensor:
@@ -214,7 +239,7 @@ def soft_embedding(ids: Tensor, weights: Tensor, table: Tensor, scale: float) ->
     block = min(1024, triton.next_power_of_2(H))
     if R:
         soft_embedding_kernel[(R, triton.cdiv(H, block))](
-            ids.contiguous(), weights.contiguous(), table, out, H, K, table.stride(0), float(scale), BH=block,
+            ids.contiguous(), weights.contiguous(), table, out, H, table.stride(0), float(scale), K=K, BH=block,
             num_warps=_warps(block),
         )  # fmt: skip
     return out

@@ -1,6 +1,6 @@
 # triton's language has no types that a checker could follow
 # ruff: noqa: ANN201
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,no-any-return,untyped-decorator,import-untyped,assignment"
 # pyright: basic, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportAssignmentType=false
@@ -13,22 +13,92 @@ also for wgmma, which takes only its first operand from registers. See packing.p
 
 from __future__ import annotations
 
+import os
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .packing import PackedMatrix
 from .tiles import Tile
 
+IS_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
 
 @triton.jit
-def int4_pairs(words, QUARTER: tl.constexpr):
-    """int32 words [N, Q/2] -> bf16 [N, Q], the codes of one quarter of their block, exact."""
-    pairs = ((words >> (4 * QUARTER)) & 0x000F000F) | 0x43004300
+def nibbles(words, QUARTER: tl.constexpr):
+    """int32 words: the codes of one quarter of their block as bf16 pairs of 128 + code (code in 0..15), exact."""
+    words = words >> (4 * QUARTER)
+    if IS_INTERPRETED:
+        return (words & 0x000F000F) | 0x43004300
+    # one instruction, which neither LLVM nor ptxas makes of the line above; the interpreter knows no assembly
+    return tl.inline_asm_elementwise(
+        "lop3.b32 $0, $1, 0x000F000F, 0x43004300, 0xEA;", "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def int4_quarter(words, QUARTER: tl.constexpr):
+    """int32 words [N, Q/2] -> bf16 [N, Q/2, 2]: the two columns of a word in one quarter, 128 + code."""
+    pairs = nibbles(words, QUARTER)
     low = pairs.to(tl.int16).to(tl.bfloat16, bitcast=True)
     high = (pairs >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    both = tl.join(low, high).reshape(words.shape[0], 2 * words.shape[1])
-    return (both - 136.0).to(tl.bfloat16)
+    return tl.join(low, high)
+
+
+@triton.jit
+def int4_tile(words, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr):
+    """int32 words [N, W] -> bf16 [N, 2 NUM W]: 128 + code of NUM quarters from FIRST on, in the order of `x_column`."""
+    N: tl.constexpr = words.shape[0]
+    W: tl.constexpr = words.shape[1]
+    if NUM == 1:
+        return int4_quarter(words, FIRST).reshape(N, 2 * W)
+    elif NUM == 2:
+        both = tl.join(int4_quarter(words, FIRST), int4_quarter(words, FIRST + 1))
+        if WGMMA:
+            return both.reshape(N, W // 4, 4, 2, 2).permute(0, 1, 4, 2, 3).reshape(N, 4 * W)
+        else:
+            return both.permute(0, 1, 3, 2).reshape(N, 4 * W)
+    else:
+        even = tl.join(int4_quarter(words, 0), int4_quarter(words, 2))
+        odd = tl.join(int4_quarter(words, 1), int4_quarter(words, 3))
+        # the last three dimensions: column of the word, which pair of quarters, which of the pair
+        every = tl.join(even, odd)
+        if WGMMA:
+            return every.reshape(N, W // 4, 4, 2, 2, 2).permute(0, 1, 4, 5, 2, 3).reshape(N, 8 * W)
+        else:
+            return every.permute(0, 3, 1, 4, 2).reshape(N, 8 * W)
+
+
+@triton.jit
+def x_column(Q: tl.constexpr, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr):
+    """The columns of a block that `int4_tile` yields, [NUM Q].
+
+    The sum over columns may have any order, so it gets the one in which every thread finds its columns of several
+    quarters in one word: eight columns of each quarter in turn for wgmma, a word of two quarters in turn for mma.
+    """
+    k = tl.arange(0, NUM * Q)
+    if NUM == 1:
+        return FIRST * Q + k
+    elif WGMMA:
+        column = (FIRST + k // 8 % NUM) * Q + k // (8 * NUM) * 8 + k % 8
+        return tl.max_contiguous(tl.multiple_of(column, 8), 8)
+    else:
+        column = (FIRST + k // (2 * Q) * 2 + k // 2 % 2) * Q + k % (2 * Q) // 4 * 2 + k % 2
+        return tl.max_contiguous(tl.multiple_of(column, 2), 2)
+
+
+@triton.jit
+def minus_tile(N: tl.constexpr, KD: tl.constexpr, zero):
+    """bf16 [N, KD] of -136. zero: nought that the compiler does not know, or it would fill registers anew each turn."""
+    place = tl.arange(0, N)[:, None] * KD + tl.arange(0, KD // 2)[None, :]
+    words = (place & zero) | -0x3CF73CF8
+    low = words.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    high = (words >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return tl.join(low, high).reshape(N, KD)
 
 
 @triton.jit
@@ -39,14 +109,46 @@ def gelu_tanh(x):
 
 
 @triton.jit
-def load_scales(s_ptr, block, stride, GROUP: tl.constexpr, BK: tl.constexpr):
+def panel_row(first_n, N, BN: tl.constexpr, GATED: tl.constexpr):
+    """Of BN columns of the output from first_n on: which panel holds the (gate) weights, and which row of it."""
+    n = first_n + tl.arange(0, BN)
+    # a tile may reach past the last panel: read the last panel again, the store drops it
+    inside = tl.minimum(n, (N + 15) // 16 * 16 - 16 + n % 16)
+    return inside // 16 * (2 if GATED else 1), inside % 16
+
+
+@triton.jit
+def scale_pointers(scale, first_n, N, BN: tl.constexpr, GATED: tl.constexpr, HALVES: tl.constexpr):
+    if HALVES == 1:
+        panel, row = panel_row(first_n, N, BN, GATED)
+        return (scale + panel * 16 + row,)
+    else:
+        panel, row = panel_row(first_n, N, BN // 2, GATED)
+        panel2, row2 = panel_row(first_n + BN // 2, N, BN // 2, GATED)
+        return (scale + panel * 16 + row, scale + panel2 * 16 + row2)
+
+
+@triton.jit
+def load_rows(pointers, offset, HALVES: tl.constexpr):
+    """A value for each row. In halves where a tile has as many rows as threads: then Triton would load it as one loads
+    a matrix, and send it through shared memory to those who need it; of fewer values everybody loads its own."""
+    if HALVES == 1:
+        return tl.load(pointers[0] + offset)
+    else:
+        both = tl.join(tl.load(pointers[0] + offset), tl.load(pointers[1] + offset))
+        return both.permute(1, 0).reshape(2 * both.shape[0])
+
+
+@triton.jit
+def load_scales(pointers, block, stride, GROUP: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr):
     """The words with a block's scales (two bf16 a word, of groups that follow each other), as a pair."""
     if GROUP <= 0:
-        return s_ptr, s_ptr
+        return block, block
     elif GROUP * 4 <= BK:
-        return tl.load(s_ptr + block * 2 * stride), tl.load(s_ptr + (block * 2 + 1) * stride)
+        low = load_rows(pointers, block * 2 * stride, HALVES)
+        return low, load_rows(pointers, (block * 2 + 1) * stride, HALVES)
     else:
-        word = tl.load(s_ptr + block * BK // (2 * GROUP) * stride)
+        word = load_rows(pointers, block * BK // (2 * GROUP) * stride, HALVES)
         return word, word
 
 
@@ -57,22 +159,62 @@ def half(word, is_high):
 
 
 @triton.jit
-def int4_block(acc, w_ptr, scales, xs, block, GROUP: tl.constexpr, Q: tl.constexpr):
-    """Adds one block of 4 Q columns to acc [N, M]. xs: the four quarters of x^T, [Q, M] each."""
+def load_x(
+    x_ptr, base, K, Q: tl.constexpr, FIRST: tl.constexpr, NUM: tl.constexpr, EVEN_K: tl.constexpr, WGMMA: tl.constexpr
+):
+    """The rows' values at the columns of `int4_tile`, [NUM Q, M]."""
+    k = base + x_column(Q, FIRST, NUM, WGMMA)[:, None]
+    if EVEN_K:
+        return tl.load(x_ptr + k)
+    return tl.load(x_ptr + k, mask=k < K, other=0.0)
+
+
+@triton.jit
+def int4_dot(words, x, start, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr, FOLD: tl.constexpr):
+    """The product of NUM quarters of a block with x, unscaled; with FOLD, start has taken 136 off the codes already."""
+    tile = int4_tile(words, FIRST, NUM, WGMMA)
+    if not FOLD:
+        tile = (tile - 136.0).to(tl.bfloat16)
+    return tl.dot(tile.to(x.dtype), x, start, input_precision="ieee")
+
+
+@triton.jit
+def add_scaled(acc, got, scales, part, block, GROUP: tl.constexpr, BK: tl.constexpr):
+    if GROUP <= 0:
+        return acc + got
+    elif GROUP >= BK:
+        return acc + got * half(scales[0], block * BK // GROUP % 2)[:, None]
+    else:
+        # four scales in a block lie in two words, two in one
+        return acc + got * half(scales[part // 2], part % 2)[:, None]
+
+
+@triton.jit
+def int4_block(acc, up, w_ptr, up_ptr, scales, up_scales, xs, minus, block, GROUP: tl.constexpr, BK: tl.constexpr,
+               NUM: tl.constexpr, WGMMA: tl.constexpr, GATED: tl.constexpr, FOLD: tl.constexpr):  # fmt: skip
+    """Adds one block of BK columns to acc and up [N, M]. xs: 4 / NUM parts of x^T in the order of `x_column`."""
     words = tl.load(w_ptr)
-    # quarters that share a scale
-    PER: tl.constexpr = 4 if GROUP <= 0 or GROUP >= 4 * Q else GROUP // Q
-    for first in tl.static_range(0, 4, PER):
-        part = acc if GROUP <= 0 else tl.zeros_like(acc)
-        for j in tl.static_range(first, first + PER):
-            part = tl.dot(int4_pairs(words, j).to(xs[j].dtype), xs[j], part, input_precision="ieee")
-        if GROUP <= 0:
-            acc = part
-        elif PER == 4:
-            acc += part * half(scales[0], block * (4 * Q) // GROUP % 2)[:, None]
-        else:
-            acc += part * half(scales[first // PER // 2], first // PER % 2)[:, None]
-    return acc
+    up_words = words
+    if GATED:
+        up_words = tl.load(up_ptr)
+    # parts that share a scale
+    PER: tl.constexpr = 4 // NUM if GROUP <= 0 or GROUP >= BK else GROUP * 4 // BK // NUM
+    for part in tl.static_range(0, 4 // NUM // PER):
+        start = tl.zeros_like(acc)
+        if FOLD:
+            # -136 times the column sums of x: takes 128 + 8 off every code at once
+            for i in tl.static_range(part * PER, (part + 1) * PER):
+                start = tl.dot(minus, xs[i], start, input_precision="ieee")
+        got = start
+        for i in tl.static_range(part * PER, (part + 1) * PER):
+            got = int4_dot(words, xs[i], got, i * NUM, NUM, WGMMA, FOLD)
+        acc = add_scaled(acc, got, scales, part, block, GROUP, BK)
+        if GATED:
+            got = start
+            for i in tl.static_range(part * PER, (part + 1) * PER):
+                got = int4_dot(up_words, xs[i], got, i * NUM, NUM, WGMMA, FOLD)
+            up = add_scaled(up, got, up_scales, part, block, GROUP, BK)
+    return acc, up
 
 
 @triton.jit
@@ -104,6 +246,7 @@ def packed_product(
     x_stride,
     out_stride,
     row_div,
+    num_parts,
     GATED: tl.constexpr,
     ROUTED: tl.constexpr,
     IS_INT4: tl.constexpr,
@@ -113,15 +256,31 @@ def packed_product(
     BN: tl.constexpr,
     BK: tl.constexpr,
     STAGES: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    WGMMA: tl.constexpr,
+    NUM: tl.constexpr,
+    FOLD: tl.constexpr,
+    HALVES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[slot, n] = sum over k of W[expert, n, k] * x[slot // row_div, k]; GATED: gelu(gate) * up, n an expert column.
 
-    Grid: tiles of BM slots times ceil(N / BN). ROUTED: slots and tile_expert say which slots and which matrix a tile
-    has; otherwise slot = row and there is one matrix. N here is the number of columns of `out`.
+    Grid: tiles of BM slots times ceil(N / BN) times num_parts. ROUTED: slots and tile_expert say which slots and which
+    matrix a tile has; otherwise slot = row and there is one matrix. N here is the number of columns of `out`.
+    IS_SPLIT: out is fp32 [num_parts, 1 or 2 (gate and up), num_slots, N], sums over a part of K each, for `add_parts`.
     """
+    if PDL:
+        # what follows in the stream may be put in place, and this one waits for what it reads
+        gdc_launch_dependents()
+        gdc_wait()
     num_n = tl.cdiv(N, BN)
-    tile = tl.program_id(0) // num_n
-    first_n = (tl.program_id(0) % num_n) * BN
+    place = tl.program_id(0)
+    my_part = 0
+    if IS_SPLIT:
+        place = tl.program_id(0) // num_parts
+        my_part = tl.program_id(0) % num_parts
+    tile = place // num_n
+    first_n = (place % num_n) * BN
     if ROUTED:
         expert = tl.load(tile_expert + tile)
         if expert < 0:
@@ -135,52 +294,64 @@ def packed_product(
     W: tl.constexpr = BK // 8 if IS_INT4 else BK
     Q: tl.constexpr = BK // 4 if IS_INT4 else BK
 
-    n = first_n + tl.arange(0, BN)
-    # a tile may reach past the last panel: read the last panel again, the store drops it
-    inside = tl.minimum(n, (N + 15) // 16 * 16 - 16 + n % 16)
-    panel = inside // 16 * (2 if GATED else 1)
-    w_row = panel[:, None].to(tl.int64) * panel_stride + (inside % 16)[:, None] * W + tl.arange(0, W)[None, :]
+    panel, panel_line = panel_row(first_n, N, BN, GATED)
+    w_row = panel[:, None].to(tl.int64) * panel_stride + panel_line[:, None] * W + tl.arange(0, W)[None, :]
     w_ptr = weight + expert.to(tl.int64) * matrix_stride + w_row if ROUTED else weight + w_row
-    s_row = panel * 16 + inside % 16
-    s_ptr = scale + expert.to(tl.int64) * scale_matrix_stride + s_row if ROUTED else scale + s_row
-    x_ptr = x + row[None, :].to(tl.int64) * x_stride + tl.arange(0, Q)[:, None]
-
+    s_base = scale + expert.to(tl.int64) * scale_matrix_stride if ROUTED else scale
+    s_ptr = scale_pointers(s_base, first_n, N, BN, GATED, HALVES)
+    up_ptr = scale_pointers(s_base + 16, first_n, N, BN, GATED, HALVES)
+    x_ptr = x + row[None, :].to(tl.int64) * x_stride
+    first_block, end_block = 0, num_blocks
+    if IS_SPLIT:
+        share = tl.cdiv(num_blocks, num_parts)
+        first_block = tl.minimum(my_part * share, num_blocks)
+        end_block = tl.minimum(first_block + share, num_blocks)
+        w_ptr += first_block * (16 * W)
+    minus = minus_tile(BN, NUM * Q, num_blocks >> 30).to(x.dtype.element_ty)
     acc = tl.zeros((BN, BM), dtype=tl.float32)
     up = acc
     # scales are read one block ahead into registers: too narrow for cp.async, too far away to wait for
-    scales = load_scales(s_ptr, 0, scale_stride, GROUP, BK)
+    # a part past the end reads a scale that is there, and nothing else
+    at_first = tl.minimum(first_block, num_blocks - 1)
+    scales = load_scales(s_ptr, at_first, scale_stride, GROUP, BK, HALVES)
     up_scales = scales
     if GATED:
-        up_scales = load_scales(s_ptr + 16, 0, scale_stride, GROUP, BK)
-    for block in tl.range(0, num_blocks, num_stages=STAGES):
+        up_scales = load_scales(up_ptr, at_first, scale_stride, GROUP, BK, HALVES)
+    for block in tl.range(first_block, end_block, num_stages=STAGES):
         ahead = tl.minimum(block + 1, num_blocks - 1)
-        next_scales = load_scales(s_ptr, ahead, scale_stride, GROUP, BK)
+        next_scales = load_scales(s_ptr, ahead, scale_stride, GROUP, BK, HALVES)
         next_up_scales = next_scales
         if GATED:
-            next_up_scales = load_scales(s_ptr + 16, ahead, scale_stride, GROUP, BK)
+            next_up_scales = load_scales(up_ptr, ahead, scale_stride, GROUP, BK, HALVES)
         if IS_INT4:
             base = block * BK
-            k = base + tl.arange(0, Q)[:, None]
-            if EVEN_K:
-                x0 = tl.load(x_ptr + base)
-                x1 = tl.load(x_ptr + base + Q)
-                x2 = tl.load(x_ptr + base + 2 * Q)
-                x3 = tl.load(x_ptr + base + 3 * Q)
-            else:
-                x0 = tl.load(x_ptr + base, mask=k < K, other=0.0)
-                x1 = tl.load(x_ptr + base + Q, mask=k + Q < K, other=0.0)
-                x2 = tl.load(x_ptr + base + 2 * Q, mask=k + 2 * Q < K, other=0.0)
-                x3 = tl.load(x_ptr + base + 3 * Q, mask=k + 3 * Q < K, other=0.0)
-            xs = (x0, x1, x2, x3)
-            acc = int4_block(acc, w_ptr, scales, xs, block, GROUP, Q)
-            if GATED:
-                up = int4_block(up, w_ptr + panel_stride, up_scales, xs, block, GROUP, Q)
+            xs = (load_x(x_ptr, base, K, Q, 0, NUM, EVEN_K, WGMMA),)
+            for part in tl.static_range(1, 4 // NUM):
+                xs = xs + (load_x(x_ptr, base, K, Q, part * NUM, NUM, EVEN_K, WGMMA),)  # noqa: RUF005
+            acc, up = int4_block(
+                acc,
+                up,
+                w_ptr,
+                w_ptr + panel_stride,
+                scales,
+                up_scales,
+                xs,
+                minus,
+                block,
+                GROUP,
+                BK,
+                NUM,
+                WGMMA,
+                GATED,
+                FOLD,
+            )
         else:
             base = block * BK
             if EVEN_K:
-                xb = tl.load(x_ptr + base)
+                xb = tl.load(x_ptr + base + tl.arange(0, Q)[:, None])
             else:
-                xb = tl.load(x_ptr + base, mask=base + tl.arange(0, Q)[:, None] < K, other=0.0)
+                k = base + tl.arange(0, Q)[:, None]
+                xb = tl.load(x_ptr + k, mask=k < K, other=0.0)
             acc = wide_block(acc, w_ptr, scales, xb, block, GROUP, BK)
             if GATED:
                 up = wide_block(up, w_ptr + panel_stride, up_scales, xb, block, GROUP, BK)
@@ -188,13 +359,52 @@ def packed_product(
         scales = next_scales
         up_scales = next_up_scales
     if GROUP == -1:
-        acc *= tl.load(s_ptr).to(tl.float32)[:, None]
+        acc *= load_rows(s_ptr, 0, HALVES).to(tl.float32)[:, None]
         if GATED:
-            up *= tl.load(s_ptr + 16).to(tl.float32)[:, None]
+            up *= load_rows(up_ptr, 0, HALVES).to(tl.float32)[:, None]
+    n = first_n + tl.arange(0, BN)
+    if IS_SPLIT:
+        plane = num_slots.to(tl.int64) * N
+        at = my_part * plane * (2 if GATED else 1) + slot[None, :].to(tl.int64) * N + n[:, None]
+        is_inside = is_slot[None, :] & (n < N)[:, None]
+        tl.store(out + at, acc, mask=is_inside)
+        if GATED:
+            tl.store(out + at + plane, up, mask=is_inside)
+        return
     if GATED:
         acc = gelu_tanh(acc) * up
     out_ptr = out + slot[None, :].to(tl.int64) * out_stride + n[:, None]
     tl.store(out_ptr, acc.to(out.dtype.element_ty), mask=is_slot[None, :] & (n < N)[:, None])
+
+
+@triton.jit
+def add_parts(parts, out, num_slots, N, out_stride, num_parts, GATED: tl.constexpr, PDL: tl.constexpr,
+              BLOCK: tl.constexpr):  # fmt: skip
+    """What `packed_product` left with IS_SPLIT: the sums of the parts, always in the same order."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    slot = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_inside = n < N
+    plane = num_slots.to(tl.int64) * N
+    at = parts + slot * N + n
+    acc = tl.zeros((BLOCK,), dtype=tl.float32)
+    up = acc
+    for _ in range(num_parts):
+        acc += tl.load(at, mask=is_inside, other=0.0)
+        at += plane
+        if GATED:
+            up += tl.load(at, mask=is_inside, other=0.0)
+            at += plane
+    if GATED:
+        acc = gelu_tanh(acc) * up
+    tl.store(out + slot * out_stride + n, acc.to(out.dtype.element_ty), mask=is_inside)
+
+
+@cache
+def has_wgmma(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def launch(
@@ -218,11 +428,25 @@ def launch(
     num_tiles = triton.cdiv(num_slots, block_m) if tile_expert is None else tile_expert.numel()
     scale = weight.data if weight.scale is None else weight.scale
     group = weight.group_size or (0 if weight.scale is None else -1)
-    packed_product[(num_tiles * triton.cdiv(num_columns, block_n),)](
+    # as Triton decides: elsewhere the other order of columns is the one that needs no shuffling
+    is_wgmma = block_m >= 16 and block_n >= 64 and tile["warps"] % 4 == 0 and has_wgmma(x.device)
+    # quarters of a block of x that are read at once. One: 16-byte pieces, and pairs lie where mma wants them. wgmma
+    # takes as many as share a scale, for each product is waited for; and less than 4 bytes a thread is no cp.async
+    num_quarters = 4 if group <= 0 else max(1, min(4, group * 4 // weight.block_k))
+    if not is_wgmma and weight.block_k // 4 * block_m >= 64 * tile["warps"]:
+        num_quarters = min(num_quarters, tile.get("quarters", 1))
+    is_early = bool(tile.get("pdl")) and has_wgmma(x.device)
+    options = {"launch_pdl": True} if is_early else {}
+    split = min(tile.get("split", 1), weight.data.shape[2])
+    target = out
+    if split > 1:
+        planes = split * (2 if is_gated else 1)
+        target = torch.empty((planes, num_slots, num_columns), dtype=torch.float32, device=x.device)
+    packed_product[(num_tiles * triton.cdiv(num_columns, block_n) * split,)](
         x,
         weight.data,
         scale,
-        out,
+        target,
         slots,
         tile_expert,
         num_slots,
@@ -236,6 +460,7 @@ def launch(
         x.stride(0),
         out.stride(0),
         row_div,
+        split,
         GATED=is_gated,
         ROUTED=tile_expert is not None,
         IS_INT4=weight.format == "int4",
@@ -245,8 +470,30 @@ def launch(
         BN=block_n,
         BK=weight.block_k,
         STAGES=tile["stages"],
+        IS_SPLIT=split > 1,
+        WGMMA=is_wgmma,
+        NUM=num_quarters,
+        HALVES=2 if is_gated and block_n >= 32 * tile["warps"] else 1,
+        PDL=is_early,
+        FOLD=bool(tile.get("fold")) and x.dtype == torch.bfloat16,
         num_warps=tile["warps"],
+        **options,
     )
+    if split > 1:
+        block = min(1024, triton.next_power_of_2(num_columns))
+        grid = (num_slots, triton.cdiv(num_columns, block))
+        add_parts[grid](
+            target,
+            out,
+            num_slots,
+            num_columns,
+            out.stride(0),
+            split,
+            GATED=is_gated,
+            PDL=is_early,
+            BLOCK=block,
+            **options,
+        )
 
 
 def kind(weight: PackedMatrix) -> str:

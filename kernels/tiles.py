@@ -2,7 +2,10 @@
 
 A table maps an operation to candidates by size, smallest first: {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
 serves everything up to `rows` rows (for experts: slots per expert on average); the last candidate of a list has no
-limit. Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's).
+limit. The packed products may have more keys: "split": parts of the columns that programs of their own sum up, and a
+second launch adds; "fold": 1 takes the offset of int4 codes off on the tensor core; "quarters" of an int4 block that
+are read at once; "pdl": 1 lets a launch on Hopper start before its predecessor has ended.
+Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's).
 Numbers were chosen by the offline gate and the roofline model, see ARCHITECTURE.md; `lacuna tune` measures them on the
 user's card.
 """

@@ -63,20 +63,29 @@ class Tuned:
 
 
 def candidates(operation: str, shipped: Tile) -> list[Tile]:
-    """The shipped tile, then those that differ from it in one thing: pipeline depth, width, warps."""
+    """The shipped tile, then those that differ from it in one thing: pipeline depth, width, warps, parts of K, and for
+    int4 where the offset of the codes is taken off.
+    """
     width = "BV" if "BV" in shipped else "BS" if "BS" in shipped else "BN"
     found = [shipped]
-    for key, value in (
+    changes = [
         ("stages", shipped["stages"] + 1),
         ("stages", shipped["stages"] - 1),
         (width, 2 * shipped[width]),
         (width, shipped[width] // 2),
         ("warps", 2 * shipped["warps"]),
         ("warps", shipped["warps"] // 2),
-    ):
+    ]
+    if operation.startswith("linear"):
+        split = shipped.get("split", 1)
+        changes += [("split", 2 * split), ("split", split // 2)]
+    if operation.endswith(".int4"):
+        changes.append(("fold", 1 - shipped.get("fold", 0)))
+    for key, value in changes:
         tile = {**shipped, key: value}
         # a dot wants 16 keys, a warp 8 weight rows, a pipeline two stages
         is_sane = 16 <= tile[width] <= 256 and 1 <= tile["warps"] <= 8 and 2 <= tile["stages"] <= 6
+        is_sane = is_sane and 1 <= tile.get("split", 1) <= 16
         if is_sane and (operation == "attention" or tile[width] >= 8 * tile["warps"]):
             found.append(tile)
     return found

@@ -23,7 +23,7 @@ HAS_DEVICE = torch.cuda.is_available() and not IS_INTERPRETED
 
 NUMBERS = [
     f"test_{name}.py"
-    for name in ("attention", "experts", "linear", "norms", "vocab", "tune_jobs", "interpreter_checks")
+    for name in ("attention", "experts", "linear", "norms", "router", "vocab", "tune_jobs", "interpreter_checks")
 ]
 
 collect_ignore: list[str] = []

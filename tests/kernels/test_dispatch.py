@@ -53,6 +53,8 @@ ops.rms_norm(x, w, 1e-6)
 ops.attention_glue(x, x, w, w, w, w, 1e-6)
 ops.mlp_glue(x, x, torch.randn(3, 2, 64), share, w, w, w, torch.ones(1), w, 1e-6)
 ops.soft_embedding(ids, share, torch.randn(9, 64), 8.0)
+ops.gated_gelu(x)
+ops.router(x, torch.randn(5, 64), torch.ones(5), 2)
 rope = (torch.ones(3, 16), torch.zeros(3, 16))
 q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], rope, 1e-6)
 cache = torch.randn(1, 5, 16)
@@ -80,6 +82,8 @@ ROWS = torch.zeros(3, 64)
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(4, 65))), id="another K"),
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(2, 4, 64))), id="a stack of two matrices"),
         pytest.param(lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), temperature=0.0), id="no temperature"),
+        pytest.param(lambda: ops.router(ROWS, torch.zeros(4, 64), torch.ones(4), 5), id="more experts than there are"),
+        pytest.param(lambda: ops.gated_gelu(torch.zeros(3, 7)), id="halves of an odd width"),
         pytest.param(
             lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), num_top=10), id="a list longer than the vocabulary"
         ),

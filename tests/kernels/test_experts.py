@@ -62,6 +62,7 @@ def test_routing_gives_every_slot_one_place(T: int, K: int, E: int, how: str, ti
         ),
         pytest.param(9, 3, 3, 97, 53, "int4", 32, "spread", BF16, id="K equal to E, prime sizes, padded blocks"),
         pytest.param(21, 2, 16, 128, 64, "int4", 128, "same", BF16, id="all rows to two experts, fourteen with none"),
+        pytest.param(21, 1, 5, 96, 48, "int4", 64, "same", BF16, id="all rows to one expert, the last one"),
         pytest.param(
             9, 2, 4, 192, 192, "int4", 128, "spread", BF16, id="the last group half full, a group over two blocks"
         ),

@@ -26,6 +26,7 @@ def test_the_benchmark_runs_end_to_end(repository: Path):
     command = [sys.executable, "bench/kernels_gpu.py", "--tiny"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    for case in ("experts int4", "vocabulary pass", "attention D=32", "linear int8", "linear fp8", "glue after"):
+    cases = ("experts int4", "vocabulary pass", "attention D=32", "linear int8", "linear fp8", "glue after", "router")
+    for case in cases:
         assert case in done.stdout
     assert "WRONG" not in done.stdout

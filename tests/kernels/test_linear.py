@@ -6,7 +6,10 @@ import pytest
 import torch
 from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
+from lacuna_ls.kernels import packed_triton
+from lacuna_ls.kernels.experts import PackedExperts, interleave_gate_up, unpack_experts
 from lacuna_ls.kernels.packing import pack_weights
+from torch.nn import functional as F
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -33,3 +36,52 @@ def test_linear_is_the_truth(T: int, N: int, K: int, format: str, group_size: in
     weight = pack_weights(torch.randn(N, K, generator=generator).to(device), format, group_size)  # type: ignore[arg-type]
     x = torch.randn(T, K, generator=generator).to(dtype).to(device)
     assert_close(ops.linear(x, weight, path="triton"), ops.linear(x.double(), weight, path="reference"), dtype)
+
+
+TILE = {"BM": 16, "BN": 64, "warps": 4, "stages": 2}
+
+
+@pytest.mark.parametrize("order", ["mma", "wgmma", "mma, several quarters at once"])
+@pytest.mark.parametrize(
+    ("T", "N", "K", "format", "group_size", "more", "is_gated"),
+    [
+        pytest.param(5, 48, 320, "int4", 64, {"split": 3}, False, id="five blocks in three parts"),
+        pytest.param(19, 53, 97, "int4", 32, {"split": 4, "fold": 1}, False, id="more parts than blocks, prime sizes"),
+        pytest.param(9, 40, 704, "int4", 64, {"split": 7, "fold": 1}, True, id="gated, the last parts are empty"),
+        pytest.param(17, 32, 256, "int4", 128, {"split": 2, "fold": 1}, True, id="gated, a block for each part"),
+        pytest.param(17, 72, 128, "int4", 0, {"fold": 1}, False, id="one scale per row, offsets folded"),
+        pytest.param(33, 80, 256, "int4", 32, {"BN": 128, "warps": 1}, True, id="fewer threads than rows of the tile"),
+        pytest.param(19, 53, 97, "int8", 64, {"split": 2}, False, id="int8 in two parts"),
+        pytest.param(9, 40, 300, "int8", 64, {"split": 8}, True, id="int8, gated, more parts than blocks"),
+        pytest.param(4, 32, 256, "fp8", 0, {"split": 2}, False, id="fp8 in two parts"),
+    ],
+)
+def test_every_way_through_the_product_is_the_truth(
+    T: int, N: int, K: int, format: str, group_size: int, more: dict[str, int], is_gated: bool, order: str, device: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """The order of columns that another card would get is as right here: it only costs shuffling."""
+    monkeypatch.setattr(packed_triton, "has_wgmma", lambda device: order == "wgmma")
+    generator = torch.Generator().manual_seed(K)
+    dense = torch.randn(1, 2 * N if is_gated else N, K, generator=generator) / K**0.5
+    weight = pack_weights((interleave_gate_up(dense) if is_gated else dense).to(device), format, group_size)  # type: ignore[arg-type]
+    x = torch.randn(T, K, generator=generator).to(BF16).to(device)
+    tile = {**TILE, **more}
+    if "several" in order:
+        if format != "int4":
+            pytest.skip("only int4 has quarters")
+        tile["quarters"] = 2
+    outs = []
+    for _ in range(2):
+        out = torch.empty((T, N), dtype=BF16, device=device)
+        packed_triton.launch(x, weight, out, tile, num_slots=T, num_columns=N, is_gated=is_gated)
+        outs.append(out)
+    if is_gated:
+        gate, up, _ = unpack_experts(PackedExperts(weight, pack_weights(torch.zeros(1, K, N))), 0, torch.float64)
+        gate, up = gate[:N].to(device), up[:N].to(device)
+        truth = F.gelu(x.double() @ gate.T, approximate="tanh") * (x.double() @ up.T)
+    else:
+        truth = ops.linear(x.double(), weight, path="reference")
+    assert_close(outs[0], truth, BF16)
+    # no atomics: the parts are added in one order
+    assert torch.equal(outs[0], outs[1])

@@ -85,6 +85,15 @@ def test_mlp_glue(T: int, H: int, is_per_row: bool, dtype: torch.dtype, device: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("T", "N"), SIZES)
+def test_gated_gelu(T: int, N: int, dtype: torch.dtype, device: str):
+    gate_up = rand(T, 2 * N, dtype=dtype, device=device)
+    # far out, where the exponential overflows
+    gate_up[0, :2] = torch.tensor([80.0, -80.0])
+    check(ops.gated_gelu, dtype, gate_up)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("T", "H"), SIZES)
 def test_soft_embedding(T: int, H: int, dtype: torch.dtype, device: str):
     ids = torch.randint(0, 50, (T, 8), generator=torch.Generator().manual_seed(1)).to(device)

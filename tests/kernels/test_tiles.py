@@ -8,7 +8,10 @@ from lacuna_ls.kernels import tiles
 
 OPERATIONS = {
     "gate_up.int4", "gate_up.wide", "down.int4", "down.wide", "linear.int4", "linear.wide", "vocab", "attention",
+    "router",
 }  # fmt: skip
+
+KEYS = {"vocab": {"BM", "BV", "BH", "stages"}, "attention": {"BM", "BS", "stages"}, "router": {"BM", "BE", "BH"}}
 
 
 @pytest.fixture(autouse=True)
@@ -25,18 +28,18 @@ def test_every_table_is_complete_and_ordered(name: str):
         limits = [tile.get("rows", float("inf")) for tile in entries]
         assert limits == sorted(set(limits)), operation
         assert limits[-1] == float("inf"), operation
-        wanted = (
-            {"BM", "BV", "BH"} if operation == "vocab" else {"BM", "BS"} if operation == "attention" else {"BM", "BN"}
-        )
+        wanted = KEYS.get(operation, {"BM", "BN", "stages"})
+        more = {"split", "fold", "quarters", "pdl"} if "BN" in wanted else set[str]()
         for tile in entries:
-            assert set(tile) - {"rows"} == wanted | {"warps", "stages"}
+            assert set(tile) - {"rows"} - more == wanted | {"warps"}
             assert all(value & (value - 1) == 0 for key, value in tile.items() if key.startswith("B") or key == "warps")
 
 
 def test_the_4090_the_h200_and_everything_else_have_a_table():
     shipped = tiles.shipped()
     assert tiles.table_for("NVIDIA GeForce RTX 4090", (8, 9)) == shipped["8.9"]
-    assert tiles.table_for("NVIDIA H200", (9, 0)) == shipped["9.0"] != shipped["8.9"]
+    assert tiles.table_for("NVIDIA H100 PCIe", (9, 0)) == shipped["9.0"] != shipped["8.9"]
+    assert tiles.table_for("NVIDIA H200", (9, 0)) == shipped["NVIDIA H200"]
     assert tiles.table_for("NVIDIA L4", (8, 9)) == shipped["8.9"]
     assert tiles.table_for("a card of the future", (12, 0)) == shipped["default"]
 

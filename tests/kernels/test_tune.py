@@ -7,6 +7,7 @@ import torch
 from lacuna_ls.kernels import benchmark, measure, tiles, tune
 
 SHIPPED = {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
+DEFAULTS = {"split": 1, "fold": 0}
 CPU = torch.device("cpu")
 
 
@@ -28,13 +29,22 @@ def test_candidates_change_one_thing_and_keep_the_limit():
     assert found[0] == SHIPPED
     assert len(found) >= 5
     for tile in found[1:]:
-        assert sum(tile[key] != SHIPPED[key] for key in SHIPPED) == 1
+        assert sum(tile.get(key, DEFAULTS.get(key)) != SHIPPED.get(key, DEFAULTS.get(key)) for key in tile) == 1
         assert tile["rows"] == 6
         assert tile["BM"] == 8
     assert {tile["BS"] for tile in tune.candidates("attention", {"BM": 32, "BS": 16, "warps": 4, "stages": 2})} == {
         16,
         32,
     }
+
+
+def test_only_a_linear_layer_is_cut_along_its_columns():
+    """The experts' tiles have no parts to add: there are programs enough."""
+    wide = tune.candidates("linear.wide", {**SHIPPED, "split": 4})
+    assert {tile.get("split") for tile in wide} == {2, 4, 8}
+    assert all("fold" not in tile for tile in wide)
+    assert {tile.get("split", 1) for tile in tune.candidates("linear.int4", SHIPPED)} == {1, 2}
+    assert not any("split" in tile for tile in tune.candidates("gate_up.int4", SHIPPED))
 
 
 def test_the_fastest_right_candidate_wins(monkeypatch: pytest.MonkeyPatch):

@@ -44,6 +44,20 @@ def test_statistics_are_the_truth(R: int, H: int, V: int, dtype: torch.dtype, nu
     assert_same(ops.vocab_stats(hidden, table, path="triton", **options), truth)
 
 
+@pytest.mark.parametrize(
+    "max_logits", [pytest.param(9 * 300, id="three segments"), pytest.param(1, id="a tile at a time")]
+)
+def test_segments_of_the_table_do_not_change_the_answer(max_logits: int, device: str, monkeypatch: pytest.MonkeyPatch):
+    """Ties across segments, a list with entries of several, and a sample of the first or a later one."""
+    monkeypatch.setattr(vocab_triton, "MAX_LOGITS", max_logits)
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randint(-2, 3, (9, 32), generator=generator).to(BF16).to(device)
+    table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(13, 1).to(device)
+    options = {"num_top": 8, "softcap": 0.0, "seed": 3, "temperature": 4.0}
+    got = ops.vocab_stats(hidden, table, path="triton", **options)
+    assert_same(got, ops.vocab_stats(hidden.double(), table.double(), path="reference", **options))
+
+
 def test_banned_tokens_never_appear(device: str):
     hidden, table = operands(9, 64, 700, BF16, device)
     is_banned = torch.rand(700, generator=torch.Generator().manual_seed(1)) < 0.5

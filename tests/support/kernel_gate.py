@@ -19,7 +19,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import triton_offline
-from lacuna_ls.kernels import attention_triton, experts_triton, norms_triton, tiles, vocab_triton
+from lacuna_ls.kernels import (
+    attention_triton,
+    experts_triton,
+    norms_triton,
+    packed_triton,
+    router_triton,
+    tiles,
+    vocab_triton,
+)
 from lacuna_ls.kernels.experts import PackedExperts
 from lacuna_ls.kernels.packed_triton import launch
 from lacuna_ls.kernels.packing import PANEL, Format, PackedMatrix, block_k_of
@@ -115,13 +123,21 @@ def vocab_pass(tile: tiles.Tile) -> Callable[[], object]:
 def attention(tile: tiles.Tile) -> Iterator[tuple[str, Callable[[], object]]]:
     # the candidate's own limit says which head size it is for
     D, kv = {128: (128, 4), 256: (256, 8), 0: (512, 2)}[tile.get("rows", 0)]
-    for splits in (1, 4):
+    # few rows take a part of the tile
+    heights = {attention_triton.fitted(tile, T * HEADS // kv)["BM"]: T for T in (8, 16, 32, 64, 256)}
+    for BM, T in heights.items():
         cache = bf16(kv, 64, D)
-        operands = (bf16(64, HEADS, D), bf16(64, kv, D), bf16(64, kv, D), cache, cache, torch.zeros(64, 4).int())
+        operands = (bf16(T, HEADS, D), bf16(T, kv, D), bf16(T, kv, D), cache, cache, torch.zeros(T, 4).int())
+        # as many splits as the merge has ever to hold
+        whole = {**tile, "splits": attention_triton.MAX_SPLITS}
         yield (
-            f"attention.{D}{' split' if splits > 1 else ''}",
-            lambda o=operands, s=splits: attention_triton.canvas_attention(*o, {**tile, "splits": s}),
+            f"attention.{D}{f' BM {BM}' if tile['BM'] != BM else ''}",
+            lambda o=operands, t=whole: attention_triton.canvas_attention(*o, t),
         )
+
+
+def router(tile: tiles.Tile) -> Callable[[], object]:
+    return lambda: router_triton.router(bf16(64, H), bf16(128, H), torch.ones(128), 8, tile)
 
 
 def elementwise() -> Iterator[tuple[str, Callable[[], object]]]:
@@ -138,6 +154,7 @@ def elementwise() -> Iterator[tuple[str, Callable[[], object]]]:
         "mlp_glue",
         lambda: norms_triton.mlp_glue(x, x, bf16(T, K, H), share, w, w, w, torch.ones(1), w, 1e-6),
     )
+    yield "gated_gelu", lambda: norms_triton.gated_gelu(bf16(T, 2 * 2112))
     yield "soft_embedding", lambda: norms_triton.soft_embedding(ids, share, bf16(100, H), 53.0)
     yield "combine", lambda: experts_triton.experts(x, ids, share, experts)
 
@@ -197,6 +214,8 @@ def configurations(arch: int) -> Iterator[tuple[str, str, Callable[[], object]]]
                     cases.append(("vocab pass", vocab_pass(tile)))
                 elif op == "attention":
                     cases += attention(tile)
+                elif op == "router":
+                    cases.append(("router", router(tile)))
                 else:
                     formats = INT4 if kind == "int4" else WIDE
                     cases += [(f"{op}.{f}{f' g{g}' if g else ''}", product(op, tile, f, g)) for f, g in formats]
@@ -216,7 +235,7 @@ def gate(arch: int, only: str = "") -> list[Row]:
     for name, shape, launcher in configurations(arch):
         if only not in name:
             continue
-        for kernel, args, kwargs in triton_offline.captured(launcher):
+        for kernel, args, kwargs in captured(launcher, arch):
             title = name if kernel.__name__ in MAIN else f"({kernel.__name__})"
             # the helpers of an operation do not depend on its tile
             if title.startswith("(") and (title, "") in done:
@@ -228,13 +247,23 @@ def gate(arch: int, only: str = "") -> list[Row]:
     return rows
 
 
+def captured(launcher: Callable[[], object], arch: int) -> list[Any]:
+    """The launches, decided as on a card of that architecture: the operands here are a CPU's."""
+    original = packed_triton.has_wgmma
+    packed_triton.has_wgmma = lambda device: arch == 90
+    try:
+        return triton_offline.captured(launcher)
+    finally:
+        packed_triton.has_wgmma = original
+
+
 def weights_of_a_turn(kernel: Any, kwargs: dict[str, Any]) -> int:
     if kernel.__name__ != "packed_product":
         return 0
     return kwargs["BN"] * kwargs["BK"] * (2 if kwargs["GATED"] else 1)
 
 
-MAIN = {"packed_product", "vocab_tile_kernel", "attention_kernel"}
+MAIN = {"packed_product", "vocab_tile_kernel", "attention_kernel", "router_logits_kernel"}
 
 
 if __name__ == "__main__":

@@ -217,6 +217,8 @@ class MemCheck:
     def touch(self, kind, ptrs, mask, size):
         if not self.active:
             return
+        # integers would pick rows instead of masking them
+        mask = mask.astype(bool)
         p = np.broadcast_to(ptrs, np.broadcast_shapes(ptrs.shape, mask.shape))[
             np.broadcast_to(mask, np.broadcast_shapes(ptrs.shape, mask.shape))
         ]
