@@ -157,7 +157,7 @@ class Batches(Dataset[Batch]):
         text = self._texts.text(min(index, len(self._texts) - 1))
         for _ in range(min(wanted, self._shape.holes_per_text)):
             hole = self._sample_hole(text, rng)
-            posed = hole and pose(self._tokenizer, text, hole, rng, self._shape)
+            posed = pose(self._tokenizer, text, hole, rng, self._shape) if hole else None
             if posed is not None:
                 yield corrupt(posed, self._tokenizer, noise, self._shape, self._weights)
 

@@ -67,7 +67,12 @@ def read_bundle(bundle: Path, folder: Path) -> list[Package]:
         # names of files only: nothing lands outside of the folder
         archive.extractall(folder, filter="data")
     rows: list[dict[str, Any]] = json.loads((folder / INDEX).read_text("utf-8"))
-    return [Package(**{**row, "origin": folder / row["origin"], "files": tuple(row["files"])}) for row in rows]
+    return [
+        Package(
+            row["name"], row["version"], row["licence"], row["language"], folder / row["origin"], tuple(row["files"])
+        )
+        for row in rows
+    ]
 
 
 def _add(bundle: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -50,9 +50,9 @@ class Muon(torch.optim.Optimizer):
                 for state, p in zip(states, params):
                     state.setdefault("momentum_buffer", torch.zeros_like(p))
                 buffers: list[Tensor] = [state["momentum_buffer"] for state in states]
-                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])  # pyright: ignore
+                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # pyright: ignore
                 update = orthogonalise(torch.stack(ahead))
                 scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore
+                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)  # pyright: ignore

@@ -74,7 +74,7 @@ def believe(model: DiffusionGemma, batch: Batch, compiled: Compiled | None = Non
     """First pass without gradient: the expected embedding of every canvas row; zeros elsewhere. [B, T, H]."""
     hidden, _ = model.joint(
         batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft_of(model, batch, None),
-        compiled and compiled.layer,
+        compiled.layer if compiled else None,
     )  # fmt: skip
     soft = model.soft_embedding(model.logits(hidden[:, batch.num_encoder :]))
     return F.pad(soft, (0, 0, batch.num_encoder, 0))
@@ -91,8 +91,9 @@ def losses(
 
     A tensor where this is compiled: a float that changes from step to step would compile it anew every time.
     """
+    run_layer = compiled.layer if compiled else None
     hidden, probabilities = model.joint(
-        batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft, compiled and compiled.layer
+        batch.tokens, batch.positions, batch.is_canvas, batch.mask, soft, run_layer
     )
     means = (compiled.means if compiled else row_means)(
         hidden, model.embed_tokens.weight, batch.targets, batch.weights, batch.is_canvas, model.config.softcap

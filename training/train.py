@@ -149,7 +149,7 @@ class Run:
         now = {name: value.detach().float() for name, value in self.model.state_dict().items()}
         if self.ema:
             # names in the order of `now`: a restored average may have another
-            torch._foreach_lerp_([self.ema[name] for name in now], list(now.values()), 1 - self.plan.ema_decay)
+            torch._foreach_lerp_([self.ema[name] for name in now], list(now.values()), 1 - self.plan.ema_decay)  # pyright: ignore
         else:
             self.ema = {name: value.clone() for name, value in now.items()}
 

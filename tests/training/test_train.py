@@ -11,7 +11,7 @@ import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
 from lacuna_ls.engine.errors import ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
-from lacuna_ls.engine.model import DiffusionGemma
+from lacuna_ls.engine.model import DiffusionGemma, joint_layer
 from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import export as export_module
@@ -22,7 +22,7 @@ from lacuna_ls.training.export import export, load_run
 from lacuna_ls.training.gpu_session import _plan_of
 from lacuna_ls.training.holes import sample_hole
 from lacuna_ls.training.muon import Muon, orthogonalise
-from lacuna_ls.training.objective import encoder_only, losses, soft_of
+from lacuna_ls.training.objective import Compiled, encoder_only, losses, row_means, soft_of
 from lacuna_ls.training.train import SIZES, Plan, Run, initialise, learning_rate_scale, rounded, train
 
 SHAPE = BatchShape(num_examples=3, num_encoder=128, num_canvases=2, num_canvas_rows=16, max_middle=24)
@@ -219,3 +219,30 @@ def test_training_without_a_corpus_says_what_to_do(tmp_path: Path) -> None:
         train(tmp_path, tmp_path / "run", PLAN, CPU)
     with pytest.raises(ModelNotFoundError, match="train first"):
         load_run(tmp_path)
+
+
+# dynamo looks at .grad of what is no leaf, and says so itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_layers_compiled_one_by_one_are_the_step_and_are_compiled_once_a_kind(
+    small_corpus: Path, small_tokenizer: Tokenizer
+) -> None:
+    batch = Batches(Corpus(small_corpus), small_tokenizer.to_json(), SHAPE, sample_hole)[2]
+    torch.manual_seed(0)
+    size = replace(SIZES["tiny"], num_layers=4)
+    model = initialise(DiffusionGemma(size.config(small_tokenizer.vocab_size)))
+    num_graphs = 0
+
+    def count(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        nonlocal num_graphs
+        num_graphs += 1
+        return graph
+
+    parts = Compiled(
+        torch.compile(joint_layer, dynamic=False, backend=count), torch.compile(row_means, dynamic=False, backend=count)
+    )
+    soft = soft_of(model, batch, None)
+    for _ in range(2):
+        fast, plain = losses(model, batch, soft, 1.0, parts), losses(model, batch, soft, 1.0)
+        torch.testing.assert_close(fast.total, plain.total)
+    # sliding layers share one, the full one has its own, and the loss
+    assert num_graphs == 3
