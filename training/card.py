@@ -1,7 +1,7 @@
 """The model card: what the shipped checkpoint was trained on, for how long, and how good it is. Written, never typed.
 
-Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md and its curves, which
-need matplotlib, an extra of the package (`lacuna-ls[training]`).
+Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md, the manifest beside it,
+and its curves, which need matplotlib, an extra of the package (`lacuna-ls[training]`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from ..infill.baselines import BASELINES
 from .evaluate import coverage_curve, reliability
 
 Row = Mapping[str, Any]
+
+MIN_BYTES = 100_000
+"""Training packages with less text share one line of the table; the manifest names each."""
 
 MIN_ANSWERS = 5
 """Fewer make no point of a curve."""
@@ -148,12 +151,20 @@ def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
 
 
 def corpus_table(manifest: Mapping[str, Any], split: str) -> str:
-    """Package, version, licence, files and size of every package of a split, the largest first."""
+    """Package, version, licence, files and size of a split's packages, the largest first; small ones are summed."""
     packages = cast(dict[str, dict[str, Any]], manifest["packages"])
     chosen = [(name, p) for name, p in packages.items() if p["split"] == split and p["bytes"]]
     lines = ["| package | version | licence | files | MB |", "|---|---|---|---:|---:|"]
+    small: list[dict[str, Any]] = []
     for name, p in sorted(chosen, key=lambda pair: -int(pair[1]["bytes"])):
+        if split == "train" and p["bytes"] < MIN_BYTES:
+            small.append(p)
+            continue
         lines.append(f"| {name} | {p['version']} | {p['licence']} | {p['files']} | {p['bytes'] / 1e6:.1f} |")
+    if small:
+        licences = ", ".join(sorted({str(p["licence"]) for p in small}))
+        files, size = sum(p["files"] for p in small), sum(p["bytes"] for p in small)
+        lines.append(f"| *{len(small)} smaller ones* | | {licences} | {files} | {size / 1e6:.1f} |")
     return "\n".join(lines)
 
 
@@ -176,7 +187,7 @@ def write_card(
         "# Model card: the embedded model",
         "",
         "A small checkpoint of the DiffusionGemma architecture, trained from scratch by this project and shipped",
-        "in the wheel, so that ghost text works without a GPU, a download or an account. It knows Python only.",
+        "in the wheel, so that ghost text works without a GPU, a download or an account. It knows Python, hardly more.",
         "Written by `python -m lacuna_ls.training.card`; every figure below comes from a file that a command wrote.",
         "",
         "## What it is",
@@ -210,9 +221,11 @@ def write_card(
         parts += ["", f"### {title}", "", figures_table(figures["figures"])]
         if figures.get("gaps"):
             parts += ["", "Whole lines taken out of one text, 2 to 16 lines apart:", "", gaps_table(figures["gaps"])]
-    parts += ["", "## What it was trained on", "", corpus_table(manifest, "train")]
+    named = "Every package with its version, licence, size and hash is in [corpus.json](corpus.json)."
+    parts += ["", "## What it was trained on", "", named, "", corpus_table(manifest, "train")]
     parts += ["", "Held out, whole, in any version:", "", corpus_table(manifest, "holdout"), ""]
     draw_curve(rows, curve)
+    out.with_name("corpus.json").write_text(json.dumps(manifest, indent=0), encoding="utf-8")
     out.write_text("\n".join(parts), encoding="utf-8")
 
 

@@ -232,9 +232,10 @@ def session(
     tokenizer_json: str | None = None,
     num_workers: int = 0,
     bundle: Path | None = None,
+    init_from: Path | None = None,
 ) -> dict[str, Any]:
     """One call; returns what it wrote to OUT/state.json. corpus: a ready folder instead of this machine's packages,
-    bundle: more packages than those.
+    bundle: more packages than those. init_from: a model that a new run starts from.
 
     Raises: ModelNotFoundError, CheckpointError, VocabularyError; ValueError when the state is too large to travel.
     """
@@ -254,7 +255,7 @@ def session(
     prepared_s = time.monotonic() - begun
     left_s = stop_after(plan, used_s, max(0.0, seconds - prepared_s - RESERVE_S), is_compiled)
     say(f"ready after {prepared_s:.0f} s; training for {left_s:.0f} s on {device}")
-    run = train(corpus, work / "run", plan, device, left_s, num_workers, is_compiled)
+    run = train(corpus, work / "run", plan, device, left_s, num_workers, is_compiled, init_from)
     is_finished = run.progress >= 1
     state = _read_state(work / "run")
     form, data = portable(load_file(work / "run" / "state.safetensors"), is_finished, MAX_PARTS * PART_BYTES)
@@ -299,6 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, help="a ready corpus with tokenizer.json (default: made from packages)")
     parser.add_argument("--bundle", type=Path, help="more packages: a file that lacuna_ls.training.bundle wrote")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of a new vocabulary (default: the embedded one)")
+    parser.add_argument("--init-from", type=Path, help="begin with this model, the embedded one say, at half the rate")
     parser.add_argument("--prepare", action="store_true", help="make the corpus in --work and end")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="that build batches")
     args = parser.parse_args(argv)
@@ -310,6 +312,9 @@ def main(argv: list[str] | None = None) -> int:
         shape = replace(shape, num_encoder=288, max_middle=64, num_canvases=4)
         # a hundred times the steps of a run on a CPU: warm up longer and average over more of them
         plan = replace(plan, shape=shape, warmup_steps=200, ema_decay=0.998, encoder_weight_end=1.0)
+    if args.init_from:
+        # it has been through the first phase
+        plan = replace(plan, encoder_only_share=0.0, lr_matrix=0.5 * plan.lr_matrix, lr_other=0.5 * plan.lr_other)
     # given beside a corpus of other hands, its own tokenizer decides
     own = args.tokenizer or (args.corpus / "tokenizer.json" if args.corpus else None)
     tokenizer_json = own.read_text("utf-8") if own and own.exists() else read_tokenizer(EMBEDDED)
@@ -318,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     session(
         args.out, plan, args.seconds, torch.device(args.device), args.work, args.resume, args.corpus, tokenizer_json,
-        args.workers, args.bundle,
+        args.workers, args.bundle, args.init_from,
     )  # fmt: skip
     return 0
 

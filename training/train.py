@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..engine.checkpoint import is_packed, pack
+from ..engine.checkpoint import is_packed, load_checkpoint, pack
 from ..engine.config import LayerSpec, ModelConfig
-from ..engine.errors import ModelNotFoundError
+from ..engine.errors import ConfigError, ModelNotFoundError
 from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
@@ -116,7 +116,10 @@ class Run:
         if (out / "state.json").exists():
             self._restore()
         elif init_from is not None:
-            self.model.load_state_dict(load_file(init_from))
+            start = load_checkpoint(init_from, weights="fp32")
+            if start.config != self.config:
+                raise ConfigError(f"{init_from} is a model of another shape or vocabulary than this run trains")
+            self.model.load_state_dict(start.state_dict())
 
     @property
     def progress(self) -> float:
@@ -213,7 +216,8 @@ def train(
 ) -> Run:
     """Train until the plan's minutes are used up, or for stop_after_s seconds of this call (then call again to go on).
 
-    corpus_dir: what training/corpus.py wrote, with tokenizer.json. Raises: ModelNotFoundError without a corpus.
+    corpus_dir: what training/corpus.py wrote, with tokenizer.json. init_from: a model of the same shape, packed or a
+    folder. Raises: ModelNotFoundError without a corpus, ConfigError for a start of another shape.
     """
     tokenizer_path = corpus_dir / "tokenizer.json"
     if not tokenizer_path.exists():
@@ -355,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
     parser.add_argument("--workers", type=int, default=1, help="processes that build batches")
     parser.add_argument("--no-compile", action="store_true", help="run eagerly (slower)")
-    parser.add_argument("--init-from", type=Path, help="start from these weights (safetensors of an earlier run)")
+    parser.add_argument("--init-from", type=Path, help="start from this model: a packed file or a folder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.threads:

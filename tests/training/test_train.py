@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
-from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.engine.errors import ConfigError, ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.model import DiffusionGemma, joint_layer
 from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
@@ -246,3 +246,16 @@ def test_layers_compiled_one_by_one_are_the_step_and_are_compiled_once_a_kind(
         torch.testing.assert_close(fast.total, plain.total)
     # sliding layers share one, the full one has its own, and the loss
     assert num_graphs == 3
+
+
+def test_a_run_starts_from_an_exported_model_of_its_shape_only(
+    small_corpus: Path, small_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    start = tiny(small_tokenizer.vocab_size)
+    save_packed(start, tmp_path / "start.safetensors", {})
+    run = Run(tmp_path / "run", PLAN, small_tokenizer, CPU, tmp_path / "start.safetensors")
+    exported = load_checkpoint(tmp_path / "start.safetensors", weights="fp32").state_dict()
+    assert all(torch.equal(value, exported[name]) for name, value in run.model.state_dict().items())
+    other = replace(PLAN, size=replace(SIZES["tiny"], num_layers=3))
+    with pytest.raises(ConfigError, match="another shape"):
+        Run(tmp_path / "other", other, small_tokenizer, CPU, tmp_path / "start.safetensors")
