@@ -4,6 +4,8 @@ DIR`.
 Runs engine/measure.py in a process of its own (it imports the engine; this file does not) and makes of its numbers
 engine_gpu.json, engine_gpu.md (tables, and the projection to an RTX 4090 with its arithmetic) and engine_gpu.png (a
 roofline). Made for an H200 in under nine minutes; `--from FILE.json` makes the report again from kept numbers.
+`--reference-only` measures transformers alone, where one call is too short for both; `--from OURS.json THEIRS.json`
+puts the two together.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def project(found: dict[str, Any]) -> list[dict[str, Any]]:
 def markdown(found: dict[str, Any]) -> str:
     """The report. Every number says on what it was measured."""
     machine = found["machine"]
-    lines = [
+    head = [
         f"# The engine on {machine['device']}",
         "",
         f"torch {machine['torch']}; a copy reaches {machine['copy_gb_s']:.0f} GB/s (read and written). Random weights "
@@ -90,6 +92,8 @@ def markdown(found: dict[str, Any]) -> str:
         "waited for. Rows go to experts drawn uniformly at random, because under random weights they would all choose "
         "the same few: a trained model touches fewer than here.",
         "",
+    ]
+    lines = [
         "| rows | context | step ms | eager ms | experts touched | GB moved | of copy bandwidth |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -123,9 +127,11 @@ def markdown(found: dict[str, Any]) -> str:
             f"{found['planned_bytes'] / 1e9:.2f} with the CUDA context), "
             f"{found['bytes_after_unload'] / 1e9:.2f} GB held after unloading."
         )
+    lines = [*head, *(lines if found["steps"] else ["Our own steps were not part of this run."])]
     lines += _reference_lines(found)
-    lines += ["", "## Projection to an RTX 4090", "", "| rows | context | ms | arithmetic |", "|---|---|---|---|"]
-    lines += [f"| {row['rows']} | {row['context']} | {row['ms']:.1f} | {row['arithmetic']} |" for row in project(found)]
+    if found["steps"]:
+        lines += ["", "## Projection to an RTX 4090", "", "| rows | context | ms | arithmetic |", "|---|---|---|---|"]
+        lines += [f"| {r['rows']} | {r['context']} | {r['ms']:.1f} | {r['arithmetic']} |" for r in project(found)]
     if found["left_out"]:
         lines += ["", "## Left out", "", *(f"- {what}" for what in found["left_out"])]
     return "\n".join(lines) + "\n"
@@ -133,7 +139,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 def _reference_lines(found: dict[str, Any]) -> list[str]:
     if not found.get("reference"):
-        return []
+        return ["", "transformers itself: not measured."]
     lines = [
         "",
         "## Beside transformers, bf16",
@@ -151,7 +157,9 @@ def _reference_lines(found: dict[str, Any]) -> list[str]:
 
 
 def draw(found: dict[str, Any], path: Path) -> bool:
-    """The roofline: FLOP per second over FLOP per byte. False where matplotlib is not installed."""
+    """The roofline: FLOP per second over FLOP per byte, of our steps. False where matplotlib is not installed."""
+    if not found["steps"]:
+        return True
     try:
         import matplotlib as mpl
     except ImportError:
@@ -194,10 +202,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", type=Path, default=HERE / "diffusiongemma_26b.json")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=480)
-    parser.add_argument("--from", dest="kept", type=Path, metavar="FILE.json", help="only make the report again")
+    parser.add_argument(
+        "--from", dest="kept", type=Path, nargs="+", default=[], metavar="FILE.json",
+        help="only make the report again; of a second file it takes what was measured of transformers",
+    )  # fmt: skip
     options, extra = parser.parse_known_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    numbers = options.kept or options.out / "engine_gpu.json"
+    numbers = options.kept[0] if options.kept else options.out / "engine_gpu.json"
     code = (
         0
         if options.kept
@@ -207,6 +218,10 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("nothing was measured; what went wrong is said above\n")
         return code or 1
     found: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
+    for path in options.kept[1:]:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        ours_left_out = [what for what in found["left_out"] if not what.startswith("transformers")]
+        found |= {"reference": theirs["reference"], "left_out": ours_left_out + theirs["left_out"]}
     (options.out / "engine_gpu.md").write_text(markdown(found), encoding="utf-8")
     if not draw(found, options.out / "engine_gpu.png"):
         sys.stderr.write("matplotlib is not installed: no plot. Make it elsewhere with --from engine_gpu.json\n")

@@ -1,6 +1,7 @@
 """How fast the engine is on this machine: random weights at an exact config, our step beside transformers' own.
 
-    python -m lacuna_ls.engine.measure --config FILE --out FILE.json [--device cuda] [--seconds 500]
+    python -m lacuna_ls.engine.measure --config FILE --out FILE.json [--device cuda] [--seconds 500] [--no-reference |
+                                      --reference-only]
 
 Writes numbers only; bench/engine_gpu.py runs this in a process of its own and makes the report. Random weights are
 enough, but for one thing: time depends on how many experts a step touches, and under random weights a canvas's rows
@@ -49,19 +50,26 @@ ALLOWED_S = {
 }  # fmt: skip
 """Seconds that each thing may take on a GPU; what is not begun with so much time left is left out."""
 
-REFERENCE = ((256, False), (256, True), (32, True), (64, True), (32, False), (64, False), (8, False))
+REFERENCE_ONLY = ("machine", "transformers", "eager", "compiled")
+"""The things of --reference-only."""
+
+REFERENCE = ((64, False), (64, True), (256, False), (256, True), (32, True), (32, False), (8, False))
 """(rows, whether compiled) of transformers, what matters most first."""
 
+REFERENCE_REPEATS = 2
+REFERENCE_STEPS = (2, 6)
+"""Steps of the two runs whose difference is measured: an eager forward walks over 128 experts in Python."""
 
-def allowed_s(num_contexts: int = len(CONTEXTS)) -> float:
-    """Seconds for everything, when each thing takes what it may."""
+
+def allowed_s(num_contexts: int = len(CONTEXTS), only: tuple[str, ...] = tuple(ALLOWED_S)) -> float:
+    """Seconds for everything (or for some things only), when each thing takes what it may."""
     counts = {
         "step": num_contexts * len(CANVASES),
         "delta": len(DELTAS),
         "eager": sum(not is_compiled for _, is_compiled in REFERENCE),
         "compiled": sum(is_compiled for _, is_compiled in REFERENCE),
     }
-    return sum(seconds * counts.get(what, 1) for what, seconds in ALLOWED_S.items())
+    return sum(seconds * counts.get(what, 1) for what, seconds in ALLOWED_S.items() if what in only)
 
 
 COMPILED = (
@@ -324,11 +332,13 @@ class Measurement:
         self.found["reference"] = []
         if not self.left("transformers", "transformers"):
             return
+        began = time.monotonic()
         try:
             model = self._reference_model(raw, dtype)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             self.found["left_out"].append(f"transformers: {str(error).splitlines()[0]}")
             return
+        self.found["reference_build_s"] = time.monotonic() - began
         is_cuda = self.device.type == "cuda"
         context = min(2048, max(self.contexts))
         for rows, is_compiled in REFERENCE:
@@ -378,9 +388,10 @@ class Measurement:
                 confidence_threshold=1e-30, eos_token_id=None, **options,
             )  # fmt: skip
 
-        few, many = (4, 16) if self.device.type == "cuda" else (1, 3)
-        run(few)
-        return (self.ms(lambda: run(many), 3) - self.ms(lambda: run(few), 3)) / (many - few)
+        few, many = REFERENCE_STEPS
+        repeats = min(self.repeats, REFERENCE_REPEATS)
+        times = [self.ms(partial(run, num_steps), repeats) for num_steps in (many, few)]
+        return (times[0] - times[1]) / (many - few)
 
 
 def main(argv: list[str]) -> int:
@@ -391,7 +402,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
-    parser.add_argument("--no-reference", action="store_true", help="without transformers")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-reference", action="store_true", help="without transformers")
+    which.add_argument("--reference-only", action="store_true", help="transformers alone, and the machine")
     options = parser.parse_args(argv)
     raw = json.loads(options.config.read_text(encoding="utf-8"))
     config = ModelConfig.from_dict(raw, source=str(options.config))
@@ -401,7 +414,8 @@ def main(argv: list[str]) -> int:
         options.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     run = Measurement(config, device, options.seconds, options.repeats, options.contexts, keep)
-    sys.stderr.write(f"at most {min(options.seconds, allowed_s(len(options.contexts))):.0f} s\n")
+    only = REFERENCE_ONLY if options.reference_only else tuple(ALLOWED_S)
+    sys.stderr.write(f"at most {min(options.seconds, allowed_s(len(options.contexts), only)):.0f} s\n")
     everything = parts(config, Scheme())
     sparse = total_parameters([part for part in everything if part.label == "experts"])
     run.found |= {
@@ -410,7 +424,9 @@ def main(argv: list[str]) -> int:
         "active_parameters": total_parameters(everything) - sparse + sparse * config.top_k // config.num_experts,
         "planned_bytes": plan(config, Scheme()).total,
     }
-    phases: list[tuple[str, Callable[[], None]]] = [("machine", run.machine), ("ours", lambda: run.ours(Scheme()))]
+    phases: list[tuple[str, Callable[[], None]]] = [("machine", run.machine)]
+    if not options.reference_only:
+        phases.append(("ours", lambda: run.ours(Scheme())))
     if not options.no_reference:
         phases.append(("reference", lambda: run.reference(raw, torch.bfloat16)))
     for name, phase in phases:

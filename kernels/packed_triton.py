@@ -227,7 +227,8 @@ def wide_block(acc, w_ptr, scales, x, block, GROUP: tl.constexpr, BK: tl.constex
     return tl.dot(weight, x, acc, input_precision="ieee")
 
 
-@triton.jit
+# of one slot Triton would make a constant of Python's, without the methods of a tensor
+@triton.jit(do_not_specialize=["num_slots"])
 def packed_product(
     x,
     weight,
@@ -377,7 +378,7 @@ def packed_product(
     tl.store(out_ptr, acc.to(out.dtype.element_ty), mask=is_slot[None, :] & (n < N)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_slots"])
 def add_parts(parts, out, num_slots, N, out_stride, num_parts, GATED: tl.constexpr, PDL: tl.constexpr,
               BLOCK: tl.constexpr):  # fmt: skip
     """What `packed_product` left with IS_SPLIT: the sums of the parts, always in the same order."""

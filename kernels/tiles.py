@@ -6,8 +6,8 @@ limit. The packed products may have more keys: "split": parts of the columns tha
 second launch adds; "fold": 1 takes the offset of int4 codes off on the tensor core; "quarters" of an int4 block that
 are read at once; "pdl": 1 lets a launch on Hopper start before its predecessor has ended.
 Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's).
-Numbers were chosen by the offline gate and the roofline model, see ARCHITECTURE.md; `lacuna tune` measures them on the
-user's card.
+"9.0" was measured on an H200 where ARCHITECTURE.md says so; the other numbers were chosen by the offline gate and the
+roofline model; `lacuna tune` measures them on the user's card.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def gumbel(seed, step, row_ids, first_v, BM: tl.constexpr, BV: tl.constexpr):
     return -tl.log(-tl.log(uniform))
 
 
-@triton.jit(do_not_specialize=["first_tile", "segment"])
+# of one row Triton would make a constant of Python's, without the methods of a tensor
+@triton.jit(do_not_specialize=["R", "first_tile", "segment"])
 def vocab_tile_kernel(
     hidden,
     table,
@@ -145,7 +146,7 @@ def vocab_tile_kernel(
     tl.store(field + 5 * stride, tl.max(best, axis=1), mask=is_row)
 
 
-@triton.jit(do_not_specialize=["first_tile", "segment"])
+@triton.jit(do_not_specialize=["R", "first_tile", "segment"])
 def vocab_merge_kernel(
     stats, logits, temperature, row_ids, noise, floats, ids, R, V, num_tiles, first_tile, segment,
     IS_FIRST: tl.constexpr, IS_LAST: tl.constexpr, TOP: tl.constexpr, BV: tl.constexpr, BT: tl.constexpr,

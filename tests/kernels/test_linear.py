@@ -54,6 +54,7 @@ TILE = {"BM": 16, "BN": 64, "warps": 4, "stages": 2}
         pytest.param(19, 53, 97, "int8", 64, {"split": 2}, False, id="int8 in two parts"),
         pytest.param(9, 40, 300, "int8", 64, {"split": 8}, True, id="int8, gated, more parts than blocks"),
         pytest.param(4, 32, 256, "fp8", 0, {"split": 2}, False, id="fp8 in two parts"),
+        pytest.param(1, 48, 256, "int8", 64, {"split": 2}, False, id="one row in two parts"),
     ],
 )
 def test_every_way_through_the_product_is_the_truth(

@@ -12,15 +12,18 @@ PRODUCTS = {f"{op}.{format}" for op in ("gate_up", "down", "linear") for format 
 OTHERS = {"router", "vocab pass", "attention.256", "attention.512"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
+CARDS = pytest.mark.parametrize(
     "arch",
     [
         pytest.param(89, id="sm_89: the RTX 4090 that the tiles are chosen for"),
         pytest.param(90, id="sm_90: the H200 that benchmarks run on"),
     ],
 )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@CARDS
 def test_every_shipped_tile_fits_its_card(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
     # nothing stale, and nothing left in the developer's cache
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -28,3 +31,10 @@ def test_every_shipped_tile_fits_its_card(arch: int, tmp_path, monkeypatch: pyte
     # shown with -rA or -s, and whenever something is wrong
     assert {row.name for row in rows} >= PRODUCTS | OTHERS
     assert not [row.line() for row in rows if row.problems]
+
+
+@pytest.mark.slow
+@CARDS
+def test_everything_compiles_for_a_single_row(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert kernel_gate.one_row(arch) == []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from triton.compiler.errors import CompilationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import triton_offline
@@ -90,7 +91,7 @@ def bf16(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.bfloat16)
 
 
-def product(op: str, tile: tiles.Tile, format: Format, group_size: int) -> Callable[[], None]:
+def product(op: str, tile: tiles.Tile, format: Format, group_size: int, rows: int = 64) -> Callable[[], None]:
     """The launch of one packed product. Experts: two of them, which is as good as 128 for the compiler."""
     is_gated = op == "gate_up"
     K, N = (WIDTH, H) if op == "down" else (H, WIDTH if is_gated else 4096)
@@ -99,11 +100,11 @@ def product(op: str, tile: tiles.Tile, format: Format, group_size: int) -> Calla
     routed = {} if op == "linear" else {"slots": slots, "tile_expert": experts}
     row_div = 8 if is_gated else 1
     return lambda: launch(
-        bf16(64, K),
+        bf16(rows, K),
         weight,
         bf16(512, N),
         tile,
-        num_slots=64,
+        num_slots=rows,
         num_columns=N,
         row_div=row_div,
         is_gated=is_gated,
@@ -111,8 +112,7 @@ def product(op: str, tile: tiles.Tile, format: Format, group_size: int) -> Calla
     )
 
 
-def vocab_pass(tile: tiles.Tile) -> Callable[[], object]:
-    rows = 64
+def vocab_pass(tile: tiles.Tile, rows: int = 64) -> Callable[[], object]:
     return lambda: vocab_triton.vocab_stats(
         bf16(rows, H), torch.empty((V, H), dtype=torch.bfloat16, device="meta"), softcap=30.0,
         temperature=torch.ones(rows), noise=torch.zeros(2, dtype=torch.int64), num_top=8,
@@ -120,11 +120,13 @@ def vocab_pass(tile: tiles.Tile) -> Callable[[], object]:
     )  # fmt: skip
 
 
-def attention(tile: tiles.Tile) -> Iterator[tuple[str, Callable[[], object]]]:
+def attention(
+    tile: tiles.Tile, rows: tuple[int, ...] = (8, 16, 32, 64, 256)
+) -> Iterator[tuple[str, Callable[[], object]]]:
     # the candidate's own limit says which head size it is for
     D, kv = {128: (128, 4), 256: (256, 8), 0: (512, 2)}[tile.get("rows", 0)]
     # few rows take a part of the tile
-    heights = {attention_triton.fitted(tile, T * HEADS // kv)["BM"]: T for T in (8, 16, 32, 64, 256)}
+    heights = {attention_triton.fitted(tile, T * HEADS // kv)["BM"]: T for T in rows}
     for BM, T in heights.items():
         cache = bf16(kv, 64, D)
         operands = (bf16(T, HEADS, D), bf16(T, kv, D), bf16(T, kv, D), cache, cache, torch.zeros(T, 4).int())
@@ -136,13 +138,13 @@ def attention(tile: tiles.Tile) -> Iterator[tuple[str, Callable[[], object]]]:
         )
 
 
-def router(tile: tiles.Tile) -> Callable[[], object]:
-    return lambda: router_triton.router(bf16(64, H), bf16(128, H), torch.ones(128), 8, tile)
+def router(tile: tiles.Tile, rows: int = 64) -> Callable[[], object]:
+    return lambda: router_triton.router(bf16(rows, H), bf16(128, H), torch.ones(128), 8, tile)
 
 
-def elementwise() -> Iterator[tuple[str, Callable[[], object]]]:
+def elementwise(T: int = 64) -> Iterator[tuple[str, Callable[[], object]]]:
     """The operations without a tile: one program per row."""
-    x, w, T, K = bf16(64, H), bf16(H), 64, 8
+    x, w, K = bf16(T, H), bf16(H), 8
     ids, share = torch.zeros(T, K, dtype=torch.int64), torch.zeros(T, K)
     cos = torch.zeros(T, 256)
     empty = matrix(2, 2 * WIDTH, H, "int4", 64)
@@ -245,6 +247,29 @@ def gate(arch: int, only: str = "") -> list[Row]:
             shown = shape if title == name else ""
             rows.append(Row(title, shown, report, wanted(title, arch, report), weights_of_a_turn(kernel, kwargs)))
     return rows
+
+
+def one_row(arch: int) -> list[str]:
+    """What does not compile for a single row: Triton makes an argument that is 1 a constant of Python's, which has not
+    the methods of a tensor. The interpreter does not.
+    """
+    tile: tiles.Tile = {"BM": 8, "BN": 64, "warps": 4, "stages": 3}
+    table = tiles.table_for("", divmod(arch, 10))
+    cases: list[tuple[str, Callable[[], object]]] = [
+        (f"{op} split {split}", product(op, {**tile, "split": split}, format, 64, rows=1))
+        for op, format in (("linear", "int8"), ("linear", "int4"), ("gate_up", "int4"), ("down", "int4"))
+        for split in (1, 2)
+    ]
+    cases += [("vocab pass", vocab_pass(table["vocab"][0], rows=1)), ("router", router(table["router"][0], rows=1))]
+    cases += [case for entry in table["attention"] for case in attention(entry, rows=(1,))]
+    failed: list[str] = []
+    for name, launcher in (*cases, *elementwise(1)):
+        for kernel, args, kwargs in captured(launcher, arch):
+            try:
+                triton_offline.compile_launch(kernel, args, kwargs, arch)
+            except CompilationError as error:
+                failed.append(f"{name}: {kernel.__name__}: {str(error).splitlines()[-1]}")
+    return failed
 
 
 def captured(launcher: Callable[[], object], arch: int) -> list[Any]:
