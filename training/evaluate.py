@@ -24,6 +24,7 @@ from rich.table import Table
 from ..engine.local import LocalEngine
 from ..engine.modelfile import EMBEDDED
 from ..engine.problem import Decoding
+from ..engine.threads import leave_a_core
 from ..infill.baselines import BASELINES, Baseline, Context
 from ..infill.calibration import Calibration, Features, fit_curve
 from ..infill.infiller import LocalInfiller
@@ -358,6 +359,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    else:
+        leave_a_core()
     if args.calibrate and args.drafts:
         parser.error("a calibration is fitted on the model's own answers: leave --drafts out")
     raw = Calibration() if args.calibrate else None

@@ -142,7 +142,7 @@ def test_doctor_refuses_a_model_that_does_not_fit(released):
     done = run("doctor", "--model", released, "--vram-cap", "16")
     assert done.returncode == 1
     assert "17.18 GB  the cap" in done.stdout
-    assert "0.7 GB over the cap; set the KV budget to 4096 tokens" in done.stdout
+    assert "0.8 GB over the cap; set the KV budget to 4096 tokens" in done.stdout
     # it is not even looked for: nothing is loaded that does not fit
     assert "✓ model" not in done.stdout
 
