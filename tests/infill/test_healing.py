@@ -16,6 +16,7 @@ from lacuna_ls.infill.tokenizer import NUM_RESERVED, Tokenizer
 
 B = "‸"
 TOKENIZER = load_tokenizer(EMBEDDED)
+TEXTS = {token: TOKENIZER.token_text(token) for token in range(NUM_RESERVED, TOKENIZER.vocab_size)}
 CODE = st.text(st.sampled_from('abfgnorst_ECé1.( \n\t"='), max_size=24)
 
 
@@ -71,9 +72,8 @@ def test_every_way_through_an_opening_spells_the_piece(piece: str, data: st.Data
 @settings(deadline=None)
 @given(text=st.text(st.sampled_from("abdefrt_ 1(."), min_size=1, max_size=5))
 def test_the_vocabulary_by_text_beside_a_walk_over_all_of_it(text: str):
-    texts = {token: TOKENIZER.token_text(token) for token in range(NUM_RESERVED, TOKENIZER.vocab_size)}
-    assert sorted(TOKENIZER.starting_with(text)) == [i for i, each in texts.items() if each.startswith(text)]
-    assert TOKENIZER.spelling(text) == [i for i, each in texts.items() if each == text]
+    assert sorted(TOKENIZER.starting_with(text)) == [i for i, each in TEXTS.items() if each.startswith(text)]
+    assert TOKENIZER.spelling(text) == [i for i, each in TEXTS.items() if each == text]
 
 
 def test_a_word_is_healed_and_only_what_is_missing_is_proposed(tokenizer: Tokenizer):
