@@ -288,7 +288,7 @@ class DiffusionGemma(nn.Module):
         """hidden: [..., H] after the final norm -> softcapped fp32 logits [..., V]."""
         cap = self.config.softcap
         if self.to_vocabulary is None:
-            return torch.tanh(F.linear(hidden, self.embed_tokens.weight).float() / cap) * cap
+            return capped_logits(hidden, self.embed_tokens.weight, cap)
         # the same curve; a tanh takes three times as long on a CPU
         return self.to_vocabulary(hidden).mul_(2 / cap).sigmoid_().mul_(2 * cap).sub_(cap)
 
@@ -444,6 +444,11 @@ def joint_layer(
 
     scalar = torch.where(is_canvas[:, None], layer.layer_scalar, layer.encoder_layer_scalar)
     return layer(x, rope, 0, attend, scalar)
+
+
+def capped_logits(hidden: Tensor, table: Tensor, softcap: float) -> Tensor:
+    """hidden: [..., H] after the final norm; table: [V, H] -> softcapped fp32 logits [..., V]."""
+    return torch.tanh(F.linear(hidden, table).float() / softcap) * softcap
 
 
 def rope_table(

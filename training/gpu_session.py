@@ -315,6 +315,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.init_from:
         # it has been through the first phase
         plan = replace(plan, encoder_only_share=0.0, lr_matrix=0.5 * plan.lr_matrix, lr_other=0.5 * plan.lr_other)
+    if args.tokenizer and not args.tokenizer.exists():
+        parser.error(f"{args.tokenizer} does not exist; leave --tokenizer out for the embedded model's vocabulary")
     # given beside a corpus of other hands, its own tokenizer decides
     own = args.tokenizer or (args.corpus / "tokenizer.json" if args.corpus else None)
     tokenizer_json = own.read_text("utf-8") if own and own.exists() else read_tokenizer(EMBEDDED)
