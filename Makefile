@@ -50,8 +50,9 @@ kernels: $(VENV)/.dev  ## the Triton kernels' numbers alone, in triton's interpr
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## write what is generated from the table of options: README.md, both editors' settings and help
+docs: $(VENV)/.dev  ## write what is generated: README.md's options, both editors' settings and help, the greeting
 	$(BIN)/python tests/support/readme_options.py
+	$(BIN)/python tests/support/greeting_truth.py
 	$(BIN)/python editors/generate_settings.py
 	@nvim=.editors/nvim/usr/bin/nvim; [ -x $$nvim ] || nvim=nvim; $$nvim -l editors/neovim/scripts/help.lua
 

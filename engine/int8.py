@@ -114,6 +114,8 @@ class Int8Linear(nn.Module):
             out = int8_matmul(rows, self.weight_kn, self.scale)
         return out.view(*x.shape[:-1], -1)
 
+    multiply = forward
+
 
 class HalfLinear(nn.Module):
     """Weights in fp16, in an order of FBGEMM's own that only it can read."""
@@ -125,7 +127,9 @@ class HalfLinear(nn.Module):
             raise ValueError("fp16 does not hold this matrix")
         # not of the quantised tensors that torch is about to remove: weights go in and activations stay as fp32
         self._packed = torch.ops.quantized.linear_prepack_fp16(joined, None)
-        self._product = torch.ops.quantized.linear_dynamic_fp16.default
+        product = torch.ops.quantized.linear_dynamic_fp16.default
+        # without the look at every argument that tracing asks for, which costs as much as a small product (torch 2.13)
+        self._product = getattr(product, "_op", product)
         self.packed_bytes = 2 * joined.numel()
 
     @property
@@ -133,8 +137,12 @@ class HalfLinear(nn.Module):
         """What the packed weights mean, fp32 [N, K]."""
         return cast(Tensor, torch.ops.quantized.linear_unpack_fp16(self._packed)[0])
 
+    def multiply(self, x: Tensor) -> Tensor:
+        """x: fp32 [T, K] -> [T, N], without what a module's call adds."""
+        return self._product(x, self._packed)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self._product(x, self._packed) if x.dim() > 1 else self._product(x[None], self._packed)[0]
+        return self.multiply(x) if x.dim() > 1 else self.multiply(x[None])[0]
 
 
 class FloatLinear(nn.Module):
@@ -148,6 +156,8 @@ class FloatLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
+
+    multiply = forward
 
 
 Product = Int8Linear | HalfLinear | FloatLinear
@@ -244,22 +254,17 @@ class QuickAttention(nn.Module):
 
 
 class QuickMLP(nn.Module):
-    """down(gelu_tanh(gate(x)) * up(x) * share) with gate and up as one product.
-
-    share: [T, E] or None, what each of E equal parts of the width counts for.
-    """
+    """down(gelu_tanh(gate(x)) * up(x)) with gate and up as one product."""
 
     def __init__(self, products: Products, gate: Tensor, up: Tensor, down: Tensor) -> None:
         """gate, up: [width, H]; down: [H, width]."""
         super().__init__()
+        self.width = len(gate)
         self.gate_up = product_of(products, gate, up)
         self.down = product_of(products, down)
 
-    def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
-        act = gated(*self.gate_up(x).chunk(2, dim=-1))
-        if share is not None:
-            act.view(*share.shape, -1).mul_(share[..., None])
-        return self.down(act)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(gated(*self.gate_up(x).chunk(2, dim=-1)))
 
 
 class QuickExperts(nn.Module):
@@ -276,18 +281,24 @@ class QuickExperts(nn.Module):
         super().__init__()
         gate, up = (experts.gate_up_proj.detach() * factor).chunk(2, dim=1)
         down = experts.down_proj.detach()
-        flat = down.permute(1, 0, 2).flatten(1)
         self.num_experts = experts.num_experts
         self.register_buffer("scale", scale.detach())
-        self.all = QuickMLP(products, gate.flatten(0, 1), up.flatten(0, 1), flat)
-        # int8 has one scale for all experts of an output row, as the checkpoint, and so no product of one of them
-        is_grouped = products != "int8"
-        self.each = nn.ModuleList(QuickMLP(products, *parts) for parts in zip(gate, up, down) if is_grouped)
+        self.down = product_of(products, down.permute(1, 0, 2).flatten(1))
+        # int8 has one scale for all experts of an output row, as the checkpoint, and so no product of one of them; the
+        # exact ones have no product of all of them here, because QuickLayer joins it with the dense one
+        is_exact = products != "int8"
+        self.gate_up = None if is_exact else product_of(products, gate.flatten(0, 1), up.flatten(0, 1))
+        self.each = nn.ModuleList(QuickMLP(products, *parts) for parts in zip(gate, up, down) if is_exact)
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        if self.each and len(x) >= GROUPED_FROM:
+        if self.gate_up is None:
             return self.grouped(x, ids, weights)
-        return self.all(x, x.new_zeros(len(x), self.num_experts).scatter_(1, ids, weights).mul_(self.scale))
+        return self.sum(gated(*self.gate_up(x).chunk(2, dim=-1)), ids, weights)
+
+    def sum(self, act: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """act: [T, E * I], what every expert made of every row."""
+        share = act.new_zeros(len(act), self.num_experts).scatter_(1, ids, weights).mul_(self.scale)
+        return self.down(act.view(*share.shape, -1).mul(share[..., None]).flatten(1))
 
     def grouped(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         chosen = ids.flatten()
@@ -326,9 +337,14 @@ class QuickLayer(nn.Module):
         parts = (mlp.gate_proj.weight * factor, mlp.up_proj.weight * factor, mlp.down_proj.weight)
         self.mlp = QuickMLP(products, *parts)
         self.experts: Experts | QuickExperts = layer.experts
+        # gate and up of the dense MLP and of all experts: beginning a product of few rows takes as long as doing it
+        self.together: Product | None = None
         if layer.experts.is_dense:
             factor = self.experts_norm.give_weight(products)
             self.experts = QuickExperts(layer.experts, layer.router.per_expert_scale, products, factor)
+            if products != "int8":
+                gate, up = (layer.experts.gate_up_proj.detach() * factor).chunk(2, dim=1)
+                self.together = product_of(products, parts[0], gate.flatten(0, 1), parts[1], up.flatten(0, 1))
         router = layer.router
         self.top_k = router.top_k
         # its norm has no weight: the root of the size that `unit` leaves out is the one that its scale is divided by
@@ -350,18 +366,22 @@ class QuickLayer(nn.Module):
         attended = self.self_attn(self.input_norm(x), rope, layer, attend, only_last)
         x = self.attention_norm.add(x[:, -1:] if only_last else x, attended)
         unit = self.mlp_norm.unit(x)
-        dense = self.mlp_out_norm(self.mlp(self.mlp_norm.weigh(unit)))
         rows = unit.view(-1, x.shape[-1])
         logits = F.linear(rows, self.router)
         # the softmax of the chosen is the softmax of all, renormalised over the chosen
         top, ids = torch.topk(logits, self.top_k, dim=-1)
         weights = torch.softmax(top, dim=-1)
-        rows = self.experts_norm.weigh(rows)
-        if isinstance(self.experts, Experts):
-            sparse = self.experts(rows, ids, weights * self.expert_scale[ids])
+        if self.together is not None and isinstance(self.experts, QuickExperts) and len(rows) < GROUPED_FROM:
+            # exact products have taken the norms' weights in
+            act = gated(*self.together(rows).chunk(2, dim=-1))
+            parts = act.split([self.mlp.width, act.shape[1] - self.mlp.width], dim=1)
+            dense, sparse = self.mlp.down(parts[0]), self.experts.sum(parts[1], ids, weights)
         else:
-            sparse = self.experts(rows, ids, weights)
-        both = self.experts_out_norm.add(dense, sparse.view(x.shape))
+            dense = self.mlp(self.mlp_norm.weigh(rows))
+            if isinstance(self.experts, Experts):
+                weights = weights * self.expert_scale[ids]
+            sparse = self.experts(self.experts_norm.weigh(rows), ids, weights)
+        both = self.experts_out_norm.add(self.mlp_out_norm(dense), sparse).view(x.shape)
         return self.out_norm.add(x, both).mul_(scalar), logits
 
 
@@ -380,4 +400,10 @@ def convert(model: DiffusionGemma, products: Products | None = None) -> Diffusio
     if products == "half":
         table = model.embed_tokens.weight
         model.to_vocabulary, model.from_vocabulary = product_of(products, table), product_of(products, table.t())
+    quick = [(layer, layer.experts) for layer in model.layers if isinstance(layer, QuickLayer)]
+    dense = [(layer, experts) for layer, experts in quick if isinstance(experts, QuickExperts)]
+    if len(dense) == len(model.layers):
+        from .few_rows import FewRows
+
+        model.few_rows = FewRows(model, dense)
     return model

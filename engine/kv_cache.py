@@ -5,7 +5,10 @@ Grows by doubling, is cut back to the longest common prefix with the next prompt
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import ModelConfig
@@ -53,7 +56,8 @@ class KVCache(HeldTokens):
         self._capacity = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        self._reserve(capacity)
+        self._arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self.reserve(capacity)
 
     @property
     def num_bytes(self) -> int:
@@ -64,10 +68,14 @@ class KVCache(HeldTokens):
 
         The length changes only with `advance`, after the last layer, so a forward that fails half-way leaves it valid.
         """
-        end = self.length + key.shape[1]
-        self._reserve(end)
-        self._keys[layer][:, self.length : end] = key
-        self._values[layer][:, self.length : end] = value
+        self.reserve(self.length + key.shape[1])
+        return self.write(layer, self.length, key, value)
+
+    def write(self, layer: int, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`append` at any position that is reserved; what lies before it may come from another thread."""
+        end = position + key.shape[1]
+        self._keys[layer][:, position:end] = key
+        self._values[layer][:, position:end] = value
         return self._keys[layer][:, :end], self._values[layer][:, :end]
 
     def read(self, layer: int, last: int | None = None) -> tuple[Tensor, Tensor]:
@@ -84,12 +92,29 @@ class KVCache(HeldTokens):
         """Everything that is allocated, [Hkv, capacity, D] each; past the valid positions it may hold anything."""
         return self._keys[layer], self._values[layer]
 
+    def arrays(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """`storage` of every layer without torch, on a CPU, fp32. Good until there is more room."""
+        if not self._arrays:
+            self._arrays = [(keys.numpy(), values.numpy()) for keys, values in zip(self._keys, self._values)]
+        return self._arrays
+
     def release(self) -> None:
         """Give the memory back; the cache is empty afterwards and grows again when used."""
-        self._keys, self._values, self._capacity = [], [], 0
+        self._keys, self._values, self._arrays, self._capacity = [], [], [], 0
         self.length, self.tokens = 0, ()
 
-    def _reserve(self, capacity: int) -> None:
+    def copy(self, other: KVCache, length: int) -> None:
+        """Hold the first positions of another cache instead of one's own. Raises: ValueError beyond what it holds."""
+        if not 0 <= length <= other.length:
+            raise ValueError(f"cannot copy {length} positions of a cache of {other.length}")
+        self.length, self.tokens = 0, ()
+        self.reserve(length)
+        for mine, theirs in zip((*self._keys, *self._values), (*other._keys, *other._values)):
+            mine[:, :length] = theirs[:, :length]
+        self.length, self.tokens = length, other.tokens[:length]
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many positions. What is held stays."""
         if capacity <= self._capacity:
             return
         capacity = max(capacity, 2 * self._capacity)
@@ -99,4 +124,4 @@ class KVCache(HeldTokens):
         self._values = [torch.empty(shape, device=self._device, dtype=self._dtype) for shape in shapes]
         for new, old in zip((*self._keys, *self._values), (*keys, *values)):
             new[:, : self._capacity] = old
-        self._capacity = capacity
+        self._capacity, self._arrays = capacity, []

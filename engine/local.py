@@ -25,12 +25,28 @@ from .lookup import looked_up
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Opening, Timings
 from .text_model import Cache, TextModel
+from .threads import parts_of_a_prompt
 
 PREFILL_CHUNK = 256
-"""Prompt tokens encoded between two polls of the cancel flag."""
+"""Prompt tokens encoded between two polls of the cancel flag, when somebody waits for the answer."""
+
+AHEAD_CHUNK = 64
+"""The same when nobody waits yet: whoever comes may have to wait for one chunk. Smaller ones take longer in all."""
+
+MAX_SEQUENCES = 4
+"""Prompts whose keys and values are kept: of several documents, of what may be accepted next."""
+
+SEQUENCE_BYTES = 1 << 26
+"""What all of them together may take. A model with larger ones keeps a single prompt."""
+
+MIN_COPIED = 8
+"""Tokens at the beginning of another prompt that are worth copying."""
 
 MAX_PAUSE = 8
 """Tokens at most that are decoded without a draft after drafts that were no help."""
+
+Choice = tuple[int, float, float]
+"""(token, entropy, log-probability) of a row."""
 
 
 class LocalEngine:
@@ -45,6 +61,8 @@ class LocalEngine:
         self._cache: Cache = KVCache(model.config, model.device, model.dtype)
         # normed hidden state of the last cached token: predicts the token after it
         self._last_hidden: Tensor | None = None
+        # the same of other prompts, the latest used last
+        self._others: list[tuple[Cache, Tensor | None]] = []
 
     @classmethod
     def load(
@@ -61,6 +79,8 @@ class LocalEngine:
         """
         source = EMBEDDED if path is None else Path(path)
         model = load_checkpoint(source, device, weights, adapter.merged if adapter else None)
+        if device == "cpu":
+            model.num_parts = parts_of_a_prompt()
         name = "embedded" if path is None else source.name
         return cls(model, name=f"{name}, adapted" if adapter else name)
 
@@ -74,18 +94,24 @@ class LocalEngine:
         if self._model is None:
             return EngineStatus("closed", self._name)
         device, num_bytes = str(self._model.device), self._model.num_bytes
-        return EngineStatus("ready", self._name, device, "", num_bytes, self._cache.num_bytes)
+        kv_bytes = sum(cache.num_bytes for cache in (self._cache, *(cache for cache, _ in self._others)))
+        return EngineStatus("ready", self._name, device, "", num_bytes, kv_bytes)
 
     def close(self) -> None:
         self._model = None
         self._last_hidden = None
         self._cache.release()
+        self._others.clear()
 
     # inference mode, not only no_grad: at these sizes the bookkeeping of views and versions is a sixth of a forward
     @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
+        return self._prefill(prompt, cancelled, AHEAD_CHUNK)
+
+    def _prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None, chunk: int) -> Timings:
         started = time.perf_counter()
         self._check_tokens(prompt, lowest=0)
+        self._turn_to(prompt)
         kept = self._cache.common_prefix(prompt)
         # the state of the last prompt token is needed; the cache alone cannot give it back
         is_same = kept == len(prompt) == self._cache.length and self._last_hidden is not None
@@ -94,8 +120,8 @@ class LocalEngine:
         if not is_same:
             # should encoding fail, nothing stays behind that belongs to another prompt
             self._last_hidden = None
-        for first in range(kept, len(prompt), PREFILL_CHUNK):
-            self._append(prompt[first : first + PREFILL_CHUNK], only_last=True)
+        for first in range(kept, len(prompt), chunk):
+            self._append(prompt[first : first + chunk], only_last=True)
             if cancelled is not None and cancelled():
                 break
         num_done = self._cache.length - kept
@@ -107,7 +133,7 @@ class LocalEngine:
         deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
         for canvas in problem.canvases:
             self._check_tokens(canvas.tokens)
-        timings = self.prefill(problem.prompt, cancelled)
+        timings = self._prefill(problem.prompt, cancelled, PREFILL_CHUNK)
         if self._cache.length < len(problem.prompt):
             return [_unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
         ends = frozenset((*self.model.config.eos_ids, *problem.stop))
@@ -176,8 +202,11 @@ class LocalEngine:
         pause = waiting = 0
         self._rewind(prompt)
         is_finished = is_cancelled = is_given_up = False
+        # of the row after the answer: the state before it, and what the encoder would choose there
+        last = self._last()
+        ahead = self._choices(last[None], task)[0]
         while True:
-            token, entropy, logprob = self._choose(self._last(), canvas, answer, task)
+            token, entropy, logprob = self._choose(last, ahead, canvas, answer, task)
             chosen = [(token, entropy, logprob)]
             if token in task.ends or len(answer) + 1 == rows:
                 _extend(answer, entropies, logprobs, chosen)
@@ -202,11 +231,12 @@ class LocalEngine:
                 guess = _until_end(draft[1:], task.ends) if is_usable else []
             began = time.perf_counter()
             states = self._append((token, *guess))
+            choices = self._choices(states, task)
             num_forwards += 1
             kept = 0
             for kept, drafted in enumerate(guess):
                 taken = [*answer, *(each[0] for each in chosen)]
-                choice = self._choose(states[kept], canvas, taken, task)
+                choice = self._choose(states[kept], choices[kept], canvas, taken, task)
                 if choice[0] != drafted:
                     break
                 chosen.append(choice)
@@ -214,7 +244,8 @@ class LocalEngine:
                 kept = len(guess)
             _extend(answer, entropies, logprobs, chosen)
             self._cache.truncate(len(prompt) + len(answer))
-            self._last_hidden = states[kept]
+            self._last_hidden = last = states[kept]
+            ahead = choices[kept]
             verify_ms += _ms_since(began)
             # what follows a corrected token may still be right, unless the draft was no help at all; its first row is
             # the one that was corrected, and the encoder has chosen that one itself
@@ -297,23 +328,45 @@ class LocalEngine:
         )  # fmt: skip
         return cast(list[int], out.tokens[0].tolist()), out.num_forwards
 
-    def _choose(self, hidden: Tensor, canvas: Canvas, taken: Sequence[int], task: _Task) -> tuple[int, float, float]:
-        """(token, entropy, log-probability) of the row after taken, from the state [H] of the token before it."""
+    def _choices(self, states: Tensor, task: _Task) -> list[Choice]:
+        """What the encoder would choose after each of the states [T, H], among all that is not banned."""
+        logits = self.model.logits(states)
+        if task.banned is not None:
+            logits = logits.masked_fill(task.banned, -torch.inf)
+        return _best(logits)
+
+    def _choose(self, hidden: Tensor, ahead: Choice, canvas: Canvas, taken: Sequence[int], task: _Task) -> Choice:
+        """The row after taken, from the state [H] of the token before it and what `_choices` made of that."""
         row = len(taken)
         if canvas.pinned[row]:
             return canvas.tokens[row], 0.0, 0.0
-        logits = self.model.logits(hidden)
         allowed = _allowed(task.problem.opening, taken)
-        if allowed:
-            logits = logits.masked_fill(self._all_but(allowed), -torch.inf)
-        elif task.banned is not None:
-            logits = logits.masked_fill(task.banned, -torch.inf)
-        logprobs = torch.log_softmax(logits, dim=-1)
-        entropy = -(logprobs.exp() * logprobs.clamp_min(-1e9)).sum()
-        best = int(logprobs.argmax())
-        return best, float(entropy), float(logprobs[best])
+        if not allowed:
+            return ahead
+        return _best(self.model.logits(hidden)[None].masked_fill(self._all_but(allowed), -torch.inf))[0]
 
     # -- the cache --------------------------------------------------------------------------------------------------
+
+    def _turn_to(self, prompt: tuple[int, ...]) -> None:
+        """Make the sequence current that holds half of the prompt or more; else an empty one, or the one used longest
+        ago, with what the prompt has in common with any other.
+        """
+        sequences = [*self._others, (self._cache, self._last_hidden)]
+        shared = [cache.common_prefix(prompt) for cache, _ in sequences]
+        best = max(range(len(shared)), key=shared.__getitem__)
+        if 2 * shared[best] < len(prompt) and self._cache.length:
+            num_bytes = (len(sequences) + 1) * self._cache.num_bytes
+            if len(sequences) < MAX_SEQUENCES and num_bytes <= SEQUENCE_BYTES:
+                sequences.insert(0, (KVCache(self.model.config, self.model.device, self.model.dtype), None))
+                best += 1
+            cache, source = sequences[0][0], sequences[best][0]
+            if best and isinstance(cache, KVCache) and isinstance(source, KVCache):
+                if (num_copied := source.common_prefix(prompt)) >= MIN_COPIED:
+                    cache.copy(source, num_copied)
+                sequences[0] = cache, None
+            best = 0
+        self._cache, self._last_hidden = sequences.pop(best)
+        self._others = sequences
 
     @torch.no_grad()
     def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
@@ -418,12 +471,20 @@ class _Bound:
 
 
 def _extend(
-    answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[tuple[int, float, float]]
+    answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[Choice]
 ) -> None:
     for token, entropy, logprob in chosen:
         answer.append(token)
         entropies.append(entropy)
         logprobs.append(logprob)
+
+
+def _best(logits: Tensor) -> list[Choice]:
+    """logits: [T, V] -> the most likely token of each row."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    entropies = -(logprobs.exp() * logprobs.clamp_min(-1e9)).sum(-1)
+    best = logprobs.max(-1)
+    return list(zip(best.indices.tolist(), entropies.tolist(), best.values.tolist(), strict=True))
 
 
 def _allowed(opening: Opening, taken: Sequence[int]) -> list[int]:

@@ -13,24 +13,38 @@ Shapes: B canvases, L rows, T tokens, H hidden, D head size, E experts, K top-k,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LayerSpec, ModelConfig
+from .kv_cache import KVCache
 from .text_model import Cache
+from .wavefront import Front, in_parts
+
+if TYPE_CHECKING:
+    from .few_rows import FewRows
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
 
+
+Write = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(layer, key [Hkv, T, D], value [Hkv, T, D]) -> all keys and values that the last of these rows may see."""
+
+MIN_PART = 32
+"""Rows of a prompt that are worth a thread."""
 
 MIN_KNOWN_ROPES = 512
 """Positions whose rotations are worked out at first."""
 
 MAX_KNOWN_MASK = 512
 """Up to this position the causal masks are kept, 1 MiB for each window; beyond, they are made when needed."""
+
+MAX_FEW = 4
+"""Rows up to which `few_rows` is asked; from six on torch is as quick, as the products take most of the time then."""
 
 CAUSAL_PIECE = 64
 """Rows of a causal attention that a CPU works out together (32 to 80 of 240 rows take the same time)."""
@@ -251,6 +265,10 @@ class DiffusionGemma(nn.Module):
         # quicker products with the embedding and with its transpose, where there are any (int8.py)
         self.to_vocabulary: nn.Module | None = None
         self.from_vocabulary: nn.Module | None = None
+        # threads that encode a long prompt together
+        self.num_parts = 1
+        # `encode` of a few rows, where there is a quicker way (few_rows.py)
+        self.few_rows: FewRows | None = None
         # one table of frequencies for each distinct (theta, head size, rotated pairs)
         self._rope_specs = [(s.rope_theta, s.head_dim, s.num_rotated) for s in config.layers]
         # rotations of positions 0.. as far as they were needed: working them out costs as much as a layer
@@ -296,20 +314,55 @@ class DiffusionGemma(nn.Module):
     def encode(self, tokens: Tensor, cache: Cache, only_last: bool = False) -> Tensor:
         """Append tokens [T] to the cache, causally. Returns the normed hidden states [T, H], or of the last [1, H]."""
         start, T = cache.length, tokens.shape[0]
+        if self.few_rows is not None and T <= MAX_FEW and isinstance(cache, KVCache):
+            states = self.few_rows.encode(cast(list[int], tokens.tolist()), cache, self._ropes_until(start + T))
+            return states[-1:] if only_last else states
+        num_parts = min(self.num_parts, T // MIN_PART)
+        if num_parts > 1 and isinstance(cache, KVCache):
+            x = self._encode_in_parts(tokens, cache, num_parts, only_last)
+        else:
+            x = self._encode_rows(tokens, start, cache.append, only_last)
+        cache.advance(T)
+        return x
+
+    def _encode_in_parts(self, tokens: Tensor, cache: KVCache, num_parts: int, only_last: bool) -> Tensor:
+        start, T = cache.length, tokens.shape[0]
+        bounds = [start + round(T * part / num_parts) for part in range(num_parts + 1)]
+        # made before the threads would ask for them at the same time
+        cache.reserve(start + T)
+        self._ropes_until(start + T)
+        self._masks(start, start + T)
+
+        def run(part: int, ahead: Front | None, front: Front) -> Tensor:
+            first, last = bounds[part], bounds[part + 1]
+
+            def write(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+                seen = cache.write(layer, first, key, value)
+                if ahead is not None:
+                    ahead.wait(layer)
+                front.reach(layer)
+                return seen
+
+            return self._encode_rows(tokens[first - start : last - start], first, write, only_last)
+
+        parts = in_parts(num_parts, len(self.layers), run)
+        return parts[-1] if only_last else torch.cat(parts)
+
+    def _encode_rows(self, tokens: Tensor, start: int, write: Write, only_last: bool) -> Tensor:
+        """Rows [T] at the positions from start on; write: puts a layer's keys and values where they are looked up."""
+        T = tokens.shape[0]
         masks = self._masks(start, start + T) if T > 1 else {}
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             window = self.config.layers[layer].window
-            keys, values = cache.append(layer, key[0], value[0])
+            keys, values = write(layer, key[0], value[0])
             if query.shape[2] == 1:
                 if window is not None and window < start + T:
                     keys, values = keys[:, -window:], values[:, -window:]
                 return _sdpa(query, keys[None], values[None], None)
             return _causal_sdpa(query, keys[None], values[None], masks[window])
 
-        x = self._run(self.embed(tokens)[None], start, attend, is_encoder=True, only_last=only_last and T > 1)
-        cache.advance(T)
-        return x[0]
+        return self._run(self.embed(tokens)[None], start, attend, is_encoder=True, only_last=only_last and T > 1)[0]
 
     @torch.no_grad()
     def branch(self, tokens: Tensor, cache: Cache) -> Tensor:
@@ -409,13 +462,18 @@ class DiffusionGemma(nn.Module):
 
     def _ropes_between(self, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
         """`_ropes` of the positions [start, end)."""
+        # layers of one kind share a table, and cutting it costs as much as a norm
+        known = self._ropes_until(end)
+        cut = {id(cos): (cos[:, start:end], sin[:, start:end]) for cos, sin in known}
+        return [cut[id(cos)] for cos, _ in known]
+
+    def _ropes_until(self, end: int) -> list[tuple[Tensor, Tensor]]:
+        """`_ropes` of the positions [0, end) and more; the same list as long as it is long enough."""
         known = self._known_ropes[0][0] if self._known_ropes else None
         if known is None or known.shape[1] < end or known.device != self.device or known.dtype != self.dtype:
             length = max(MIN_KNOWN_ROPES, 1 << (end - 1).bit_length())
             self._known_ropes = self._ropes(torch.arange(length, device=self.device)[None])
-        # layers of one kind share a table, and cutting it costs as much as a norm
-        cut = {id(cos): (cos[:, start:end], sin[:, start:end]) for cos, sin in self._known_ropes}
-        return [cut[id(cos)] for cos, _ in self._known_ropes]
+        return self._known_ropes
 
     def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         tables: dict[tuple[float, int, int], tuple[Tensor, Tensor]] = {}

@@ -95,6 +95,8 @@ class LocalInfiller:
             limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
         )
         self._learned: dict[str, int] = {}
+        self._learns_ahead = False
+        """Whether somebody prefetches, which is the time to learn in: nobody waits."""
         self._indexer: WorkspaceIndexer | None = None
         self._stop_indexing: Callable[[], None] = _no_indexing
         self._trees: OrderedDict[tuple[str, str], SyntaxTree] = OrderedDict()
@@ -117,6 +119,10 @@ class LocalInfiller:
             return
         prompt = self._prompt(request, scene, gap)
         self.engine.prefill(prompt.tokens, cancelled)
+        # so that no fill has to
+        self._learns_ahead = True
+        while not (cancelled is not None and cancelled()) and self._learn(request):
+            pass
 
     def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult:
         started = time.perf_counter()
@@ -267,7 +273,8 @@ class LocalInfiller:
 
     def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
         """What similar places suggest, as far as it passes the gates, the likeliest first."""
-        self._learn(request)
+        if not self._learns_ahead:
+            self._learn(request)
         found: list[Candidate] = []
         for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
             outcome = self.trim(draft.text, True, scene, gap)
@@ -276,14 +283,15 @@ class LocalInfiller:
                 found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
         return sorted(found, key=lambda candidate: -candidate.confidence)
 
-    def _learn(self, request: InfillRequest) -> None:
-        """Take one open document into the index that is new or has changed; the others have their turn later."""
+    def _learn(self, request: InfillRequest) -> bool:
+        """Take one open document into the index that is new or has changed; False where there is none."""
         for neighbour in request.neighbours:
             stamp = hash(neighbour.text)
             if self._learned.get(neighbour.path) != stamp and not self.rules.is_excluded(neighbour.path):
                 self._learned[neighbour.path] = stamp
                 self.index.update(neighbour.path, neighbour.text)
-                return
+                return True
+        return False
 
     def trim(self, raw: str, is_complete: bool, scene: Scene, gap: Gap) -> Trimmed | Refusal:
         """What to show of a middle (trim.py)."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from pathlib import Path
 
 Command = Callable[[argparse.Namespace], int]
@@ -20,6 +18,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def version() -> str:
     """The installed version, or "unknown" in a tree that is not installed."""
+    # here, because the greeting would wait for it
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as package_version
+
     try:
         return package_version("lacuna-ls")
     except PackageNotFoundError:

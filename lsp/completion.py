@@ -45,6 +45,8 @@ MAX_REMEMBERED = 256
 _WORD = re.compile(r"\w+\Z")
 MAX_BACKOFF_S = 30.0
 ADAPTIVE_LIMIT_S = 0.5
+SLOW_FILL_S = 0.25
+"""An engine that is quicker than this is asked at every key: waiting would cost the user more than it saves."""
 
 
 @dataclass(slots=True)
@@ -105,6 +107,8 @@ class InlineCompletions:
         self._typing_s = 1.0
         """Smoothed time between changes."""
         self._last_change = 0.0
+        self._num_changes = 0
+        """Of all documents, closing included: how one knows that the user has paused."""
 
     # the request
 
@@ -288,7 +292,7 @@ class InlineCompletions:
 
     def _debounce_s(self, options: Options) -> float:
         wait_s = options.trigger.debounce_ms / 1000
-        if options.trigger.adaptive_debounce and self._fill_s > self._typing_s:
+        if options.trigger.adaptive_debounce and self._fill_s > max(SLOW_FILL_S, self._typing_s):
             # every fill would be thrown away by the next key: let the user finish the word first
             wait_s = max(wait_s, min(ADAPTIVE_LIMIT_S, self._fill_s - self._typing_s))
         return wait_s
@@ -319,7 +323,6 @@ class InlineCompletions:
 
         board = self._server.status_board
         loop = asyncio.get_running_loop()
-        begun = time.monotonic()
         busy = loop.call_later(BUSY_AFTER_S, lambda: board.set_filling(True))
         try:
             # a little slack: an infiller that keeps to its deadline answers what it has
@@ -330,7 +333,8 @@ class InlineCompletions:
         if isinstance(result, InfillResult):
             board.set_warning(trouble[0] if trouble else "")
         if isinstance(result, InfillResult) and not result.is_cancelled:
-            self._fill_s += 0.3 * (time.monotonic() - begun - self._fill_s)
+            # the work alone: waiting for other work says nothing about what the next key would waste
+            self._fill_s += 0.3 * (result.timings.total_ms / 1000 - self._fill_s)
         return result
 
     def _items(
@@ -385,12 +389,12 @@ class InlineCompletions:
         ahead = replace(request, text=text, start=cursor, end=cursor, typed="", is_explicit=False)
         if self._ahead.get(document.uri) == ahead:
             return
-        revision = document.revision
+        num_changes = self._num_changes
 
         def begin() -> None:
-            if document.revision == revision and not self._recent.recall(ahead):
+            if self._num_changes == num_changes and not self._recent.recall(ahead):
                 self._ahead[document.uri] = ahead
-                self._server.scheduler.in_background(f"{document.uri}#ahead", work)
+                self._server.scheduler.in_background(_ahead_key(document.uri), work)
 
         def work(infiller: Infiller, cancelled: CancelToken) -> None:
             result = infiller.fill(ahead, cancelled)
@@ -419,13 +423,21 @@ class InlineCompletions:
         self._typing_s += 0.2 * (min(now - self._last_change, 2.0) - self._typing_s)
         self._last_change = now
         self._server.scheduler.supersede(document.uri)
+        self._give_up_ahead()
         self._prefetch(document)
 
     def on_close(self, uri: str) -> None:
         """The document is gone."""
-        self._ahead.pop(uri, None)
+        self._give_up_ahead()
         self._server.privacy.forget(uri)
         self._server.scheduler.supersede(uri)
+
+    def _give_up_ahead(self) -> None:
+        """The user went on: what would have followed a proposal is no longer the question, in no document."""
+        self._num_changes += 1
+        for uri in self._ahead:
+            self._server.scheduler.drop_background(_ahead_key(uri))
+        self._ahead.clear()
 
     def on_options(self) -> None:
         """The configuration changed."""
@@ -510,16 +522,23 @@ class Asked:
     position: types.Position
 
 
+def _ahead_key(uri: str) -> str:
+    return f"{uri}#ahead"
+
+
 def _units(text: str, start: int, end: int) -> str:
     """The part of text from one UTF-16 unit to another; half a character at an end is left out."""
     return text.encode("utf-16-le")[start * 2 : end * 2].decode("utf-16-le", "ignore")
 
 
 def _summary(result: InfillResult) -> str:
-    if not result.proposals:
-        return f"declined: {result.declined or 'empty'}"
-    best, timings = result.proposals[0], result.timings
-    return (
-        f"{best.source} {len(best.text)} chars, confidence {best.confidence:.2f}, {timings.steps} steps, "
-        f"{timings.num_cached}+{timings.num_prefilled} tokens"
+    timings = result.timings
+    work = (
+        f"{timings.num_cached}+{timings.num_prefilled} tokens, {timings.num_forwards} forwards "
+        f"(layout {timings.layout_ms:.0f}, prefill {timings.prefill_ms:.0f}, denoise {timings.denoise_ms:.0f}, "
+        f"verify {timings.verify_ms:.0f}, trim {timings.trim_ms:.0f} of {timings.total_ms:.0f} ms)"
     )
+    if not result.proposals:
+        return f"declined: {result.declined or 'empty'}, {work}"
+    best = result.proposals[0]
+    return f"{best.source} {len(best.text)} chars, confidence {best.confidence:.2f}, {timings.steps} steps, {work}"

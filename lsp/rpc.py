@@ -22,6 +22,7 @@ from pygls.protocol import LanguageServerProtocol
 
 from . import protocol as names
 from .cancel import CancelToken
+from .greeting import Greeting
 from .wire import FrameReader, FrameWriter
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class LacunaProtocol(LanguageServerProtocol):
         self.cancellations: dict[MsgId, CancelToken] = {}
         """Requests that answer a cancel by themselves."""
         self.observer: Observer | None = None
+        self.greeted: dict[str, Any] | None = None
+        """The answer to `initialize` that the client has already."""
         self.exit_code: int | None = None
         self._types = _message_types()
         self._is_initialized = False
@@ -188,10 +191,23 @@ class LacunaProtocol(LanguageServerProtocol):
         self._send_data({"jsonrpc": "2.0", "id": msg_id, "error": {"code": code, "message": message}})
 
     def _send_data(self, data: Any) -> None:
-        if self.observer is not None:
+        plain: dict[str, Any] = {}
+        if self.observer is not None or self.greeted is not None:
             plain = json.loads(json.dumps(data, default=self._serialize_message))
+        if self.observer is not None:
             self.observer("out", plain, time.monotonic())
+        if self.greeted is not None and plain.get("id") == self.greeted["id"] and "method" not in plain:
+            self._compare(plain, self.greeted)
+            self.greeted = None
+            return
         super()._send_data(data)
+
+    def _compare(self, answer: dict[str, Any], greeted: dict[str, Any]) -> None:
+        if answer == greeted:
+            logger.info("initialize was answered before the server was there.")
+        else:
+            # one of them has changed alone, and the client goes by what it was told
+            logger.warning("initialize was answered otherwise than the server would have: %s", json.dumps(answer))
 
 
 class RpcServer(LanguageServer):
@@ -203,8 +219,8 @@ class RpcServer(LanguageServer):
         """Log it. A toast for every malformed notification would teach people to ignore toasts."""
         logger.error("%s", error)
 
-    async def run(self, stdin: BinaryIO, stdout: BinaryIO) -> int:
-        """Serve one client until it leaves. Returns the exit code that LSP asks for."""
+    async def run(self, stdin: BinaryIO, stdout: BinaryIO, greeting: Greeting) -> int:
+        """Serve one client, who was greeted, until it leaves. Returns the exit code that LSP asks for."""
         loop = asyncio.get_running_loop()
         frames: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -213,6 +229,8 @@ class RpcServer(LanguageServer):
 
         writer = FrameWriter(stdout, lambda: post(None))
         self.protocol.set_writer(writer)
+        self.protocol.greeted = greeting.answer
+        frames.put_nowait(greeting.first)
         FrameReader(stdin, post, lambda: post(None)).start()
         try:
             while (frame := await frames.get()) is not None:

@@ -120,14 +120,25 @@ class EngineThread:
                 _finish(job, Ending.UNAVAILABLE)
                 return
             if job.is_background:
-                if (old := self._background.pop(job.key, None)) is not None:
-                    _finish(old, Ending.SUPERSEDED)
+                self._drop_locked(job.key)
                 self._background[job.key] = job
             else:
                 self._jobs.append(job)
                 if self._current is not None and self._current.is_background:
                     self._current.token.cancel()
             self._wake.notify_all()
+
+    def drop_background(self, key: str) -> None:
+        """Give up the background work of this key, begun or not."""
+        with self._wake:
+            self._drop_locked(key)
+
+    def _drop_locked(self, key: str) -> None:
+        if (old := self._background.pop(key, None)) is not None:
+            _finish(old, Ending.SUPERSEDED)
+        current = self._current
+        if current is not None and current.is_background and current.key == key:
+            current.token.cancel()
 
     def load(self) -> None:
         """Load the model if it is not there; forget earlier failures."""
@@ -399,3 +410,7 @@ class Scheduler:
     def in_background(self, key: str, work: Callable[[Infiller, CancelToken], None]) -> None:
         """Do work when the engine has nothing better to do. A later call with the same key replaces it."""
         self.thread.submit(Job(key, work, CancelToken(), True))
+
+    def drop_background(self, key: str) -> None:
+        """Give up the background work of this key, begun or not."""
+        self.thread.drop_background(key)

@@ -1,22 +1,27 @@
 """Starting and ending the process of a language server: logging, the guarded stdout, the event loop, the exit code.
 
-Knows no protocol; server.py does.
+What takes time to import is imported behind the greeting, which answers `initialize` meanwhile. Knows no protocol;
+server.py does.
 """
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from ..engine.errors import LacunaError
-from ..infill.request import Infiller
-from .options import Options
+from .greeting import Greeting
 from .wire import guard_stdout
+
+if TYPE_CHECKING:
+    from ..infill.request import Infiller
+    from .options import Options
+    from .record import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -59,22 +64,50 @@ def serve(
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
     wire = guard_stdout()
     configure_logging(level, log_file)
-    from .loading import load_infiller as load_for_users
-    from .server import create_server
-
+    # first, because nobody should be greeted by a server that ends over a file that it cannot write
+    observer = _recorder(record, with_contents=with_contents) if record is not None else None
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server = create_server(load_infiller or load_for_users)
-    if record is not None:
-        from .record import Recorder
-
-        server.protocol.observer = Recorder(record, with_contents=with_contents)
+    greeting = Greeting(sys.stdin.buffer, wire)
     try:
-        code = asyncio.run(server.run(sys.stdin.buffer, wire))
+        code = _run(greeting, wire, load_infiller, observer)
     except KeyboardInterrupt:
         code = 130
-    if not server.stop_engine():
-        logger.warning("The engine was still computing when the editor left.")
+    except Exception:
+        # for example a library that is missing
+        logger.exception("The server has failed.")
+        code = 1
     logging.shutdown()
     sys.stderr.flush()
     # the reader thread sits in a read that nothing can interrupt, and the interpreter would abort over its lock
     os._exit(code)
+
+
+def _recorder(file: Path, *, with_contents: bool) -> Recorder:
+    from .record import Recorder
+
+    return Recorder(file, with_contents=with_contents)
+
+
+def _run(
+    greeting: Greeting,
+    wire: BinaryIO,
+    load_infiller: Callable[[Options, Sequence[str]], Infiller] | None,
+    observer: Recorder | None,
+) -> int:
+    # what is imported stays; looking for garbage in it again and again takes a fifth of the time
+    gc.disable()
+    import asyncio
+
+    from .loading import load_infiller as load_for_users
+    from .server import create_server
+
+    server = create_server(load_infiller or load_for_users)
+    server.protocol.observer = observer
+    gc.freeze()
+    gc.enable()
+    try:
+        greeting.wait()
+        return asyncio.run(server.run(sys.stdin.buffer, wire, greeting))
+    finally:
+        if not server.stop_engine():
+            logger.warning("The engine was still computing when the editor left.")

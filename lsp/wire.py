@@ -52,6 +52,14 @@ def read_frame(stream: BinaryIO) -> bytes | None:
             return body if len(body) == length else None
 
 
+def write_whole(stream: BinaryIO, data: bytes) -> None:
+    """Write all of data to an unbuffered stream. Raises: OSError or ValueError when the reader is gone."""
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) or 0 :]
+    stream.flush()
+
+
 class FrameReader:
     """Reads frames in a thread. on_frame and on_end are called from that thread."""
 
@@ -101,10 +109,7 @@ class FrameWriter:
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[self._stream.write(view) or 0 :]
-                self._stream.flush()
+                write_whole(self._stream, data)
             except (OSError, ValueError):
                 logger.info("The editor has closed the connection.")
                 try:

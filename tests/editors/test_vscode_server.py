@@ -100,7 +100,7 @@ def test_a_missing_server_is_said_and_typing_goes_on(start_code_server, open_win
     w.see_file("import os\n\ndef multi")
     # naming the right one is enough: no reload
     code.write_settings(**{"lacuna.server.path": str(code.path)})
-    until(lambda: w.messages("textDocument/didOpen"), "a start", 90)
+    w.wait_ready()
     w.at_end("(")
     w.see(MULTI[10:])
     w.see_file("import os\n\ndef multi(")

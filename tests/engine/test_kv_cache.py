@@ -67,6 +67,21 @@ def test_an_append_counts_only_once_it_is_whole():
     assert cache.read(0)[0].shape[1] == 6
 
 
+def test_a_copied_beginning_goes_on_as_its_own():
+    source, _ = encode(MODEL, range(12))
+    cache, _ = encode(MODEL, [50, 51], capacity=1)
+    cache.copy(source, 7)
+    assert (cache.length, cache.tokens) == (7, source.tokens[:7])
+    hidden = MODEL.encode(torch.tensor([40, 41]), cache)
+    assert torch.allclose(hidden, encode(MODEL, [*range(7), 40, 41])[1][7:], atol=1e-5)
+    # the source has its own positions still
+    assert torch.allclose(
+        MODEL.encode(torch.tensor([12]), source), encode(MODEL, range(13))[1][12:], atol=1e-5
+    )
+    with pytest.raises(ValueError, match="14 positions of a cache of 13"):
+        cache.copy(source, 14)
+
+
 @pytest.mark.parametrize(
     ("held", "wanted", "common"),
     [

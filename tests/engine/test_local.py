@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lacuna_ls.engine.errors import EngineError
-from lacuna_ls.engine.local import PREFILL_CHUNK, LocalEngine
+from lacuna_ls.engine.kv_cache import KVCache
+from lacuna_ls.engine.local import MAX_SEQUENCES, PREFILL_CHUNK, LocalEngine
 from lacuna_ls.engine.policies import EMBEDDED_POLICY, SamplingPolicy
 from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem, CanvasResult, Decoding
 from random_models import CONFIG, changed, random_model
@@ -277,6 +278,48 @@ def test_misuse_is_a_value_error():
             bad()
     # none of it left a trace
     assert engine.fill(CanvasProblem(PROMPT, (Canvas.free(2),)))[0].tokens
+
+
+def test_prompts_of_other_documents_keep_their_place():
+    engine = LocalEngine(MODELS[0])
+    prompts = [tuple((start + i) % V for i in range(20)) for start in range(0, 20 * MAX_SEQUENCES, 20)]
+    assert [engine.prefill(prompt).num_prefilled for prompt in prompts] == [20] * MAX_SEQUENCES
+    one = KVCache(CONFIG, MODELS[0].device, torch.float32).num_bytes
+    assert engine.status().kv_bytes == MAX_SEQUENCES * one
+    # each goes on where it was left, whichever was current
+    for prompt in (*prompts, *reversed(prompts)):
+        assert engine.prefill((*prompt, 5)).num_prefilled <= 1
+    # one more takes the place of the one that was used longest ago
+    assert engine.prefill(tuple(reversed(prompts[0]))).num_prefilled == 20
+    assert engine.status().kv_bytes == MAX_SEQUENCES * one
+    assert [engine.prefill((*prompt, 5)).num_prefilled for prompt in prompts[:3]] == [0, 0, 0]
+    assert engine.prefill((*prompts[3], 5)).num_prefilled == 21
+    engine.close()
+    assert engine.status().kv_bytes == 0
+
+
+def test_a_model_with_large_caches_keeps_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lacuna_ls.engine.local.SEQUENCE_BYTES", 1)
+    engine = LocalEngine(MODELS[0])
+    for prompt in (PROMPT, tuple(reversed(PROMPT)), PROMPT):
+        assert engine.prefill(prompt).num_prefilled == 20
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    prompts=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), min_size=2, max_size=12),
+    decoding=st.sampled_from(["verify", "denoise"]),
+)  # fmt: skip
+def test_an_engine_that_goes_from_one_document_to_another_answers_as_a_new_one(
+    prompts: list[tuple[int, int]], decoding: Decoding
+):
+    engine = LocalEngine(MODELS[1])
+    for document, length in prompts:
+        prompt = tuple((document * 11 + i) % V for i in range(length))
+        problem = CanvasProblem(prompt, (Canvas.free(4),), max_steps=2, decoding=decoding, seed=3)
+        warm, cold = engine.fill(problem)[0], LocalEngine(MODELS[1]).fill(problem)[0]
+        assert warm.tokens == cold.tokens
+        assert warm.logprob == pytest.approx(cold.logprob, abs=1e-4)
 
 
 def test_a_failed_forward_leaves_no_state_of_another_prompt(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from lacuna_ls.engine.threads import MAX_THREADS, leave_a_core
+from lacuna_ls.engine.threads import MAX_THREADS, leave_a_core, parts_of_a_prompt
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,21 @@ def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert leave_a_core() == 2
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_threads", "asked", "parts"),
+    [
+        (2, 1, "", 2),  # both cores, each with its own part
+        (1, 1, "", 1),  # there is only one
+        (8, 4, "", 1),  # products are shared already
+        (2, 1, "1", 1),  # the user wants one thread
+    ],
+)
+def test_a_prompt_takes_a_second_core(
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, num_threads: int, asked: str, parts: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+    torch.set_num_threads(num_threads)
+    assert parts_of_a_prompt() == parts

@@ -96,6 +96,43 @@ def test_foreground_interrupts_background(made):
     assert len(thread.engine.cancel_lags_ms) == 1
 
 
+def test_background_work_can_be_given_up_and_makes_way_for_newer(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+    seen = []
+
+    def endless(name, started):
+        def work(infiller, cancelled):
+            started.set()
+            while not cancelled():
+                time.sleep(0.001)
+            seen.append(name)
+
+        return work
+
+    first, second = threading.Event(), threading.Event()
+    jobs = [
+        Job("a", endless("first", first), CancelToken(), True),
+        Job("b", lambda infiller, cancelled: seen.append("never"), CancelToken(), True),
+        Job("a", endless("second", second), CancelToken(), True),
+    ]
+    thread.engine.submit(jobs[0])
+    assert first.wait(5)
+    thread.engine.submit(jobs[1])
+    thread.engine.drop_background("b")
+    # of the same key: the older one ends by itself
+    thread.engine.submit(jobs[2])
+    assert jobs[0].future.result(5) is Ending.SUPERSEDED
+    assert jobs[1].future.result(5) is Ending.SUPERSEDED
+    assert second.wait(5)
+    thread.engine.drop_background("a")
+    assert jobs[2].future.result(5) is Ending.SUPERSEDED
+    assert seen == ["first", "second"]
+    # nothing there is nothing to give up
+    thread.engine.drop_background("a")
+
+
 def test_background_work_is_one_per_key_the_latest(made):
     thread = made()
     gate = threading.Event()
