@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, cast
 
 import torch
@@ -29,6 +30,9 @@ NUM_FEW = 4
 
 FEW_MULTIPLE = 32
 """torch's product for few rows reads its inputs in pieces of this many, past their end if need be (torch 2.13)."""
+
+NUM_PACKING = 2
+"""Layers that are packed side by side while loading."""
 
 GROUPED_FROM = 64
 """From this many rows on, sorting them by expert costs less than the products of the experts that nobody chose."""
@@ -123,7 +127,7 @@ class HalfLinear(nn.Module):
     def __init__(self, *weights: Tensor) -> None:
         super().__init__()
         joined = torch.cat([weight.detach().float() for weight in weights])
-        if not HALF_MIN <= float(joined.abs().max()) <= HALF_MAX:
+        if not self.holds(joined):
             raise ValueError("fp16 does not hold this matrix")
         # not of the quantised tensors that torch is about to remove: weights go in and activations stay as fp32
         self._packed = torch.ops.quantized.linear_prepack_fp16(joined, None)
@@ -131,6 +135,12 @@ class HalfLinear(nn.Module):
         # without the look at every argument that tracing asks for, which costs as much as a small product (torch 2.13)
         self._product = getattr(product, "_op", product)
         self.packed_bytes = 2 * joined.numel()
+
+    @staticmethod
+    def holds(weight: Tensor) -> bool:
+        """Whether fp16 does."""
+        least, most = torch.aminmax(weight)
+        return HALF_MIN <= max(-float(least), float(most)) <= HALF_MAX
 
     @property
     def weight(self) -> Tensor:
@@ -167,9 +177,8 @@ def product_of(products: Products, *weights: Tensor) -> Product:
     """One product of weights that share their input."""
     if products == "int8":
         return Int8Linear(*weights)
-    largest = max(float(weight.abs().max()) for weight in weights)
-    is_half = products == "half" and HALF_MIN <= largest <= HALF_MAX
-    return HalfLinear(*weights) if is_half else FloatLinear(*weights)
+    joined = torch.cat([weight.detach().float() for weight in weights])
+    return HalfLinear(joined) if products == "half" and HalfLinear.holds(joined) else FloatLinear(joined)
 
 
 class Norm(nn.Module):
@@ -374,7 +383,7 @@ class QuickLayer(nn.Module):
         if self.together is not None and isinstance(self.experts, QuickExperts) and len(rows) < GROUPED_FROM:
             # exact products have taken the norms' weights in
             act = gated(*self.together(rows).chunk(2, dim=-1))
-            parts = act.split([self.mlp.width, act.shape[1] - self.mlp.width], dim=1)
+            parts = torch.split(act, [self.mlp.width, act.shape[1] - self.mlp.width], dim=1)
             dense, sparse = self.mlp.down(parts[0]), self.experts.sum(parts[1], ids, weights)
         else:
             dense = self.mlp(self.mlp_norm.weigh(rows))
@@ -392,16 +401,23 @@ def convert(model: DiffusionGemma, products: Products | None = None) -> Diffusio
     The embedding stays as it is, because it is gathered.
     """
     products = products or best_products()
-    for i, layer in enumerate(model.blocks()):
-        model.layers[i] = QuickLayer(layer, products)
+
+    @torch.no_grad()
+    def quick(layer: Layer) -> QuickLayer:
+        return QuickLayer(layer, products)
+
+    # packing is one thread's work for each matrix
+    with ThreadPoolExecutor(NUM_PACKING) as pool:
+        for i, layer in enumerate(pool.map(quick, list(model.blocks()))):
+            model.layers[i] = layer
     for name, child in list(model.self_conditioning.named_children()):
         if isinstance(child, nn.Linear):
             setattr(model.self_conditioning, name, product_of(products, child.weight))
     if products == "half":
         table = model.embed_tokens.weight
         model.to_vocabulary, model.from_vocabulary = product_of(products, table), product_of(products, table.t())
-    quick = [(layer, layer.experts) for layer in model.layers if isinstance(layer, QuickLayer)]
-    dense = [(layer, experts) for layer, experts in quick if isinstance(experts, QuickExperts)]
+    both = [(layer, layer.experts) for layer in model.layers if isinstance(layer, QuickLayer)]
+    dense = [(layer, experts) for layer, experts in both if isinstance(experts, QuickExperts)]
     if len(dense) == len(model.layers):
         from .few_rows import FewRows
 

@@ -484,7 +484,8 @@ def _best(logits: Tensor) -> list[Choice]:
     logprobs = torch.log_softmax(logits, dim=-1)
     entropies = -(logprobs.exp() * logprobs.clamp_min(-1e9)).sum(-1)
     best = logprobs.max(-1)
-    return list(zip(best.indices.tolist(), entropies.tolist(), best.values.tolist(), strict=True))
+    tokens, chances = cast(list[int], best.indices.tolist()), cast(list[float], best.values.tolist())
+    return list(zip(tokens, cast(list[float], entropies.tolist()), chances, strict=True))
 
 
 def _allowed(opening: Opening, taken: Sequence[int]) -> list[int]:

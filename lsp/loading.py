@@ -5,6 +5,7 @@ Knows options and the facade of infill/; knows no protocol.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
@@ -28,6 +29,13 @@ def load_infiller(options: Options, roots: Sequence[str] = ()) -> Infiller:
     """The infiller that the options ask for. roots: the workspace's folders, for its adapter. Raises LacunaError with a
     message for the user.
     """
+    infiller = _load(options, roots)
+    # a look for garbage in torch's half a million objects stops every thread for 170 ms, and they all stay
+    gc.freeze()
+    return infiller
+
+
+def _load(options: Options, roots: Sequence[str]) -> Infiller:
     from ..infill.load import load_infiller as load
 
     engine = options.engine
