@@ -8,11 +8,13 @@ pass the same gates either way, and what does not pass leaves its gap as it is.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..engine.problem import NOISE, Canvas, CanvasResult
 from .calibration import Features
+from .layout import Prompt
 from .pose import prompt_for
 from .request import (
     Cancelled,
@@ -53,7 +55,10 @@ def fill_gaps(infiller: LocalInfiller, request: GapsRequest, cancelled: Cancelle
     if not request.jointly or alone.is_cancelled or sum(fill.proposal is not None for fill in alone.fills) < 2:
         return alone
     joint = _jointly(infiller, request, alone, started, cancelled)
-    return joint if joint is not None else alone
+    if joint is None or joint.is_cancelled:
+        return joint or alone
+    # where the encoder decides a single gap it decides here, too: it reads both documents to the end
+    return joint if infiller.policy.decoding == "denoise" else _likelier(infiller, request, alone, joint, started)
 
 
 def _one_by_one(
@@ -102,14 +107,10 @@ def _jointly(
         at = fill.gap.end
     if len(rows) > MAX_JOINT_ROWS:
         return None
-    one = _request_for(request, fills[0].gap, _Filled(request.text, 0), started)
-    if one is None:
+    posed = _whole(infiller, request, fills, started)
+    if posed is None:
         return None
-    scene = infiller.read(one)
-    # the prompt ends where the first gap begins, and its suffix begins where the last one ends
-    whole = replace(_gap(scene, one, fills[0].gap), end=fills[-1].gap.end, tail="")
-    # row 0 of this canvas has a place of its own; it is not to begin with what the user typed
-    prompt = prompt_for(tokenizer, scene.snapshot, whole, replace(infiller.policy, use_healing=False))
+    one, whole, prompt = posed
     is_free = {row for span in free for row in span}
     canvas = Canvas((*rows, tokenizer.eos), tuple(i not in is_free for i in range(len(rows) + 1)))
     problem = replace(
@@ -119,6 +120,48 @@ def _jointly(
     if result.is_cancelled:
         return GapsResult((), is_cancelled=True, timings=_ended(alone.timings, started))
     return _judged(infiller, request, alone, free, result, started)
+
+
+def _whole(
+    infiller: LocalInfiller, request: GapsRequest, fills: Sequence[GapFill], started: float
+) -> tuple[InfillRequest, Gap, Prompt] | None:
+    """All from the first of the gaps to the last as one gap, and its prompt; None when the time is over."""
+    one = _request_for(request, fills[0].gap, _Filled(request.text, 0), started)
+    if one is None:
+        return None
+    scene = infiller.read(one)
+    whole = replace(_gap(scene, one, fills[0].gap), end=fills[-1].gap.end, tail="")
+    # its first row has a place of its own; it is not to begin with what the user typed
+    prompt = prompt_for(infiller.tokenizer, scene.snapshot, whole, replace(infiller.policy, use_healing=False))
+    return one, whole, prompt
+
+
+def _likelier(
+    infiller: LocalInfiller, request: GapsRequest, alone: GapsResult, joint: GapsResult, started: float
+) -> GapsResult:
+    """The one whose text, from the first gap to the end of the last, the encoder finds likelier."""
+    fills = [fill for fill in alone.fills if fill.proposal is not None]
+    posed = _whole(infiller, request, fills, started)
+    texts = [_between(request.text, result.fills, fills[0].gap, fills[-1].gap) for result in (alone, joint)]
+    if posed is None or texts[0] == texts[1]:
+        return joint
+    one, whole, prompt = posed
+    tokenizer = infiller.tokenizer
+    tokens = [(*tokenizer.encode(text.replace("\r\n", "\n")), tokenizer.eos) for text in texts]
+    canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
+    problem = replace(infiller.problem(prompt, whole, one, started), canvases=canvases, decoding="score", opening=())
+    first, second = (sum(result.logprob) for result in infiller.engine.fill(problem))
+    return replace(alone if first > second else joint, timings=_ended(joint.timings, started))
+
+
+def _between(text: str, fills: Sequence[GapFill], first: GapSpan, last: GapSpan) -> str:
+    """The document with the fills in place, from the middle of the first gap to the end of the last."""
+    end = last.end
+    for fill in reversed(fills):
+        if fill.proposal is not None and fill.gap.start >= first.start:
+            text = text[: fill.proposal.start] + fill.proposal.text + text[fill.proposal.end :]
+            end += len(fill.proposal.text) - (fill.proposal.end - fill.proposal.start)
+    return text[first.start : end].removeprefix(first.lead)
 
 
 def _judged(

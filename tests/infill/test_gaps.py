@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from infill_cases import TOKENIZER, infiller
@@ -83,12 +84,36 @@ def joint(problem):
 def test_jointly_one_canvas_holds_all_gaps_with_the_text_between_them_pinned():
     subject = infiller(joint)
     result = subject.fill_gaps(request_for(jointly=True))
-    canvas = subject.engine.problems[-1].canvases[0]
+    asked, judged = subject.engine.problems[-2:]
+    canvas = asked.canvases[0]
     pinned = TOKENIZER.decode([token for token, pin in zip(canvas.tokens, canvas.pinned) if pin])
     assert pinned == "\n\n\ndef g(b):\n    # say\n    \n\n\nx = "
-    assert subject.engine.problems[-1].decoding == "denoise"
+    assert (asked.decoding, judged.decoding) == ("denoise", "score")
     expected = FILLED.replace("1", "2").replace("return a", "return b").replace("if a", "if b")
     assert written(TEXT, result) == expected.replace("# say\n    return b", "# say\n    return c")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_encoder_decides_between_the_two(newline: str):
+    """It reads both documents from the first gap to the end of the last, and no further."""
+    text = TEXT.replace("\n", newline)
+    read = []
+
+    def scored(middle: str) -> float:
+        read.append(middle)
+        return -1.0 if "[2]" in middle else -0.5
+
+    subject = infiller(joint)
+    subject.engine.scored = scored
+    alone = subject.fill_gaps(request_for(text))
+    result = subject.fill_gaps(request_for(text, jointly=True))
+    assert written(text, result) == written(text, alone) == FILLED.replace("\n", newline)
+    assert read[0] == FILLED[len("def f(a):\n    ") :].removesuffix("\n") + TOKENIZER.decode([TOKENIZER.eos])
+    assert [each.count("\n") for each in read] == [10, 10]
+    # an engine that only denoises has no encoder to ask
+    subject.policy = replace(subject.policy, decoding="denoise")
+    subject.fill_gaps(request_for(text, jointly=True))
+    assert len(read) == 2
 
 
 def test_a_joint_result_that_fails_its_gate_keeps_what_was_good_alone():

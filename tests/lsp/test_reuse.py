@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+
+import pytest
+from lacuna_ls.lsp.completion import ADAPTIVE_LIMIT_S
+from lacuna_ls.lsp.options import Options
+from lacuna_ls.lsp.server import create_server
 
 URI = "file:///workspace/a.py"
 
@@ -76,6 +82,51 @@ def test_a_change_within_the_pause_looks_ahead_for_nothing(start, journal):
     server.change(URI, 2, {"text": "something else\n"})
     time.sleep(0.2)
     assert len(fills(journal)) == 1
+
+
+OTHER = "file:///workspace/b.py"
+
+
+def test_going_on_in_another_document_looks_ahead_for_nothing(start, journal):
+    server = start(options={"trigger": {"prefetch": False}})
+    server.open(URI, "x = \n")
+    server.open(OTHER, "y = \n")
+    server.inline(URI, 0, 4)
+    server.change(OTHER, 2, insert(0, 4, "1"))
+    time.sleep(0.2)
+    assert [each["before"] for each in fills(journal)] == ["x = "]
+
+
+def test_looking_ahead_ends_when_the_user_goes_on_anywhere(start, journal):
+    """Whoever waits must not wait for what would have followed a proposal that nobody took."""
+    server = start(options={"trigger": {"prefetch": False}})
+    server.open(URI, "AHEAD60000 = \n")
+    server.open(OTHER, "y = \n")
+    server.inline(URI, 0, 13)
+    server.wait_for(lambda: len(fills(journal)) == 2, what="the fill ahead")
+    server.change(OTHER, 2, insert(0, 4, "1"))
+    server.wait_for(lambda: [each for each in journal() if each["what"] == "cancelled"], what="its end")
+
+
+@pytest.mark.parametrize(
+    ("fill_s", "typing_s", "wait_s"),
+    [
+        # quick enough to be asked at every key, however fast they come
+        (0.2, 0.0, 0.0),
+        # the next key comes before the answer would
+        (0.6, 0.2, 0.4),
+        # and the user types too slowly for that to matter
+        (0.6, 0.7, 0.0),
+        # nobody waits for longer than this
+        (5.0, 0.1, ADAPTIVE_LIMIT_S),
+    ],
+)
+def test_only_a_slow_engine_waits_for_the_end_of_a_word(fill_s, typing_s, wait_s):
+    completions = create_server(lambda options, roots: NotImplemented).completions
+    completions._fill_s, completions._typing_s = fill_s, typing_s
+    assert completions._debounce_s(Options()) == pytest.approx(wait_s)
+    fixed = replace(Options(), trigger=replace(Options().trigger, adaptive_debounce=False))
+    assert completions._debounce_s(fixed) == 0
 
 
 def test_a_dismissed_word_does_not_come_back_under_another_model(start, journal):

@@ -28,7 +28,7 @@ def byte_tokenizer() -> Tokenizer:
 class CannedEngine:
     """answer: the text of each canvas, or a function from the problem to it; "" ends at once.
 
-    logprob: of every row, or one value per canvas.
+    logprob: of every row, or one value per canvas. scored: the same of a text that is only scored.
     """
 
     def __init__(
@@ -36,10 +36,12 @@ class CannedEngine:
         tokenizer: Tokenizer,
         answer: str | list[str] | Callable[[CanvasProblem], list[str]],
         logprob: float | list[float] = -0.01,
+        scored: Callable[[str], float] = lambda text: -0.01,
     ) -> None:
         self.tokenizer = tokenizer
         self.answer = answer
         self.logprob = logprob
+        self.scored = scored
         self.problems: list[CanvasProblem] = []
         self.prefills: list[tuple[int, ...]] = []
         self.cached: tuple[int, ...] = ()
@@ -56,6 +58,13 @@ class CannedEngine:
     def fill(self, problem, cancelled=None) -> list[CanvasResult]:
         self.problems.append(problem)
         timings = self.prefill(problem.prompt)
+        if problem.decoding == "score":
+            values = [self.scored(self.tokenizer.decode(canvas.tokens)) for canvas in problem.canvases]
+            return [
+                CanvasResult(canvas.tokens, (0.0,) * rows, (value,) * rows, rows, 0, True, timings=timings)
+                for canvas, value in zip(problem.canvases, values, strict=True)
+                for rows in [len(canvas.tokens)]
+            ]
         if callable(self.answer):
             texts = self.answer(problem)
         else:

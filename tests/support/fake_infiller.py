@@ -3,6 +3,7 @@
 SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH     raises
 DECLINE     proposes nothing                                              MANY      proposes three alternatives
 DEAF<ms>    works that long without polling                               ECHO      proposes sha1 of prefix and suffix
+AHEAD<ms>   as SLEEP, behind its own proposal only
 Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash.
 """
 
@@ -74,8 +75,8 @@ class FakeInfiller:
             raise RuntimeError("the fake was told to crash")
         if match := re.search(r"DEAF(\d+)", line):
             time.sleep(int(match.group(1)) / 1000)
-        if match := re.search(r"SLEEP(\d+)", line):
-            until = time.monotonic() + int(match.group(1)) / 1000
+        if match := re.search(r"SLEEP(\d+)|AHEAD(\d+).*filled", line):
+            until = time.monotonic() + int(match.group(1) or match.group(2)) / 1000
             while time.monotonic() < until:
                 if cancelled is not None and cancelled():
                     self._note("cancelled", {"line": line})
