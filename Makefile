@@ -35,8 +35,14 @@ lint: $(VENV)/.dev  ## ruff
 types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
 	@status=0; $(BIN)/mypy || status=1; $(BIN)/pyright --pythonpath $(BIN)/python || status=1; exit $$status
 
+# two files of tests side by side, and then the editors alone: they are typed into, and see what the user would see
 pytest: $(VENV)/.dev  ## all tests; ARGS narrows them: make pytest ARGS='tests/infill -x'
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@status=0; $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not editor' || status=1; \
+	    $(BIN)/python -m pytest -m editor || status=1; exit $$status
+endif
 
 # where a real editor cannot be fetched the rest is tested all the same, and the editors' tests say why they were skipped
 editors: $(VENV)/.dev  ## real editors for the tests, under .editors/; what is there already is kept

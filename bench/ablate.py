@@ -17,7 +17,7 @@ from ..infill.request import InfillRequest, Neighbour
 from .baselines import neighbours_of
 from .holes import Hole
 from .results import SubjectResult
-from .run import Gap, Progress, first_gap, judged, next_gap
+from .run import Gap, Keep, Progress, first_gap, judged, next_gap
 from .snapshot import Snapshot
 from .subject import Answer, Conditions, Item, split_keys
 
@@ -73,9 +73,14 @@ def ablate(
     holes: Sequence[Hole],
     conditions: Conditions,
     told: Callable[[str], Progress],
+    into: list[SubjectResult] | None = None,
+    keep: Keep = lambda: None,
 ) -> list[SubjectResult]:
-    """Every row on every hole, with the engine of infiller. told: given a row's name, what to tell its progress."""
-    found: list[SubjectResult] = []
+    """Every row on every hole, with the engine of infiller. told: given a row's name, what to tell its progress.
+
+    into: where each row is put before it is asked; keep: called after each.
+    """
+    found: list[SubjectResult] = into if into is not None else []
     for row in rows:
         one = LocalInfiller(
             infiller.engine,
@@ -84,8 +89,9 @@ def ablate(
             policy=row.policy,
             rules=infiller.rules,
         )
-        found.append(_row(one, row, snapshot, holes, conditions, told(row.name)))
-        found[-1].about["base"] = row.base
+        found.append(SubjectResult(row.name, about={"base": row.base}, note="in the benchmark's own process"))
+        _row(one, row, snapshot, holes, conditions, told(row.name), found[-1])
+        keep()
     return found
 
 
@@ -96,8 +102,8 @@ def _row(
     holes: Sequence[Hole],
     conditions: Conditions,
     progress: Progress,
-) -> SubjectResult:
-    result = SubjectResult(row.name, note="in the benchmark's own process")
+    result: SubjectResult,
+) -> None:
     # by file, as a server is asked
     for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
         others = neighbours_of(snapshot, hole.file, conditions.num_neighbours) if row.has_neighbours else ()
@@ -113,7 +119,6 @@ def _row(
             gap = next_gap(hole, number, gap, filled)
         progress(done)
     infiller.recent.forget()
-    return result
 
 
 def _ask(
@@ -139,7 +144,12 @@ def _ask(
     elapsed_ms = (perf_counter() - begun) * 1000
     items = tuple(Item(each.text, each.start, each.end, each.confidence) for each in result.proposals)
     timings = result.timings
-    counts = {"steps": timings.num_forwards, "cached": timings.num_cached, "prefilled": timings.num_prefilled}
+    counts = {
+        "steps": timings.steps,
+        "cached": timings.num_cached,
+        "prefilled": timings.num_prefilled,
+        "forwards": timings.num_forwards,
+    }
     source = result.proposals[0].source if result.proposals else ""
     told = {"source": source, **{name: str(count) for name, count in counts.items()}}
     return Answer(items, "" if items else result.declined or "nothing", "", elapsed_ms, None, told)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..infill.languages import LANGUAGES, PLAIN_TEXT
 from .baselines import BASELINES, GENERATE
 from .datasets import Task, is_dataset, read_tasks
 from .edits import Writing, from_commits, from_diff, stretches
@@ -31,8 +32,8 @@ from .modes import (
     bars,
 )
 from .report import write_report
-from .results import Json, Paired, Results, by, compare, load, save
-from .run import ServerSpec, about_run, about_snapshot
+from .results import FAILED, Json, Paired, Results, by, check_writable, compare, load, save
+from .run import Keep, ServerSpec, about_run, about_snapshot
 from .sandbox import Limits
 from .scale import SCALE_KINDS, ScaleKind
 from .snapshot import Snapshot, read_snapshot
@@ -41,6 +42,9 @@ from .tables import ablation_table, compare_table, extras_tables, tables, wide_c
 
 STRETCHES_PER_REPLAY = 4
 ALL_BASELINES = [*BASELINES, GENERATE]
+ALL_LANGUAGES = [language.name for language in LANGUAGES if language is not PLAIN_TEXT]
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +92,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="K,K",
         help=f"all, or of: {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
-    what.add_argument("--languages", default="", metavar="L,L", help="default: all that are known")
+    what.add_argument(
+        "--languages", default="all", metavar="L,L", help=f"all, or of: {', '.join(ALL_LANGUAGES)}; default: all"
+    )
     what.add_argument("--no-tests", action="store_true", help="leave the snapshot's own tests out")
     how = out.add_argument_group("how it is asked")
     how.add_argument("--explicit", action="store_true", help="as by a key, not as while typing")
@@ -124,19 +130,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly."""
+    """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly, 130 it was
+    interrupted."""
     return parse_or_report(parser(), argv, _dispatch)
 
 
 def parse_or_report(
     given: argparse.ArgumentParser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]
 ) -> int:
-    """Parse argv and run command on it; what goes wrong in the world is one message on stderr, and 1."""
+    """Parse argv and run command on it; what goes wrong in the world is one message on stderr, and 1; Ctrl-C is 130."""
     try:
         return command(given.parse_args(argv))
     except BenchError as error:
         sys.stderr.write(f"{given.prog}: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{given.prog}: interrupted\n")
+        return INTERRUPTED
 
 
 def _dispatch(options: argparse.Namespace) -> int:
@@ -225,51 +235,67 @@ def _bench(options: argparse.Namespace) -> int:
     baselines = [] if options.baselines == "none" else _words(options.baselines, ALL_BASELINES, "all", "baseline")
     scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "all", "scale"))
     plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed, max(1, options.generate_holes))
+    languages = _words(options.languages, ALL_LANGUAGES, "all", "language")
+    for path in (options.json, options.html):
+        if path is not None:
+            check_writable(path)
     tasks: list[Task] = []
     holes: list[Hole] = []
-    with bars() as all_bars:
-        if is_dataset(options.snapshot):
-            tasks, skipped = read_tasks(options.snapshot, options.holes)
-            holes = [task.hole for task in tasks]
-            snapshot = _as_snapshot(options.snapshot, tasks, skipped)
-        else:
-            languages = [word for word in options.languages.split(",") if word]
-            snapshot = read_snapshot(options.snapshot, languages, include_tests=not options.no_tests)
-            if options.holes > 0:
-                ordered: list[HoleKind] = [kind for kind in KINDS if kind in kinds]
-                with all_bars.task("cutting holes", options.holes) as told:
-                    holes = cut_holes(snapshot, ordered, options.holes, options.seed, told)
-                if not holes:
-                    raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
-        about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
-        results = Results(about, about_snapshot(snapshot))
-        if holes and options.ablate:
-            results.subjects = ask_variants(plan, snapshot, holes, all_bars)
-        elif holes:
-            results.subjects = ask_all(plan, snapshot, holes, all_bars)
-        if tasks:
-            add_checks(results, tasks, limits_of(options, Limits()), all_bars)
-        _more(options, plan, snapshot, results, scales, all_bars)
-    if options.json:
-        save(results, options.json)
-    if options.html:
-        write_report([results], options.html)
-    wide_console().print(tables(results))
-    if options.ablate:
-        wide_console().print(ablation_table(results.subjects))
-    wide_console().print(extras_tables(results.extras))
-    return 0
+    if is_dataset(options.snapshot):
+        tasks, skipped = read_tasks(options.snapshot, options.holes)
+        holes = [task.hole for task in tasks]
+        snapshot = _as_snapshot(options.snapshot, tasks, skipped)
+    else:
+        snapshot = read_snapshot(options.snapshot, languages, include_tests=not options.no_tests)
+        if options.holes > 0:
+            ordered: list[HoleKind] = [kind for kind in KINDS if kind in kinds]
+            with bars() as all_bars, all_bars.task("cutting holes", options.holes) as told:
+                holes = cut_holes(snapshot, ordered, options.holes, options.seed, told)
+            if not holes:
+                raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
+    about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
+    results = Results(about, about_snapshot(snapshot))
+
+    def keep() -> None:
+        if options.json:
+            save(results, options.json)
+
+    try:
+        with bars() as all_bars:
+            _measure(options, plan, snapshot, holes, tasks, scales, results, all_bars, keep)
+    except BaseException as error:
+        results.about["ended"] = str(error).split("\n", 1)[0] or "interrupted"
+        raise
+    finally:
+        # hours may have gone into what there is: it is kept and shown, whatever ended the rest
+        if results.subjects or any(results.extras.values()):
+            keep()
+            _show(options, results)
+    failed = [subject for subject in results.subjects if subject.note.startswith(FAILED)]
+    for subject in failed:
+        sys.stderr.write(f"lacuna bench: {subject.name} {subject.note}\n")
+    return 1 if failed else 0
 
 
-def _more(
+def _measure(
     options: argparse.Namespace,
     plan: Plan,
     snapshot: Snapshot,
-    results: Results,
+    holes: Sequence[Hole],
+    tasks: Sequence[Task],
     scales: Sequence[ScaleKind],
+    results: Results,
     all_bars: Bars,
+    keep: Keep,
 ) -> None:
-    """Everything that is asked for beside holes."""
+    """Everything that is asked for, into results. keep: called whenever there is more in them."""
+    if holes and options.ablate:
+        ask_variants(plan, snapshot, holes, all_bars, results.subjects, keep)
+    elif holes:
+        ask_all(plan, snapshot, holes, all_bars, results.subjects, keep)
+    if tasks:
+        add_checks(results, tasks, limits_of(options, Limits()), all_bars)
+        keep()
     if options.replay or options.replay_diff or options.replay_commits:
         writings: list[Writing]
         if options.replay_diff:
@@ -280,15 +306,29 @@ def _more(
             num_keys = max(20, options.replay_keys // STRETCHES_PER_REPLAY)
             writings = stretches(snapshot, 2 * STRETCHES_PER_REPLAY, num_keys, options.seed)
         add_replay(results, plan, writings, options.replay or "fast", options.replay_keys, all_bars)
+        keep()
     if options.joint:
         add_joint(results, plan, snapshot, options.joint, all_bars)
+        keep()
     if scales:
-        add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars)
+        add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars, keep)
     if options.windows:
         add_windows(results, plan, numbers(options.windows), all_bars)
+        keep()
     if options.execute:
         tests = shlex.split(options.tests)
         add_execution(results, plan, snapshot, options.execute, tests, limits_of(options, TEST_LIMITS), all_bars)
+        keep()
+
+
+def _show(options: argparse.Namespace, results: Results) -> None:
+    """The tables first: they need nothing but a terminal."""
+    wide_console().print(tables(results))
+    if options.ablate and results.subjects:
+        wide_console().print(ablation_table(results.subjects))
+    wide_console().print(extras_tables(results.extras))
+    if options.html:
+        write_report([results], options.html)
 
 
 def _as_snapshot(path: Path, tasks: Sequence[Task], skipped: dict[str, int]) -> Snapshot:
@@ -315,6 +355,11 @@ def _compare(first_path: Path, second_path: Path) -> int:
         raise BenchError(
             f"{first_path} and {second_path} share no gap of one subject: compare runs over the same snapshot, seed "
             "and kinds, with the same subject names."
+        )
+    if first.snapshot.get("sha256") != second.snapshot.get("sha256"):
+        sys.stderr.write(
+            f"lacuna bench: {first_path} and {second_path} are of different snapshots (their sha256 differ); only "
+            "gaps at the same place with the same text are compared.\n"
         )
     wide_console().print(compare_table(pairs, first_path.name, second_path.name))
     return 0

@@ -23,7 +23,7 @@ from .errors import SnapshotError
 from .holes import DEFAULT_KINDS, cut_holes
 from .modes import bars
 from .report import write_report
-from .results import Record, Results, save
+from .results import Record, Results, check_writable, save
 from .run import about_run, about_snapshot, run_baseline, run_server
 from .snapshot import Snapshot, read_snapshot
 from .subject import Conditions
@@ -71,6 +71,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    for path in (options.json, options.html):
+        if path is not None:
+            check_writable(path)
     console = wide_console()
     snapshot = read_snapshot(options.snapshot) if options.snapshot else held_out_package()
     spec = specs(options.server)[0]

@@ -2,7 +2,8 @@
 
 Quality is judged on the document as the editor would leave it, with the answer's range replaced. Syntax is judged by
 tree-sitter in a window around the hole, always against another state of the same window: the empty hole (was damage
-introduced?) and the original (is it as sound as what was there?). Knows no server.
+introduced?) and the original (is it as sound as what was there?). Python is read by the interpreter's own parser, too:
+tree-sitter forgives missing bodies and wrong indentation. Knows no server.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
+from ..infill.gate import adds_errors, is_python
 from ..infill.languages import LANGUAGES, Language
+from ..infill.snapshot import Snapshot, detect_indent
+from ..infill.span import opens_block
 from ..infill.syntax import SyntaxTree
 from .holes import Span
 
@@ -31,7 +35,8 @@ class Judgement:
     is_exact: the document is the original again (trailing white space of the proposal apart).
     is_line_exact: the first line is right. is_prefix: right as far as it goes, at least to the end of a line.
     similarity: 1 - Levenshtein distance / longer length, in [0, 1]; 0 for nothing at all.
-    is_valid: as sound as the original. has_syntax_error: less sound than the document before the proposal.
+    is_valid: as sound as the original. has_syntax_error: less sound than the document before the proposal; for Python
+    also: the original is a program, and this is none.
     has_unbalanced: more unbalanced brackets or quotes than before. has_repeated_suffix, has_wrong_indent: as named.
     """
 
@@ -70,18 +75,38 @@ def judge(document: str, cursor: int, reference: str, new: str, language_name: s
     hole = tree.damage()
     original = tree.replaced(cursor, cursor, reference).damage()
     result = tree.replaced(replaced[0], replaced[1], new).damage()
+    whole = document[:cursor] + reference + document[cursor:]
+    is_broken = not is_exact and tree.language.name == "python" and _breaks_python(tree, document, whole, replaced, new)
     lines, wanted_lines = clean.split("\n"), _without_trailing_space(wanted).split("\n")
     return Judgement(
         is_exact=is_exact,
         is_line_exact=bool(lines[0]) and lines[0] == wanted_lines[0],
         is_prefix=is_exact or (bool(clean.strip()) and lines == wanted_lines[: len(lines)]),
         similarity=Levenshtein.normalized_similarity(clean, _without_trailing_space(wanted)),
-        is_valid=not result.exceeds(original),
-        has_syntax_error=not is_exact and result.num_errors > max(hole.num_errors, original.num_errors),
+        is_valid=not is_broken and not result.exceeds(original),
+        has_syntax_error=is_broken or (not is_exact and result.num_errors > max(hole.num_errors, original.num_errors)),
         has_unbalanced=not is_exact and result.num_unbalanced > max(hole.num_unbalanced, original.num_unbalanced),
         has_repeated_suffix=not is_exact and repeats_suffix(new, after, reference),
-        has_wrong_indent=not is_exact and has_wrong_indent(_BY_NAME[language_name], before, new, document),
+        has_wrong_indent=not is_exact and has_wrong_indent(_BY_NAME[language_name], before, new, whole),
     )
+
+
+def _breaks_python(tree: SyntaxTree, document: str, whole: str, replaced: Span, new: str) -> bool:
+    """Whether Python accepts the original document and not this one; a header that awaits its body is forgiven."""
+    start, end = replaced
+    if is_python(document[:start] + new + document[end:]) or not is_python(whole):
+        return False
+    snapshot = Snapshot(document)
+    has_begun = bool(document[snapshot.line_start(start) : start].strip())
+    newline = document.find("\n", end)
+    is_followed = newline >= 0 and bool(snapshot.line_at(newline + 1).strip())
+    if "\n" in new or not (has_begun or not is_followed):
+        return True
+    # such a header is what the gate refuses unless a body may be due
+    is_header = adds_errors(tree, snapshot, start, end, new) and not adds_errors(
+        tree, snapshot, start, end, new, is_body_due=True
+    )
+    return not is_header
 
 
 def _shared_tail(kept: str, given: str) -> int:
@@ -118,24 +143,43 @@ def _last_line(text: str) -> str:
 
 def has_wrong_indent(language: Language, before: str, new: str, document: str) -> bool:
     """Whether new is indented as the document is not: white space after the indentation, tabs for spaces or the
-    reverse, or a width that no indentation of this document makes (lines inside brackets or strings are free)."""
+    reverse, a width that no indentation of this document makes, or a step under an opener that is not one level
+    (lines inside brackets or strings are free). document: what its own indentation is read from."""
     lead = before[before.rfind("\n") + 1 :]
     lines = new.split("\n")
     if not lead.strip() and lines[0][:1].isspace() and lines[0].strip():
         return True
     uses_tabs, unit = indent_style(document, language)
-    depth = bracket_depth(lead + lines[0])
+    level = 1 if uses_tabs else unit
+    above = lead + lines[0]
+    depth, in_string = bracket_depth(above), _ends_in_string(above, language, False)
     for line in lines[1:]:
-        indent = line[: len(line) - len(line.lstrip(" \t"))]
-        free = depth > 0 or line.lstrip()[:1] in tuple(_CLOSING) or line.lstrip().startswith("*")
+        indent = _indent_of(line)
+        free = depth > 0 or in_string or line.lstrip()[:1] in tuple(_CLOSING) or line.lstrip().startswith("*")
         depth += bracket_depth(line)
-        if not line.strip() or not indent:
+        in_string = _ends_in_string(line, language, in_string)
+        if not line.strip():
             continue
-        if ("\t" in indent) != uses_tabs or " \t" in indent:
+        if indent and (("\t" in indent) != uses_tabs or " \t" in indent):
             return True
-        if not free and not uses_tabs and len(indent) % unit:
+        step = len(indent) - len(_indent_of(above))
+        # less than a step is no level at all: a syntax error, or the end of a header over several lines
+        is_odd_step = step > 0 and step != level and opens_block(above, language)
+        if not free and (is_odd_step or (not uses_tabs and len(indent) % unit)):
             return True
+        above = line
     return False
+
+
+def _indent_of(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _ends_in_string(line: str, language: Language, in_string: bool) -> bool:
+    """Whether a string over several lines is open behind line. in_string: whether one was before it."""
+    # a mark of one character is also a common string's: it would have to be read, not counted
+    count = sum(line.count(mark) for mark in language.multiline_quotes if len(mark) > 1)
+    return in_string != bool(count % 2)
 
 
 def bracket_depth(line: str) -> int:
@@ -145,25 +189,12 @@ def bracket_depth(line: str) -> int:
 
 
 def indent_style(text: str, language: Language) -> tuple[bool, int]:
-    """Whether text is indented by tabs, and by how many spaces otherwise: the commonest step from line to line."""
-    widths: dict[int, int] = {}
-    num_tabs = num_spaces = last = 0
-    for line in text.split("\n"):
-        if not (body := line.lstrip(" \t")).strip():
-            continue
-        indent = line[: len(line) - len(body)]
-        num_tabs += indent.startswith("\t")
-        num_spaces += indent.startswith(" ")
-        step = len(indent) - last
-        if 2 <= step <= 8 and "\t" not in indent:
-            widths[step] = widths.get(step, 0) + 1
-        last = len(indent)
-    if num_tabs != num_spaces:
-        uses_tabs = num_tabs > num_spaces
-    else:
-        uses_tabs = language.indent == "\t"
-    default = len(language.indent) if language.indent != "\t" else 4
-    return uses_tabs, max(widths, key=lambda step: (widths[step], -step)) if widths else default
+    """Whether text is indented by tabs, and by how many spaces otherwise, as infill reads it; what is usual in the
+    language where it shows none."""
+    shown = detect_indent(text)
+    if shown is not None:
+        return shown.is_tabs, shown.width
+    return language.indent == "\t", 4 if language.indent == "\t" else len(language.indent)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

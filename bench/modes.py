@@ -21,13 +21,13 @@ from .ablate import ablate, variants
 from .baselines import GENERATE, baseline
 from .datasets import Task, check_all
 from .edits import Writing
-from .errors import SnapshotError
+from .errors import ServerError, SnapshotError
 from .execution import Workbench, execute, noticed_bodies, prepare
 from .holes import Hole, cut_holes
 from .joint import compare_joint
 from .replay import Pace, replay
-from .results import Json, Record, Results, SubjectResult
-from .run import ServerSpec, run_baseline, run_server
+from .results import FAILED, Json, Record, Results, SubjectResult
+from .run import Keep, ServerSpec, run_baseline, run_server
 from .sandbox import Limits
 from .scale import SCALERS, SIZES, ScaleKind
 from .snapshot import Snapshot
@@ -72,21 +72,51 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
 
 
-def ask_all(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bars) -> list[SubjectResult]:
-    """Every subject on every hole."""
-    found: list[SubjectResult] = []
+def ask_all(
+    plan: Plan,
+    snapshot: Snapshot,
+    holes: Sequence[Hole],
+    all_bars: Bars,
+    subjects: list[SubjectResult],
+    keep: Keep = lambda: None,
+) -> None:
+    """Every subject on every hole, each put into subjects before it is asked. keep: called after each.
+
+    A server that ends for good in the middle keeps what it answered, and says so in its note; the others go on.
+    Raises: ServerError where one cannot be started at all.
+    """
     for spec in plan.servers:
-        with all_bars.task(spec.name, len(holes)) as told:
-            found.append(asyncio.run(run_server(spec, snapshot, holes, plan.conditions, told)))
+        subject = SubjectResult(spec.name)
+        with all_bars.task(spec.name, len(holes)) as told, _entered(subject, subjects):
+            try:
+                asyncio.run(run_server(spec, snapshot, holes, plan.conditions, told, subject))
+            except ServerError as error:
+                if not subject.records:
+                    raise
+                num_asked = len({record.hole for record in subject.records})
+                subject.note = f"{FAILED} after {num_asked} of {len(holes)} holes: {error}"
+        keep()
     engine: Json = (plan.conditions.initialization_options or {}).get("engine", {})
     for name in plan.baselines:
         asked = holes
         if name == GENERATE:
             asked = holes[:: max(1, -(-len(holes) // plan.num_generated))]
-        with all_bars.task(name, len(asked)) as told:
+        subject = SubjectResult(name)
+        with all_bars.task(name, len(asked)) as told, _entered(subject, subjects):
             propose = baseline(name, str(engine.get("model", "")))
-            found.append(run_baseline(name, propose, snapshot, asked, told))
-    return found
+            run_baseline(name, propose, snapshot, asked, told, subject)
+        keep()
+
+
+@contextmanager
+def _entered(subject: SubjectResult, subjects: list[SubjectResult]) -> Generator[None, None, None]:
+    """Have subject among subjects, also while it is asked; not where nothing was asked of it."""
+    subjects.append(subject)
+    try:
+        yield
+    finally:
+        if not subject.records:
+            subjects.remove(subject)
 
 
 def own_infiller(plan: Plan) -> LocalInfiller:
@@ -100,17 +130,32 @@ def own_infiller(plan: Plan) -> LocalInfiller:
     return load_infiller(engine.get("model"), str(engine.get("device", "auto")))
 
 
-def ask_variants(plan: Plan, snapshot: Snapshot, holes: Sequence[Hole], all_bars: Bars) -> list[SubjectResult]:
-    """Lacuna's own infiller, whole and with one part left out, on every hole. See ablate.py."""
+def ask_variants(
+    plan: Plan,
+    snapshot: Snapshot,
+    holes: Sequence[Hole],
+    all_bars: Bars,
+    subjects: list[SubjectResult],
+    keep: Keep = lambda: None,
+) -> None:
+    """Lacuna's own infiller, whole and with one part left out, on every hole. See ablate.py, and ask_all for keep."""
     infiller = own_infiller(plan)
     rows = variants(infiller.policy)
     with all_bars.task("ablations", len(rows) * len(holes)) as told:
         offsets = {row.name: number * len(holes) for number, row in enumerate(rows)}
-        found = ablate(
-            infiller, rows, snapshot, holes, plan.conditions, lambda name: lambda done: told(offsets[name] + done)
-        )
-    infiller.close()
-    return found
+        try:
+            ablate(
+                infiller,
+                rows,
+                snapshot,
+                holes,
+                plan.conditions,
+                lambda name: lambda done: told(offsets[name] + done),
+                subjects,
+                keep,
+            )
+        finally:
+            infiller.close()
 
 
 def add_joint(results: Results, plan: Plan, snapshot: Snapshot, count: int, all_bars: Bars) -> None:
@@ -153,16 +198,29 @@ def add_replay(
 
 
 def add_scale(
-    results: Results, plan: Plan, snapshot: Snapshot, kinds: Sequence[ScaleKind], most: int, count: int, all_bars: Bars
+    results: Results,
+    plan: Plan,
+    snapshot: Snapshot,
+    kinds: Sequence[ScaleKind],
+    most: int,
+    count: int,
+    all_bars: Bars,
+    keep: Keep = lambda: None,
 ) -> None:
-    """Latency as the work grows, for the first server; sizes above most are left out (0: none is)."""
-    found = results.extras.setdefault("scale", {})
+    """Latency as the work grows, for the first server; sizes above most are left out (0: none is).
+
+    keep: called after each size, because the large ones take long.
+    """
+    found: dict[str, list[Json]] = results.extras.setdefault("scale", {})
     spec = plan.servers[0]
     for kind in kinds:
         sizes = [size for size in SIZES[kind] if not most or size <= most]
         with all_bars.task(f"{spec.name}, {kind}", len(sizes)) as told:
-            rows = asyncio.run(SCALERS[kind](spec.command, snapshot, plan.conditions, sizes, count, told))
-        found[kind] = rows
+            for number, size in enumerate(sizes, 1):
+                row = asyncio.run(SCALERS[kind](spec.command, snapshot, plan.conditions, size, count))
+                found.setdefault(kind, []).append(row)
+                told(number)
+                keep()
 
 
 def add_windows(results: Results, plan: Plan, counts: Sequence[int], all_bars: Bars) -> None:
@@ -189,7 +247,9 @@ def add_execution(
         if not holes:
             raise SnapshotError(f"The tests of {snapshot.title} noticed none of {tried} missing function bodies.")
         rows = results.extras.setdefault("execution", [])
-        for subject in ask_all(plan, snapshot, holes, all_bars):
+        subjects: list[SubjectResult] = []
+        ask_all(plan, snapshot, holes, all_bars, subjects)
+        for subject in subjects:
             with all_bars.task(f"{subject.name}, tests", len(holes)) as told:
                 row = execute(bench, holes, subject.records, told)
             rows.append({"subject": subject.name, "tried": tried, **row})

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from . import plots
-from .errors import ResultsError
 from .holes import KINDS
-from .results import Json, Record, Results, SubjectResult, curve_of, summarise
+from .results import FAILED, Json, Record, Results, SubjectResult, curve_of, summarise, write
 from .tables import (
     ABLATION_CAPTION,
     ABLATION_COLUMNS,
@@ -24,6 +23,8 @@ from .tables import (
     harm_line,
     milliseconds,
     percent,
+    row_name,
+    subset_lines,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -34,11 +35,7 @@ NUM_EXAMPLES = 4
 
 def write_report(runs: Sequence[Results], path: Path) -> None:
     """Write the report of runs. Raises: ResultsError where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(runs), encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error.strerror}. Choose another file.") from error
+    write(path, render(runs))
 
 
 def render(runs: Sequence[Results]) -> str:
@@ -52,7 +49,8 @@ def render(runs: Sequence[Results]) -> str:
     parts.append(
         "<footer>Made by <code>lacuna bench</code>: real language servers over stdio, asked as VS Code asks. "
         "exact: the document is the original again; line: the first line is right; prefix: right as far as it goes; "
-        "similarity and valid are of proposals; errors, brackets, repeats, indent count proposals that do that harm. "
+        "similarity and valid are of proposals; errors, brackets, repeats, indent count proposals that do that harm; "
+        "answers above the deadline are counted by the client's clock (Lacuna answers 50 ms behind it at the latest). "
         "Baselines run in the benchmark's own process, without LSP.</footer>"
     )
     page = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", escape(f"Lacuna benchmark: {names}"))
@@ -118,16 +116,18 @@ def _cells(records: Sequence[Record]) -> list[str]:
 def _overview(runs: Sequence[Results]) -> str:
     """All runs summed, for subjects that every run has."""
     names = [subject.name for subject in runs[0].subjects]
-    rows: list[tuple[str, Sequence[str]]] = []
+    sums: list[SubjectResult] = []
     notes: list[str] = []
     for name in names:
         found = [subject for run in runs for subject in run.subjects if subject.name == name]
         if len(found) == len(runs):
             records = [record for subject in found for record in subject.records]
-            rows.append(("" if found[0].command else "baseline", [name, *_cells(records)]))
+            whole = SubjectResult(name, found[0].command, records=records)
+            sums.append(whole)
             if found[0].command:
-                whole = SubjectResult(name, records=records)
                 notes.append(f"{name}: {harm_line(whole, max(deadline_of(run.about) for run in runs))}.")
+    rows = [("" if each.command else "baseline", [row_name(each, sums), *_cells(each.records)]) for each in sums]
+    notes += subset_lines([run.subjects for run in runs])
     table = _table(["subject", *_COLUMNS, *_TIMES], rows)
     return f"<h2>All {len(runs)} snapshots</h2>" + table + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
 
@@ -145,10 +145,16 @@ def _run(run: Results) -> list[str]:
         f"{conditions.get('num_keys')} keys {conditions.get('key_ms'):g} ms apart, request "
         f"{conditions.get('think_ms'):g} ms after the last.</p>",
     ]
+    if ended := about.get("ended"):
+        parts.append(f'<p class="note">This run ended early: {escape(str(ended))}</p>')
     if not run.subjects:
         return [*parts, *_extras(run.extras)]
-    rows = [("" if each.command else "baseline", [each.name, *_cells(each.records)]) for each in run.subjects]
+    rows = [
+        ("" if each.command else "baseline", [row_name(each, run.subjects), *_cells(each.records)])
+        for each in run.subjects
+    ]
     parts.append(_table(["subject", *_COLUMNS, *_TIMES], rows))
+    parts += [f'<p class="note">{escape(line)}</p>' for line in subset_lines([run.subjects])]
     deadline_ms = deadline_of(about)
     parts += [
         f'<p class="note">{escape(_told(subject, deadline_ms))}</p>' for subject in run.subjects if subject.command
@@ -188,13 +194,15 @@ def _told(subject: SubjectResult, deadline_ms: float) -> str:
         f"first proposal after {milliseconds(about.get('first_proposal_ms'))} ms",
         f"every answer p95 {milliseconds(summary.all_p95_ms)}, longest {milliseconds(summary.max_ms)} ms",
         f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
-        f"p95 {milliseconds(summary.keystroke_p95_ms)} ms",
+        f"p95 {milliseconds(summary.keystroke_p95_ms)}, p99 {milliseconds(summary.keystroke_p99_ms)} ms",
     ]
     parts.append(harm_line(subject, deadline_ms))
     if about.get("peak_memory_mib"):
         parts.append(f"peak memory {about['peak_memory_mib']:.0f} MiB")
     if summary.declines:
         parts.append("declined: " + ", ".join(f"{reason} {count}" for reason, count in summary.declines.items()))
+    if subject.note.startswith(FAILED):
+        parts.append(subject.note)
     return "; ".join(parts) + "."
 
 
@@ -234,13 +242,15 @@ def _plots(run: Results) -> list[tuple[str, str]]:
         lengths = {name: [(float(r.num_lines), r.request_ms) for r in records] for name, records in shown.items()}
         title = "Latency against length of the file"
         cards.append((title, plots.cloud(title, lengths, "lines", "milliseconds", log_x=True, log_y=True)))
-    steps = {
-        name: [(float(len(r.proposal)), float(r.steps)) for r in records if r.steps is not None]
-        for name, records in shown.items()
+    forwards = {
+        each.name: [
+            (float(len(r.reference)), float(r.num_forwards)) for r in each.records if r.num_forwards is not None
+        ]
+        for each in servers
     }
-    if any(steps.values()):
-        title = "Denoise steps against length of the proposal"
-        cards.append((title, plots.cloud(title, steps, "characters", "steps", log_x=True)))
+    if any(forwards.values()):
+        title = "Forwards of the model against length of the gap"
+        cards.append((title, plots.cloud(title, forwards, "characters of the reference", "forwards", log_x=True)))
     confident = {each.name: curve_of(each.records)[0] for each in servers}
     series = {name: [(p.coverage, p.precision) for p in points] for name, points in confident.items() if points}
     if series:
@@ -266,6 +276,7 @@ def _extras(extras: Json) -> list[str]:
         cards.append((title, plots.curves(title, series, name.replace("_", " "), "milliseconds", log_x=True)))
     if cards:
         parts += ['<div class="grid2">', *(_card(title, body) for title, body in cards), "</div>"]
+        parts += [_facts(points) for points in scale.values()]
     for key, title in (("joint", "Several gaps of one document"), ("windows", "Several windows of one user")):
         if rows := extras.get(key):
             parts += [f"<h3>{title}</h3>", _facts(rows)]

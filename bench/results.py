@@ -6,8 +6,10 @@ hole.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +20,8 @@ from .errors import ResultsError
 from .metrics import NOTHING, CurvePoint, Judgement, calibration_error, coverage_curve, interval, mean, percentile
 
 SCHEMA = 1
+FAILED = "failed"
+"""How the note of a subject begins that ended before its holes did."""
 Json = dict[str, Any]
 
 
@@ -29,7 +33,8 @@ class Record:
     declined: why there is no proposal, "" where there is one; error: what went wrong, "" where nothing did.
     request_ms: request to answer. keystroke_ms: last key to answer. A baseline has request_ms only.
     replaced: what the proposal takes the place of, from the cursor (usually (0, 0)). is_any_exact: one of the
-    alternatives of the answer is exact. The counters are None where nobody told them.
+    alternatives of the answer is exact. The counters are None where nobody told them. steps: of denoising;
+    num_forwards: of the model, for all of the answer.
     """
 
     hole: str
@@ -54,12 +59,16 @@ class Record:
     steps: int | None = None
     num_cached: int | None = None
     num_prefilled: int | None = None
+    num_forwards: int | None = None
     judgement: Judgement = NOTHING
 
 
 @dataclass(slots=True)
 class SubjectResult:
-    """All records of one subject. command: empty for a baseline. about: start-up times, memory, server version."""
+    """All records of one subject. command: empty for a baseline. about: start-up times, memory, server version.
+
+    note: what is to be said of it; "failed: ..." where it ended before its holes did.
+    """
 
     name: str
     command: list[str] = field(default_factory=list[str])
@@ -70,7 +79,10 @@ class SubjectResult:
 
 @dataclass(slots=True)
 class Results:
-    """One run. about: date, machine, versions, seed, kinds, conditions. extras: replay, scale and execution, if run."""
+    """One run. about: date, machine, versions, seed, kinds, conditions, and "ended" where it did so early: why.
+
+    extras: replay, scale and execution, if run.
+    """
 
     about: Json
     snapshot: Json
@@ -106,6 +118,7 @@ class Summary:
     max_ms: float
     keystroke_p50_ms: float
     keystroke_p95_ms: float
+    keystroke_p99_ms: float
     declines: dict[str, int]
     num_forwards_mean: float
 
@@ -150,8 +163,9 @@ def summarise(records: Sequence[Record]) -> Summary:
         max_ms=max((record.request_ms for record in records), default=math.nan),
         keystroke_p50_ms=percentile(typed_ms, 50),
         keystroke_p95_ms=percentile(typed_ms, 95),
+        keystroke_p99_ms=percentile(typed_ms, 99),
         declines=dict(Counter(record.declined for record in records if record.declined).most_common()),
-        num_forwards_mean=mean(record.steps for record in records if record.steps is not None),
+        num_forwards_mean=mean(record.num_forwards for record in records if record.num_forwards is not None),
     )
 
 
@@ -204,10 +218,13 @@ def to_json(results: Results) -> Json:
     return cast(Json, _finite({"schema": SCHEMA, **plain}))
 
 
-def _record(raw: Json) -> Record:
+def _record(raw: Json, is_ablation: bool) -> Record:
     first, last = raw["replaced"]
     judgement = Judgement(**raw["judgement"])
     fields: Json = {**raw, "judgement": judgement, "replaced": (first, last)}
+    if is_ablation and "num_forwards" not in raw:
+        # ablations once told forwards under the name of steps
+        fields |= {"num_forwards": raw["steps"], "steps": None}
     return Record(**fields)
 
 
@@ -221,7 +238,7 @@ def from_json(data: Any) -> Results:
                 name=each["name"],
                 command=list(each["command"]),
                 about=each["about"],
-                records=[_record(raw) for raw in each["records"]],
+                records=[_record(raw, "base" in each["about"]) for raw in each["records"]],
                 note=each["note"],
             )
             for each in data["subjects"]
@@ -233,11 +250,57 @@ def from_json(data: Any) -> Results:
 
 def save(results: Results, path: Path) -> None:
     """Write a results file. Raises: ResultsError where the file cannot be written."""
+    write(path, json.dumps(to_json(results), ensure_ascii=False, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: what was there before is there until then.
+
+    Raises: ResultsError where it cannot be written.
+    """
+    # where a link leads to is to be written, not the link
+    target = path.resolve()
+    beside = _beside(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(to_json(results), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if target.exists() and not target.is_file():
+            # a device or a pipe is no file to be replaced
+            target.write_text(text, encoding="utf-8")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error.strerror}. Choose another file.") from error
+        raise _unwritable(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before a run whether its file can be written after it; makes the folder.
+
+    Raises: ResultsError where it cannot.
+    """
+    target = path.resolve()
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if target.is_file() or not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _beside(target).touch()
+            _beside(target).unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+
+def _unwritable(path: Path, error: OSError) -> ResultsError:
+    return ResultsError(f"{path} cannot be written: {error.strerror}. Choose another file.")
 
 
 def load(path: Path) -> Results:
@@ -265,10 +328,21 @@ class Paired:
     second: Summary
 
 
+def shared_gaps(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """The records of the gaps that both have: of the same place, and with the same text taken out."""
+    other = {(record.hole, record.gap): record for record in second}
+    pairs = [(a, b) for a in first if (b := other.get((a.hole, a.gap))) is not None]
+    # the place alone does not tell: another version of the file has other text there
+    return [(a, b) for a, b in pairs if a.reference == b.reference]
+
+
 def compare(first: Sequence[Record], second: Sequence[Record]) -> Paired:
     """Compare two subjects' records gap by gap."""
-    other = {(record.hole, record.gap): record for record in second}
-    shared = [(a, b) for a in first if (b := other.get((a.hole, a.gap))) is not None]
+    return paired(shared_gaps(first, second))
+
+
+def paired(shared: Sequence[tuple[Record, Record]]) -> Paired:
+    """The comparison of records of the same gaps."""
     num_better = sum(b.judgement.is_exact and not a.judgement.is_exact for a, b in shared)
     num_worse = sum(a.judgement.is_exact and not b.judgement.is_exact for a, b in shared)
     return Paired(

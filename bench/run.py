@@ -31,6 +31,9 @@ LINES_AROUND = 4
 Progress = Callable[[int], object]
 """Told the number of holes that are done."""
 
+Keep = Callable[[], object]
+"""Called when more has been measured, to put it where nothing that happens later can lose it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
@@ -130,7 +133,8 @@ def judged(hole: Hole, number: int, gap: Gap, answer: Answer) -> Record:
     confidence = best.confidence if best is not None else None
     if confidence is None and best is not None and "confidence" in told:
         confidence = float(told["confidence"])
-    steps, cached, prefilled = (int(told[name]) if name in told else None for name in ("steps", "cached", "prefilled"))
+    names = ("steps", "cached", "prefilled", "forwards")
+    steps, cached, prefilled, forwards = (int(told[name]) if name in told else None for name in names)
     return Record(
         **_record(hole, number, gap),
         proposal=best.text if best is not None else "",
@@ -146,6 +150,7 @@ def judged(hole: Hole, number: int, gap: Gap, answer: Answer) -> Record:
         steps=steps,
         num_cached=cached,
         num_prefilled=prefilled,
+        num_forwards=forwards,
         judgement=verdict(best) if best is not None else NOTHING,
     )
 
@@ -171,14 +176,18 @@ async def run_server(
     holes: Sequence[Hole],
     conditions: Conditions,
     progress: Progress = lambda done: None,
+    into: SubjectResult | None = None,
 ) -> SubjectResult:
     """Ask one server all holes. A server that dies is started again, a few times; the hole counts as an error.
+
+    into: what is filled, so that the answers so far are there whatever happens.
 
     The server sees an empty workspace folder, the document and conditions.num_neighbours open documents beside it:
     never the file on disk, where what was taken out still stands.
     Raises: ServerError where it cannot be started, or keeps dying.
     """
-    result = SubjectResult(spec.name, list(spec.command))
+    result = into if into is not None else SubjectResult(spec.name)
+    result.command = list(spec.command)
     num_restarts = 0
     # by file, so that the neighbours stay open, as they do for a person
     ordered = sorted(holes, key=lambda hole: (hole.file.path, hole.spans))
@@ -203,7 +212,7 @@ async def run_server(
                 progress(done)
         finally:
             await subject.stop()
-    result.about = {**subject.about, "num_restarts": num_restarts}
+            result.about = {**subject.about, "num_restarts": num_restarts}
     return result
 
 
@@ -234,10 +243,16 @@ async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, condition
 
 
 def run_baseline(
-    name: str, baseline: Baseline, snapshot: Snapshot, holes: Sequence[Hole], progress: Progress = lambda done: None
+    name: str,
+    baseline: Baseline,
+    snapshot: Snapshot,
+    holes: Sequence[Hole],
+    progress: Progress = lambda done: None,
+    into: SubjectResult | None = None,
 ) -> SubjectResult:
-    """Ask one baseline all holes."""
-    result = SubjectResult(name, note="baseline, in the benchmark's own process")
+    """Ask one baseline all holes. into: see run_server."""
+    result = into if into is not None else SubjectResult(name)
+    result.note = "baseline, in the benchmark's own process"
     for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
         neighbours = tuple(other.text for other in neighbours_of(snapshot, hole.file))
         gap = first_gap(hole)

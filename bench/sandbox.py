@@ -86,6 +86,17 @@ def network_wall() -> tuple[str, ...]:
     return words if done.returncode == 0 else ()
 
 
+def num_tasks() -> int:
+    """Threads and processes of this user; 0 where the system does not say (not Linux)."""
+    user, count = os.getuid() if hasattr(os, "getuid") else -1, 0
+    for process in Path("/proc").glob("[0-9]*"):
+        # what ends meanwhile does not count
+        with suppress(OSError):
+            if process.stat().st_uid == user:
+                count += sum(1 for _ in (process / "task").iterdir())
+    return count
+
+
 def run_limited(
     command: Sequence[str],
     folder: Path,
@@ -98,7 +109,8 @@ def run_limited(
     caps = {
         "RLIMIT_CPU": int(limits.seconds) + 2,
         "RLIMIT_FSIZE": limits.file_mib * MIB,
-        "RLIMIT_NPROC": limits.num_processes,
+        # outside a namespace of its own the limit counts everything that the user runs
+        "RLIMIT_NPROC": limits.num_processes + (0 if network_wall() else num_tasks()),
         "RLIMIT_CORE": 0,
     }
     if limits.memory_mib:

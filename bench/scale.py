@@ -1,14 +1,15 @@
 """What an answer costs as the work grows: length of the file, number of documents asked at once, size of the workspace.
 
-Files are made of the snapshot's own code, repeated, so that they parse and their text is no surprise. Knows a server
-through subject.py only.
+Files are made of the snapshot's own code, repeated, so that they parse and their text is no surprise. Every size has a
+server of its own, so that its memory is its own, too. Knows a server through subject.py only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from time import perf_counter
 from typing import Literal, get_args
 
 from .client import Json
+from .errors import SnapshotError
 from .holes import Hole, cut_holes
 from .metrics import percentile
 from .snapshot import Snapshot, SourceFile
@@ -29,26 +31,34 @@ SIZES: dict[ScaleKind, tuple[int, ...]] = {
     "workspace": (10, 100, 1_000, 10_000, 100_000),
 }
 FILES_PER_FOLDER = 200
+ASKED_PART = 4
+"""One file of so many is asked about, and not in the workspace."""
 MIDDLE_CHARS = 10_000
 INDEX_WAIT_S = 3.0
 """How long a server may at least look around in a workspace before it is asked again."""
 MAX_INDEX_WAIT_S = 180.0
+DRAFTED = "similar"
+"""What Lacuna calls the source of an answer that a similar place gave."""
 IDLE_POLL_S = 1.0
 IDLE_SHARE = 0.1
 """A server that uses less of a core than this has looked around."""
 
-Progress = Callable[[int], object]
-
 
 def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
-    """A file of num_lines lines: whole files of the snapshot's commonest language one after the other, the last cut."""
+    """A file of num_lines lines: whole files of the snapshot's commonest language one after the other, the last cut.
+
+    Every file is there before one comes again, so that a copy of a line is as far away as it can be.
+    """
     languages = [file.language for file in snapshot.files]
     language = max(dict.fromkeys(languages), key=languages.count)
     files = [file for file in snapshot.files if file.language == language]
-    rng = Random(f"{seed}/long")
+    order = files.copy()
+    Random(f"{seed}/long").shuffle(order)
     lines: list[str] = []
-    while len(lines) < num_lines:
-        lines += [*rng.choice(files).text.replace("\r\n", "\n").rstrip().split("\n"), ""]
+    for file in itertools.cycle(order):
+        if len(lines) >= num_lines:
+            break
+        lines += [*file.text.replace("\r\n", "\n").rstrip().split("\n"), ""]
     ending = files[0].path.rpartition(".")[2]
     return SourceFile(f"long_{num_lines}.{ending}", language, "\n".join(lines[: num_lines - 1]) + "\n")
 
@@ -70,12 +80,20 @@ def _summary(size: int, answers: Sequence[Answer], subject: ServerSubject) -> Js
         "size": size,
         "num_requests": len(answers),
         "num_proposals": len(times),
+        "num_from_drafts": _num_from_drafts(answers),
         "p50_ms": percentile(everything, 50),
         "p95_ms": percentile(everything, 95),
         "shown_p50_ms": percentile(times, 50) if times else None,
         "shown_p95_ms": percentile(times, 95) if times else None,
         "peak_memory_mib": subject.about.get("peak_memory_mib"),
     }
+
+
+def _num_from_drafts(answers: Sequence[Answer]) -> int | None:
+    """How many answers a similar place gave, mostly without the model; None where the server does not tell."""
+    if not any(answer.told for answer in answers):
+        return None
+    return sum(answer.told.get("source") == DRAFTED for answer in answers)
 
 
 async def _ask(subject: ServerSubject, hole: Hole, name: str) -> Answer:
@@ -88,46 +106,60 @@ async def _ask(subject: ServerSubject, hole: Hole, name: str) -> Answer:
 
 
 async def scale_lines(
-    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, sizes: Sequence[int], count: int, told: Progress
-) -> list[Json]:
-    """Latency by length of the file, in one server process: one document stays open, and holes in its middle move."""
-    rows: list[Json] = []
-    for number, size in enumerate(sizes, 1):
-        file = long_file(snapshot, size)
-        with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
-            subject = ServerSubject(command, conditions, Path(folder).resolve())
-            try:
-                await subject.start()
-                holes = middle_holes(file, snapshot, count, seed=0)
-                answers = [await _ask(subject, hole, file.path) for hole in holes]
-            finally:
-                await subject.stop()
-        rows.append(_summary(file.num_lines, answers, subject))
-        told(number)
-    return rows
+    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, size: int, count: int
+) -> Json:
+    """Latency in a file of size lines, which is opened once: holes in its middle are cut and closed again by edits."""
+    file = long_file(snapshot, size)
+    with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
+        subject = ServerSubject(command, conditions, Path(folder).resolve())
+        answers: list[Answer] = []
+        try:
+            await subject.start()
+            uri = (subject.root / file.path).as_uri()
+            subject.open(uri, file.language, file.text)
+            for hole in middle_holes(file, snapshot, count, seed=0):
+                start, end = hole.spans[0]
+                subject.edit(uri, start, end, "")
+                answers.append(await subject.type_and_ask(uri, start))
+                subject.edit(uri, start, start, hole.references[0])
+        finally:
+            await subject.stop()
+    return _summary(file.num_lines, answers, subject)
 
 
 async def scale_documents(
-    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, sizes: Sequence[int], count: int, told: Progress
-) -> list[Json]:
-    """Latency by number of documents that are asked about at the same moment, again and again."""
-    rows: list[Json] = []
-    for number, size in enumerate(sizes, 1):
-        with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
-            subject = ServerSubject(command, conditions, Path(folder).resolve())
-            holes = cut_holes(snapshot, ["line", "rest-of-line"], size * max(2, count // size), seed=0)
-            answers: list[Answer] = []
-            try:
-                await subject.start()
-                for first in range(0, len(holes), size):
-                    group = holes[first : first + size]
-                    asked = (_ask(subject, hole, f"{place}/{hole.file.path}") for place, hole in enumerate(group))
-                    answers += await asyncio.gather(*asked)
-            finally:
-                await subject.stop()
-        rows.append(_summary(size, answers, subject))
-        told(number)
-    return rows
+    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, size: int, count: int
+) -> Json:
+    """Latency where size documents are asked about at the same moment, again and again."""
+    with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
+        subject = ServerSubject(command, conditions, Path(folder).resolve())
+        holes = cut_holes(snapshot, ["line", "rest-of-line"], size * max(2, count // size), seed=0)
+        answers: list[Answer] = []
+        try:
+            await subject.start()
+            for first in range(0, len(holes), size):
+                group = holes[first : first + size]
+                asked = (_ask(subject, hole, f"{place}/{hole.file.path}") for place, hole in enumerate(group))
+                answers += await asyncio.gather(*asked)
+        finally:
+            await subject.stop()
+    return _summary(size, answers, subject)
+
+
+def parted(snapshot: Snapshot, seed: int = 0) -> tuple[Snapshot, Snapshot]:
+    """The snapshot in two: files that holes are cut into, and files that a workspace is made of.
+
+    A hole whose own file is in the workspace is answered by looking it up, and says nothing of the model's time.
+    Raises: SnapshotError where there is only one file.
+    """
+    if len(snapshot.files) < 2:
+        raise SnapshotError("A workspace needs files beside those that are asked about. Name a snapshot of several.")
+    texts = sorted({file.text for file in snapshot.files})
+    # the same text under two names goes to one side
+    asked = frozenset(Random(f"{seed}/parted").sample(texts, max(1, len(texts) // ASKED_PART)))
+    sides = ([file for file in snapshot.files if (file.text in asked) == is_asked] for is_asked in (True, False))
+    first, second = (replace(snapshot, files=tuple(files)) for files in sides)
+    return first, second
 
 
 def make_workspace(root: Path, snapshot: Snapshot, num_files: int) -> None:
@@ -157,30 +189,36 @@ async def until_idle(subject: ServerSubject, least_s: float, most_s: float) -> N
 
 
 async def scale_workspace(
-    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, sizes: Sequence[int], count: int, told: Progress
-) -> list[Json]:
-    """Latency and memory by number of files in the workspace folder: while the server looks around in it, and after."""
-    rows: list[Json] = []
-    for number, size in enumerate(sizes, 1):
-        with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
-            root = Path(folder).resolve()
-            make_workspace(root, snapshot, size)
-            subject = ServerSubject(command, conditions, root)
-            try:
-                # other holes afterwards: what was asked before may be answered from memory
-                holes = cut_holes(snapshot, ["line", "rest-of-line"], 2 * count, seed=0)
-                await subject.start()
-                begun = perf_counter()
-                early = [await _ask(subject, hole, hole.file.path) for hole in holes[::2]]
-                await until_idle(subject, INDEX_WAIT_S, MAX_INDEX_WAIT_S)
-                looked_s = perf_counter() - begun
-                answers = [await _ask(subject, hole, hole.file.path) for hole in holes[1::2]]
-            finally:
-                await subject.stop()
-        early_ms = percentile([answer.request_ms for answer in early], 95)
-        rows.append({**_summary(size, answers, subject), "early_p95_ms": early_ms, "looked_s": looked_s})
-        told(number)
-    return rows
+    command: Sequence[str], snapshot: Snapshot, conditions: Conditions, size: int, count: int
+) -> Json:
+    """Latency and memory with size files in the workspace folder: while the server looks around in it, and after.
+
+    The holes are those of files that are not in the workspace. num_files_read: what the server says that it has read
+    of it (Lacuna reads no more than 20,000 files).
+    """
+    asked, others = parted(snapshot)
+    with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
+        root = Path(folder).resolve()
+        make_workspace(root, others, size)
+        subject = ServerSubject(command, conditions, root)
+        try:
+            # other holes afterwards: what was asked before may be answered from memory
+            holes = cut_holes(asked, ["line", "rest-of-line"], 2 * count, seed=0)
+            await subject.start()
+            begun = perf_counter()
+            early = [await _ask(subject, hole, hole.file.path) for hole in holes[::2]]
+            await until_idle(subject, INDEX_WAIT_S, MAX_INDEX_WAIT_S)
+            looked_s = perf_counter() - begun
+            answers = [await _ask(subject, hole, hole.file.path) for hole in holes[1::2]]
+        finally:
+            await subject.stop()
+    return {
+        **_summary(size, answers, subject),
+        "early_p95_ms": percentile([answer.request_ms for answer in early], 95),
+        "looked_s": looked_s,
+        "num_files_read": subject.about.get("num_files_read"),
+    }
 
 
 SCALERS = {"lines": scale_lines, "documents": scale_documents, "workspace": scale_workspace}
+"""How one size is measured: one row, by a server of its own."""

@@ -2,7 +2,7 @@
 
 The last characters before the cursor are typed: all but the last key arrive some time before, as a person's do, so
 that the server may prepare; with the last key comes the request, and the clock. Knows LSP through client.py only;
-what Lacuna's log says beyond the protocol (why it declined, how many steps) is read where it is there.
+what Lacuna's log says beyond the protocol (why it declined, how many forwards) is read where it is there.
 
 Longer than most files here: the values of one question and answer, and the one class that asks.
 """
@@ -35,10 +35,13 @@ WARM_UP_CURSOR = WARM_UP.index("+ \n") + 2
 
 _LOG = re.compile(r"infill [^ ]*:\d+:\d+ v\S+ (?P<what>.*), [\d.]+ ms$")
 _DECLINED = re.compile(r"declined: (?P<reason>[\w -]+)")
-_COUNTS = re.compile(
-    r"(?P<source>\S+) \d+ chars, confidence (?P<confidence>[\d.]+), (?P<steps>\d+) steps, "
-    r"(?P<cached>\d+)\+(?P<prefilled>\d+) tokens"
+_COUNTS = (
+    re.compile(r"(?P<source>\S+) \d+ chars, confidence (?P<confidence>[\d.]+), (?P<steps>\d+) steps"),
+    re.compile(r"(?P<cached>\d+)\+(?P<prefilled>\d+) tokens"),
+    re.compile(r"(?P<forwards>\d+) forwards"),
 )
+"""What a line may tell, each for itself: a decline tells the work but no source, an older Lacuna no forwards."""
+_FILES_READ = re.compile(r"(?P<count>\d+) files of the workspace have been read\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Answer:
     request_ms: float
     keystroke_ms: float | None
     told: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What the server's log said: source, confidence, steps, cached, prefilled."""
+    """What the server's log said: source, confidence, steps (of denoising), cached, prefilled, forwards."""
 
 
 def default_command() -> list[str]:
@@ -199,6 +202,8 @@ class ServerSubject:
         if found:
             self._has_log = True
             self._log.append(found["what"])
+        elif read := _FILES_READ.search(line):
+            self.about["num_files_read"] = int(read["count"])
 
     def _on_notification(self, method: str, params: Any) -> None:
         if method == "lacuna/status" and isinstance(params, dict):
@@ -278,6 +283,10 @@ class ServerSubject:
         """Open the document that will be asked about."""
         self._running().open(uri, language, text)
 
+    def edit(self, uri: str, start: int, end: int, new: str) -> None:
+        """Put new in place of [start, end) of an open document."""
+        self._running().change(uri, start, end, new)
+
     def close(self, uri: str) -> None:
         """Close it again."""
         with contextlib.suppress(ServerError):
@@ -323,9 +332,11 @@ class ServerSubject:
             reason = _DECLINED.search(line)
             fallback = "superseded" if reply.is_cancelled or reply.result is None else "nothing"
             declined = "error" if reply.error else reason["reason"].strip() if reason else line or fallback
-        counts = _COUNTS.search(line)
+        told: dict[str, str] = {}
+        for each in _COUNTS:
+            if found := each.search(line):
+                told |= found.groupdict()
         keystroke_ms = (reply.received_at - typed_at) * 1000 if typed_at is not None else None
-        told = counts.groupdict() if counts else {}
         return Answer(items, declined, reply.error, reply.elapsed_ms, keystroke_ms, told)
 
 

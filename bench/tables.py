@@ -9,7 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from .holes import KINDS
-from .results import Json, Paired, Results, SubjectResult, Summary, by, compare, curve_of, summarise
+from .results import (
+    FAILED,
+    Json,
+    Paired,
+    Results,
+    SubjectResult,
+    Summary,
+    by,
+    compare,
+    curve_of,
+    paired,
+    shared_gaps,
+    summarise,
+)
 from .run import is_finite
 
 DEADLINE_MS = 2000.0
@@ -54,6 +67,41 @@ def _times(summary: Summary) -> list[str]:
     return [milliseconds(value) for value in (summary.p50_ms, summary.p95_ms, summary.p99_ms)]
 
 
+def row_name(subject: SubjectResult, subjects: Sequence[SubjectResult]) -> str:
+    """The name of a subject; with how many gaps it was asked, where another was asked more."""
+    most = max(len(each.records) for each in subjects)
+    count = len(subject.records)
+    return subject.name if count == most else f"{subject.name} ({count} of {most} gaps)"
+
+
+def subset_lines(runs: Sequence[Sequence[SubjectResult]]) -> list[str]:
+    """Each server against each baseline that was asked fewer gaps, on the gaps that both were asked.
+
+    runs: the subjects of each run; what stands in one table is summed.
+    """
+    lines: list[str] = []
+    for few in (subject for subject in runs[0] if not subject.command and "base" not in subject.about):
+        for server in (subject for subject in runs[0] if subject.command):
+            shared = [
+                pair
+                for subjects in runs
+                for many in subjects
+                for one in subjects
+                if (many.name, one.name) == (server.name, few.name) and len(one.records) < len(many.records)
+                for pair in shared_gaps(many.records, one.records)
+            ]
+            if not shared:
+                continue
+            pair = paired(shared)
+            told = " | ".join(
+                f"{name}: exact {percent(each.exact)}, line {percent(each.line_exact)}, "
+                f"shown {percent(each.coverage)}, valid {percent(each.valid)}, p50 {milliseconds(each.p50_ms)} ms"
+                for name, each in ((server.name, pair.first), (few.name, pair.second))
+            )
+            lines.append(f"On the same {pair.num_shared} gaps, {told} (exact sign test: p {pair.p_value:.3f}).")
+    return lines
+
+
 def subjects_table(subjects: Sequence[SubjectResult]) -> Table:
     """One row per subject, over all kinds of holes."""
     table = Table(title="All holes", title_justify="left", caption_justify="left")
@@ -67,7 +115,7 @@ def subjects_table(subjects: Sequence[SubjectResult]) -> Table:
     for subject in subjects:
         summary = summarise(subject.records)
         cells = [str(summary.num_gaps), *_quality(summary), *_harm(summary), *_times(summary)]
-        table.add_row(subject.name, *cells, style="" if subject.command else "dim")
+        table.add_row(row_name(subject, subjects), *cells, style="" if subject.command else "dim")
     return table
 
 
@@ -114,7 +162,7 @@ def harm_line(subject: SubjectResult, deadline_ms: float) -> str:
     num_late = sum(record.request_ms > deadline_ms for record in subject.records)
     return (
         f"of {summary.num_proposals} proposals: {rates}; "
-        f"{num_late} of {summary.num_gaps} answers above {deadline_ms:.0f} ms"
+        f"{num_late} of {summary.num_gaps} answers above the deadline of {deadline_ms:.0f} ms"
     )
 
 
@@ -131,11 +179,11 @@ def server_lines(subject: SubjectResult, deadline_ms: float = DEADLINE_MS) -> Te
     if is_finite(summary.keystroke_p50_ms):
         parts.append(
             f"keystroke to text p50 {milliseconds(summary.keystroke_p50_ms)}, "
-            f"p95 {milliseconds(summary.keystroke_p95_ms)} ms"
+            f"p95 {milliseconds(summary.keystroke_p95_ms)}, p99 {milliseconds(summary.keystroke_p99_ms)} ms"
         )
     parts.append(f"every answer p95 {milliseconds(summary.all_p95_ms)}, longest {milliseconds(summary.max_ms)} ms")
     if is_finite(summary.num_forwards_mean):
-        parts.append(f"{summary.num_forwards_mean:.1f} denoise steps a fill")
+        parts.append(f"{summary.num_forwards_mean:.1f} forwards an answer")
     low, high = summary.exact_interval
     parts.append(f"exact {percent(summary.exact)} (95 %: {percent(low)} to {percent(high)})")
     lines = [f"{subject.name}: {title or 'a server without a name'}; " + "; ".join(parts) + "."]
@@ -155,6 +203,8 @@ def server_lines(subject: SubjectResult, deadline_ms: float = DEADLINE_MS) -> Te
     if summary.num_errors:
         first = next(record.error for record in subject.records if record.error)
         lines.append(f"  {summary.num_errors} errors, the first: {first}")
+    if subject.note.startswith(FAILED):
+        lines.append(f"  {subject.note}")
     return Text("\n".join(lines))
 
 
@@ -169,8 +219,11 @@ def tables(results: Results) -> RenderableType:
     machine: Json = results.about["machine"]
     where = Text(f"{machine['processor']}, {machine['num_cores']} cores, {machine['system']}", style="dim")
     parts: list[RenderableType] = [head, where]
+    if ended := results.about.get("ended"):
+        parts.append(Text(f"This run ended early: {ended}", style="bold"))
     if results.subjects:
         parts.append(subjects_table(results.subjects))
+        parts += map(Text, subset_lines([results.subjects]))
     if len(by([record for subject in results.subjects for record in subject.records], lambda r: r.kind)) > 1:
         parts.append(kinds_table(results.subjects))
     deadline_ms = deadline_of(results.about)
@@ -221,6 +274,10 @@ def _cell(key: str, value: float | None) -> str:
     return milliseconds(value) if key.endswith(("_ms", "_mib")) else str(value)
 
 
+def _looked(row: Json) -> tuple[str, str, str]:
+    return milliseconds(row["early_p95_ms"]), f"{row['looked_s']:.0f}", _cell("num", row.get("num_files_read"))
+
+
 def extras_tables(extras: Json) -> RenderableType:
     """Replayed typing, scale and execution, where they were asked for."""
     parts: list[RenderableType] = []
@@ -248,20 +305,21 @@ def extras_tables(extras: Json) -> RenderableType:
         table = Table(title=f"Latency by {kind}", title_justify="left", caption_justify="left")
         if rows and is_finite(ratio := rows[-1]["p95_ms"] / rows[0]["p95_ms"]):
             table.caption = f"p95 at {rows[-1]['size']} is {ratio:.2f} times that at {rows[0]['size']}"
-        _columns(table, kind, "requests", "shown", "p50 ms", "p95 ms", "peak MiB")
+        _columns(table, kind, "requests", "shown", "from drafts", "p50 ms", "p95 ms", "peak MiB")
         is_workspace = any("early_p95_ms" in row for row in rows)
         if is_workspace:
-            _columns(table, "p95 ms at first", "read after s")
+            _columns(table, "p95 ms at first", "idle after s", "files read")
         for row in rows:
             memory = row.get("peak_memory_mib")
             table.add_row(
                 str(row["size"]),
                 str(row["num_requests"]),
                 str(row["num_proposals"]),
+                _cell("num", row.get("num_from_drafts")),
                 milliseconds(row["p50_ms"]),
                 milliseconds(row["p95_ms"]),
                 f"{memory:.0f}" if memory else "–",
-                *((milliseconds(row["early_p95_ms"]), f"{row['looked_s']:.0f}") if is_workspace else ()),
+                *(_looked(row) if is_workspace else ()),
             )
         parts.append(table)
     if rows := extras.get("windows"):

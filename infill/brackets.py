@@ -33,6 +33,22 @@ class BracketScan:
         return len(self.open_brackets) + self.num_stray + self.num_unterminated
 
 
+@dataclass(frozen=True, slots=True)
+class LineEnd:
+    """What is open where a line ends, counted from the beginning of the text, which is taken for code.
+
+    depth, num_braces: all brackets, and braces alone; below 0 where more were closed than opened. innermost: the
+    bracket that was opened last and is still open, or "". aligned_with: the number of its line where something stands
+    behind it, so that what follows is aligned with that; -1 for a bracket that ends its line, or none.
+    """
+
+    depth: int
+    num_braces: int
+    innermost: str
+    aligned_with: int
+    state: State
+
+
 @functools.cache
 def _pattern(language: Language) -> re.Pattern[str]:
     parts: list[str] = []
@@ -40,6 +56,7 @@ def _pattern(language: Language) -> re.Pattern[str]:
     comments += [rf"{re.escape(mark)}[^\n]*" for mark in language.line_comments]
     if comments:
         parts.append(f"(?P<comment>{'|'.join(comments)})")
+    parts += language.literals
     strings: list[str] = []
     for quote in language.quotes:
         mark = re.escape(quote)
@@ -78,8 +95,43 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
             num_unterminated += not is_closed
             if match.end() == end and not is_closed:
                 state = "string"
-        elif match.end() == end:
+        elif kind == "comment" and match.end() == end:
             is_line = match.group().startswith(language.line_comments) if language.line_comments else False
             is_closed = not is_line and match.group().endswith(tuple(pair[1] for pair in language.block_comments))
             state = "code" if is_closed else "comment"
     return BracketScan(tuple(awaited), num_stray, num_unterminated, state)
+
+
+def line_ends(language: Language, text: str) -> list[LineEnd]:
+    """The end of each line of text, in one pass."""
+    opening = {pair[0] for pair in language.brackets}
+    ends: list[LineEnd] = []
+    open_marks: list[tuple[str, int]] = []
+    depth = num_braces = at = 0
+
+    def end_lines(until: int, state: State) -> None:
+        num_lines = text.count("\n", at, until)
+        if num_lines:
+            innermost, aligned_with = open_marks[-1] if open_marks else ("", -1)
+            ends.extend([LineEnd(depth, num_braces, innermost, aligned_with, state)] * num_lines)
+
+    for match in _pattern(language).finditer(text):
+        end_lines(match.start(), "code")
+        at = match.start()
+        if match.lastgroup == "bracket":
+            char = match.group()
+            step = 1 if char in opening else -1
+            depth += step
+            num_braces += step * (char in "{}")
+            if step > 0:
+                newline = text.find("\n", match.end())
+                rest = text[match.end() : newline if newline >= 0 else len(text)]
+                open_marks.append((char, len(ends) if rest.strip() else -1))
+            elif open_marks:
+                open_marks.pop()
+        else:
+            end_lines(match.end(), "comment" if match.lastgroup == "comment" else "string")
+        at = match.end()
+    end_lines(len(text), "code")
+    innermost, aligned_with = open_marks[-1] if open_marks else ("", -1)
+    return [*ends, LineEnd(depth, num_braces, innermost, aligned_with, "code")]

@@ -9,11 +9,13 @@ Knows paths and text, no model.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import os
 import re
+import sys
 import threading
 import time
 import zlib
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 150_000
 """Larger files are generated more often than written."""
+
+POLL_LINES = 256
+"""After so many lines a caller's cancel flag is looked at: about ten milliseconds."""
 
 SLOTS = 4
 """How many places one key remembers; the oldest is overwritten."""
@@ -69,6 +74,11 @@ class _File:
     starts: array[int]
     """Where each line that is not blank begins in text."""
 
+    @property
+    def num_bytes(self) -> int:
+        # one character beyond Latin-1 doubles what every other one takes, an emoji makes it four times as much
+        return sys.getsizeof(self.text) + sys.getsizeof(self.starts)
+
     def line(self, i: int) -> str:
         if not 0 <= i < len(self.starts):
             return ""
@@ -80,10 +90,11 @@ class _File:
 class LineIndex:
     """The index. Thread-safe: a background thread fills it while the engine's thread asks it."""
 
-    def __init__(self, max_text_chars: int = 24_000_000) -> None:
-        """max_text_chars: characters of source text kept; the table beside it takes SLOTS * NUM_KEYS * 4 bytes."""
-        self._max_chars = max_text_chars
-        self._num_chars = 0
+    def __init__(self, max_text_bytes: int = 24_000_000) -> None:
+        """max_text_bytes: memory for source text and line starts; the table beside it takes SLOTS * NUM_KEYS * 4."""
+        self._max_bytes = max_text_bytes
+        self._num_bytes = 0
+        self._generation = 0
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._bases: list[int] = []
         self._by_base: list[_File] = []
@@ -99,21 +110,36 @@ class LineIndex:
     @property
     def num_bytes(self) -> int:
         """About how much memory the index takes: text, line starts and the table."""
-        num_starts = sum(len(file.starts) for file in self._files.values())
-        return self._num_chars + 4 * num_starts + len(self._table) * self._table.itemsize + len(self._next_slot)
+        return self._num_bytes + len(self._table) * self._table.itemsize + len(self._next_slot)
 
-    def update(self, path: str, text: str) -> None:
-        """Take a file in, in place of what was known of it."""
+    @property
+    def generation(self) -> int:
+        """How often the index was cleared. Who began before that must not write what it read by other rules."""
+        return self._generation
+
+    def update(
+        self, path: str, text: str, generation: int | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> bool:
+        """Take a file in, in place of what was known of it. generation: when the caller began; None: now.
+
+        Returns False where cancelled said so before anything was changed.
+        """
         text = redact(text.replace("\r\n", "\n"))
         starts = array("I", _line_starts(text))
         file = _File(path, 0, text, starts)
         # the slow part happens before the lock is taken, or a keystroke would wait for it
         lines = ["", *(file.line(i) for i in range(len(starts))), ""]
-        keys = [(*_keys(lines[i], lines[i + 2]), *_head_key(lines[i + 1])) for i in range(len(starts))]
+        keys: list[tuple[int, ...]] = []
+        for i in range(len(starts)):
+            if cancelled is not None and i % POLL_LINES == 0 and cancelled():
+                return False
+            keys.append((*_keys(lines[i], lines[i + 2]), *_head_key(lines[i + 1])))
         with self._lock:
+            if generation not in (None, self._generation):
+                return True
             self._drop(path)
-            if not starts or len(text) > self._max_chars:
-                return
+            if not starts or file.num_bytes > self._max_bytes:
+                return True
             file.base = self._next_line
             self._next_line += len(starts)
             if self._next_line > 0xF000_0000:
@@ -123,16 +149,19 @@ class LineIndex:
             self._files[path] = file
             self._bases.append(file.base)
             self._by_base.append(file)
-            self._num_chars += len(text)
+            self._num_bytes += file.num_bytes
             for i, of_line in enumerate(keys):
                 for key in of_line:
                     self._put(key, file.base + i)
-            while self._num_chars > self._max_chars:
+            while self._num_bytes > self._max_bytes:
                 self._drop(next(iter(self._files)))
+        return True
 
-    def remove(self, path: str) -> None:
-        """Forget a file, or every file of a folder."""
+    def remove(self, path: str, generation: int | None = None) -> None:
+        """Forget a file, or every file of a folder. generation: see update."""
         with self._lock:
+            if generation not in (None, self._generation):
+                return
             if path in self._files:
                 self._drop(path)
                 return
@@ -143,6 +172,7 @@ class LineIndex:
     def clear(self) -> None:
         """Forget every file."""
         with self._lock:
+            self._generation += 1
             self._clear()
 
     def similar(self, place: Place, num_wanted: int = 8) -> list[Match]:
@@ -181,7 +211,7 @@ class LineIndex:
         file = self._files.pop(path, None)
         if file is None:
             return
-        self._num_chars -= len(file.text)
+        self._num_bytes -= file.num_bytes
         at = bisect_right(self._bases, file.base) - 1
         del self._bases[at], self._by_base[at]
 
@@ -189,7 +219,7 @@ class LineIndex:
         self._files.clear()
         self._bases.clear()
         self._by_base.clear()
-        self._num_chars = 0
+        self._num_bytes = 0
         self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
 
 
@@ -264,6 +294,8 @@ class WorkspaceIndexer:
     ) -> None:
         """is_excluded: paths that are not read. max_files: after so many the rest of the workspace is left out."""
         self._index = index
+        self._generation = index.generation
+        self._has_complained = False
         self._roots = tuple(Path(root) for root in roots)
         self._is_excluded = is_excluded
         self._room = max_files
@@ -285,9 +317,10 @@ class WorkspaceIndexer:
     def _reread(self) -> Iterator[None]:
         while self._changed:
             path = Path(self._changed.popleft())
-            self._index.remove(str(path))
-            if self._is_inside(path) and self._is_wanted(path.name, str(path)):
-                self._read(path)
+            with self._guarded():
+                self._index.remove(str(path), self._generation)
+                if self._is_inside(path) and self._is_wanted(path.name, str(path)):
+                    self._read(path)
             yield
 
     def _is_inside(self, path: Path) -> bool:
@@ -308,12 +341,27 @@ class WorkspaceIndexer:
             try:
                 with os.scandir(folders.popleft()) as entries:
                     for entry in entries:
-                        if self._room > 0 and not entry.is_symlink():
-                            self._visit(entry, folders)
+                        with self._guarded():
+                            if self._room > 0 and not entry.is_symlink():
+                                self._visit(entry, folders)
                         yield
             except OSError:
                 # a folder that went away, or that we may not read, is not part of the workspace
                 continue
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Whatever one entry does, the others are read."""
+        try:
+            yield
+        except OSError:
+            # it went away, or is not ours to look at
+            pass
+        except Exception:
+            # one line in the log tells as much as one for every file
+            if not self._has_complained:
+                logger.exception("The workspace is read on, but something in it could not be.")
+            self._has_complained = True
 
     def _visit(self, entry: os.DirEntry[str], folders: deque[str]) -> None:
         if entry.is_dir():
@@ -330,7 +378,7 @@ class WorkspaceIndexer:
         except (OSError, UnicodeDecodeError):
             return False
         self.num_read += 1
-        self._index.update(str(path), text)
+        self._index.update(str(path), text, self._generation)
         return True
 
     def start(
@@ -348,7 +396,10 @@ class WorkspaceIndexer:
                 self._news.clear()
                 if stopped.is_set():
                     return
-                if is_busy() or self.step(slice_ms) or self._changed:
+                is_more = True
+                with self._guarded():
+                    is_more = is_busy() or self.step(slice_ms) or bool(self._changed)
+                if is_more:
                     stopped.wait(pause_ms / 1e3)
                     continue
                 logger.info("%d files of the workspace have been read.", self.num_read)

@@ -226,7 +226,7 @@ class LocalInfiller:
         neighbours = ""
         if self.policy.use_neighbours:
             neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
-        return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours)
+        return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours, request.head)
 
     def problem(
         self,

@@ -29,6 +29,7 @@ class Language:
     grammar: "module:function" of a tree-sitter grammar package, or "" for none.
     line_comments, block_comments: the marks that begin one, and pairs of marks around one.
     quotes: string marks, the longest first; multiline_quotes: those of them that may cross a newline.
+    literals: patterns of whole literals that the marks alone misread, such as a quote that is a character; tried first.
     blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
     the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
     indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
@@ -44,6 +45,7 @@ class Language:
     block_comments: tuple[tuple[str, str], ...] = (("/*", "*/"),)
     quotes: tuple[str, ...] = _QUOTES
     multiline_quotes: tuple[str, ...] = ()
+    literals: tuple[str, ...] = ()
     blocks: BlockRule = "braces"
     block_openers: tuple[str, ...] = ("{",)
     block_words: frozenset[str] = _NONE
@@ -138,6 +140,18 @@ _C_HOLES = f"""
 {_TODO}
 """
 
+# each begins with a character, so that the scanner passes by quickly, and looks back from behind it
+# after a name, a number or a closing bracket a slash divides, and elements have slashes, too: only where neither can be
+_JAVASCRIPT_REGEX = (
+    r"/(?![*/])(?:(?<=[(\[{,;=:!&|?]/)|(?<=[(\[{,;=:!&|?] /)|(?<==> /)|(?<=return /)|(?<=\n/))"
+    r"(?:[^/\\\[\n]|\\[^\n]|\[(?:[^\]\\\n]|\\[^\n])*\])+/"
+)
+_RAW_GO = "`[^`]*`"
+_RUST_CHAR = r"'(?:[^'\\\n]|\\(?:u\{[^}\n]*\}|x\w\w|[^\n]))'"
+_RAW_RUST = r'r(?<![^\Wbc]r)(?P<hashes>#*)".*?"(?P=hashes)'
+_RAW_CPP = r'R"(?P<mark>[^()\\\s"]{0,16})\(.*?\)(?P=mark)"'
+_GROUPED_DIGITS = r"\d(?<!\w\d)[\w.]*(?:'\w+)+"
+
 _JAVASCRIPT = Language(
     name="javascript",
     ids=("javascript", "javascriptreact"),
@@ -145,6 +159,7 @@ _JAVASCRIPT = Language(
     grammar="tree_sitter_javascript:language",
     quotes=('"', "'", "`"),
     multiline_quotes=("`",),
+    literals=(_JAVASCRIPT_REGEX,),
     indent="  ",
     comment_nodes=_set("comment html_comment"),
     string_nodes=_set("string template_string regex"),
@@ -201,6 +216,7 @@ LANGUAGES: tuple[Language, ...] = (
         grammar="tree_sitter_typescript:language_typescript",
         quotes=_JAVASCRIPT.quotes,
         multiline_quotes=_JAVASCRIPT.multiline_quotes,
+        literals=_JAVASCRIPT.literals,
         indent="  ",
         comment_nodes=_JAVASCRIPT.comment_nodes,
         string_nodes=_JAVASCRIPT.string_nodes,
@@ -218,6 +234,7 @@ LANGUAGES: tuple[Language, ...] = (
         grammar="tree_sitter_typescript:language_tsx",
         quotes=_JAVASCRIPT.quotes,
         multiline_quotes=_JAVASCRIPT.multiline_quotes,
+        literals=_JAVASCRIPT.literals,
         indent="  ",
         comment_nodes=_JAVASCRIPT.comment_nodes,
         string_nodes=_JAVASCRIPT.string_nodes,
@@ -235,6 +252,7 @@ LANGUAGES: tuple[Language, ...] = (
         grammar="tree_sitter_go:language",
         quotes=('"', "'", "`"),
         multiline_quotes=("`",),
+        literals=(_RAW_GO,),
         indent="\t",
         comment_nodes=_set("comment"),
         string_nodes=_set("interpreted_string_literal raw_string_literal rune_literal"),
@@ -251,6 +269,7 @@ LANGUAGES: tuple[Language, ...] = (
         # a single quote may be a lifetime, so it is no string mark for the scanner
         quotes=('"',),
         multiline_quotes=('"',),
+        literals=(_RUST_CHAR, _RAW_RUST),
         comment_nodes=_set("line_comment block_comment"),
         string_nodes=_set("string_literal raw_string_literal char_literal"),
         block_nodes=_set("block declaration_list field_declaration_list match_block enum_variant_list"),
@@ -278,6 +297,7 @@ LANGUAGES: tuple[Language, ...] = (
         ids=("c",),
         extensions=(".c", ".h"),
         grammar="tree_sitter_c:language",
+        literals=(_GROUPED_DIGITS,),
         comment_nodes=_set("comment"),
         string_nodes=_set("string_literal char_literal system_lib_string"),
         block_nodes=_set("compound_statement field_declaration_list enumerator_list"),
@@ -290,6 +310,7 @@ LANGUAGES: tuple[Language, ...] = (
         ids=("cpp", "cuda-cpp", "objective-cpp"),
         extensions=(".cpp", ".cc", ".cxx", ".hpp", ".hh", ".hxx", ".cu", ".cuh"),
         grammar="tree_sitter_cpp:language",
+        literals=(_RAW_CPP, _GROUPED_DIGITS),
         comment_nodes=_set("comment"),
         string_nodes=_set("string_literal char_literal raw_string_literal system_lib_string"),
         block_nodes=_set("compound_statement field_declaration_list declaration_list enumerator_list"),

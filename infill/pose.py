@@ -83,15 +83,22 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def prompt_for(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = "") -> Prompt:
-    """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first."""
+def prompt_for(
+    tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = "", head: str = ""
+) -> Prompt:
+    """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first.
+
+    head: the top of the document, where the snapshot begins below it.
+    """
     prefix, suffix = windows(snapshot, gap, SUFFIX_CHARS if policy.use_suffix else 0)
     typed = typed_piece(prefix) if policy.use_healing else ""
     if not can_open(opening_for(tokenizer, typed), policy.decoding):
         typed = ""
     # the same rule as in training: the header is shown once the prefix window can no longer reach it
     is_far = gap.start + len(gap.lead) > 6 * policy.limits.num_prefix
-    header = file_header(snapshot.text[:HEADER_CHARS], gap.start) if is_far else ""
+    header = ""
+    if is_far:
+        header = file_header(head, len(head)) if head else file_header(snapshot.text[:HEADER_CHARS], gap.start)
     whole = prefix.removesuffix(typed) if typed and not isinstance(tokenizer, ChatTokenizer) else prefix
     prompt = prompt_of(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits)
     return prompt if isinstance(tokenizer, ChatTokenizer) else replace(prompt, typed=typed)

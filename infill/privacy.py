@@ -7,6 +7,7 @@ document and no editor.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -24,15 +25,37 @@ DENY_LIST: tuple[str, ...] = (
 """gitignore patterns, matched on lower-cased paths. The exceptions are templates that hold no secrets by convention."""
 
 IGNORE_FILES = (".gitignore", ".lacunaignore", ".copilotignore")
-"""Read in every folder from the workspace's root down to a file's own."""
+"""Read in every folder from the outermost of workspace and repository down to a file's own."""
+
+FOUND_S = 3.0
+"""How long it is remembered which repository a folder lies in."""
 
 REDACTED = "<redacted>"
 
-_ASSIGNED = re.compile(
-    r"""((?:pass(?:word|wd|phrase)?|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|credential)
-        [\w.-]*["']?\s*(?::=|=>|[:=])\s*[fbru]{0,2}["'`])([^"'`\n]{6,})(["'`])""",
-    re.IGNORECASE | re.VERBOSE,
+MIN_UNQUOTED = 8
+"""A shorter value without quotes is no secret."""
+MAX_BEFORE = 80
+"""So much may stand in a line before a name that is given such a value."""
+
+# the first letter is a class of its own, because a search skips quickly to what may begin a match
+_KEY = re.compile(
+    r"""([pPsStTaAcC](?i:(?<=p)(?:ass(?:word|wd|phrase)?|wd|rivate[_-]?key)|(?<=s)ecret|(?<=t)oken(?!i[sz])
+        |(?<=a)(?:pi|ccess|uth)[_-]?key|(?<=c)redential)[\w.-]{0,60})["']?\s*(:=|=>|[:=])\s*""",
+    re.VERBOSE,
 )
+_QUOTED = re.compile(r"""([fbruFBRU]{0,2}["'`])([^"'`\n]{6,})(["'`])""")
+_UNQUOTED = re.compile(r"""[^\s"'`]{8,}""")
+_LINE_START = re.compile(
+    r"""[ \t]*(?:(?:\#+|//|[-+*;])[ \t]*)?(?:(?:export|set|env|arg)[ \t]+)?["']?([\w.-]*)""", re.IGNORECASE | re.VERBOSE
+)
+"""What may stand before the name in a line of a settings file, a shell script or a comment."""
+_CODE = re.compile(r"[^()\[\]{}<>]*(?:[()\[\]{}<>]|://)|[=:/.~$%&*!@|>-]|(?:0[xX][\da-fA-F]+|[\d_.]+)$")
+"""The beginning of a value that is computed, a path, an address or a number."""
+_NAMES = re.compile(r"(?:[\w.:?!|&>*-]|=(?=\w))+|[a-z\d_./-]+")
+"""Names, what joins them, and types."""
+_SCRAMBLED = re.compile(r"[A-Za-z]\d+[a-z][A-Za-z]*\d|(?:\d[A-Za-z]*){5}")
+"""Letters and digits mixed as nobody mixes them in a name."""
+_BEARER = re.compile(r"([Bb]earer[ \t]+)[\w.~+/=-]{16,}")
 _KEY_BLOCK = re.compile(
     r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(.*?)(-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
@@ -48,13 +71,19 @@ _TOKENS = re.compile(
 class PathRules:
     """Says which files are off limits. Ignore files are read once per folder and again when they change."""
 
-    def __init__(self, roots: Iterable[str | Path] = (), extra: Iterable[str] = ()) -> None:
-        """roots: the workspace's folders. extra: more gitignore patterns, from the user's own settings."""
-        # the innermost of nested folders is the one a file belongs to
-        self._roots = sorted((Path(root).absolute() for root in roots), key=lambda root: -len(root.parts))
+    def __init__(
+        self, roots: Iterable[str | Path] = (), extra: Iterable[str] = (), *, is_everywhere: bool = False
+    ) -> None:
+        """roots: the workspace's folders; ignore files count inside them, and in the repositories that they lie in.
+        extra: more gitignore patterns, from the user's own settings. is_everywhere: ignore files count for files
+        outside of all roots, too, from their repository down.
+        """
+        self._roots = [Path(root).absolute() for root in roots]
+        self._is_everywhere = is_everywhere
         self._deny = GitIgnoreSpec.from_lines(DENY_LIST)
         self._extra = GitIgnoreSpec.from_lines(extra)
         self._specs: dict[Path, tuple[tuple[int, ...], GitIgnoreSpec | None]] = {}
+        self._repositories: dict[Path, tuple[float, Path | None]] = {}
 
     def is_excluded(self, path: str | Path) -> bool:
         """Whether a file must be neither read nor proposed in. A path without a file behind it counts by its name."""
@@ -64,39 +93,87 @@ class PathRules:
         inside = PurePosixPath(*whole.parts[1:]).as_posix()
         if self._deny.match_file(inside.lower()) or self._extra.match_file(inside):
             return True
-        root = next((root for root in self._roots if whole.is_relative_to(root)), None)
-        return root is not None and self._is_ignored(whole, root)
+        top = self._top(whole)
+        return top is not None and self._is_ignored(whole, top)
 
-    def _is_ignored(self, whole: Path, root: Path) -> bool:
+    def _top(self, whole: Path) -> Path | None:
+        """The outermost folder whose ignore files count for a file; None: none do."""
+        roots = [root for root in self._roots if whole.is_relative_to(root)]
+        if roots:
+            # a workspace may be a part of a repository, and a repository a part of a workspace
+            return min((self._repository(root) or root for root in roots), key=lambda top: len(top.parts))
+        return self._repository(whole.parent) if self._is_everywhere else None
+
+    def _repository(self, folder: Path) -> Path | None:
+        """The nearest folder that holds .git, from this one upwards. Without one no ignore file is looked for: those
+        between here and the root of the disk are nobody's."""
+        now = time.monotonic()
+        known = self._repositories.get(folder)
+        if known is None or now - known[0] > FOUND_S:
+            if len(self._repositories) > 1000:
+                self._repositories.clear()
+            found = next((each for each in (folder, *folder.parents) if _stamp(each / ".git")), None)
+            known = self._repositories[folder] = (now, found)
+        return known[1]
+
+    def _is_ignored(self, whole: Path, top: Path) -> bool:
         """What git would say of the file and the folders it lies in; a folder's rules overrule those above it."""
-        parts = whole.relative_to(root).parts
+        parts = whole.relative_to(top).parts
+        specs: list[tuple[int, GitIgnoreSpec]] = []
+        folder = top
         for depth in range(1, len(parts) + 1):
+            if (spec := self._spec(folder)) is not None:
+                specs.append((depth - 1, spec))
             is_folder = depth < len(parts)
             verdict = False
-            for at in range(depth):
-                spec = self._spec(root.joinpath(*parts[:at]))
-                if spec is None:
-                    continue
+            for at, spec in specs:
                 name = "/".join(parts[at:depth]) + ("/" if is_folder else "")
                 include = spec.check_file(name).include
                 verdict = verdict if include is None else include
             if verdict:
                 # what lies in an ignored folder cannot be taken back
                 return True
+            folder /= parts[depth - 1]
         return False
 
     def _spec(self, folder: Path) -> GitIgnoreSpec | None:
-        stamps = tuple(_stamp(folder / name) for name in IGNORE_FILES)
+        stamps = (_exclude_stamp(folder), *(_stamp(folder / name) for name in IGNORE_FILES))
         known = self._specs.get(folder)
         if known is not None and known[0] == stamps:
             return known[1]
-        lines: list[str] = []
-        for name, stamp in zip(IGNORE_FILES, stamps, strict=True):
+        # what is said later overrules: git, too, puts the repository's own file below .gitignore
+        lines = _lines(_exclude_file(folder)) if stamps[0] else []
+        for name, stamp in zip(IGNORE_FILES, stamps[1:], strict=True):
             if stamp:
                 lines += _lines(folder / name)
         spec = GitIgnoreSpec.from_lines(lines) if lines else None
         self._specs[folder] = (stamps, spec)
         return spec
+
+
+def _exclude_stamp(folder: Path) -> int:
+    """When .git/info/exclude was written; 0 where there is none."""
+    try:
+        return (folder / ".git" / "info" / "exclude").stat().st_mtime_ns
+    except NotADirectoryError:
+        # a worktree or a submodule
+        return _stamp(_exclude_file(folder))
+    except OSError:
+        return 0
+
+
+def _exclude_file(folder: Path) -> Path:
+    """Where a repository has its own ignore file. In a worktree or a submodule `.git` is a file that says where."""
+    git = folder / ".git"
+    try:
+        if git.is_file():
+            git = folder / git.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
+        common = git / "commondir"
+        if common.is_file():
+            git = git / common.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        pass
+    return git / "info" / "exclude"
 
 
 def _stamp(path: Path) -> int:
@@ -128,4 +205,41 @@ def redact(text: str) -> str:
     text = _KEY_BLOCK.sub(lambda m: m[1] + "\n" * m[2].count("\n") + m[3], text)
     text = _IN_URL.sub(f"{REDACTED}:{REDACTED}", text)
     text = _TOKENS.sub(REDACTED, text)
-    return _ASSIGNED.sub(lambda m: m[1] + REDACTED + m[3], text)
+    text = _BEARER.sub(lambda m: m[1] + REDACTED, text)
+    return _without_assigned(text)
+
+
+def _without_assigned(text: str) -> str:
+    """Text without the values that are given to names like `password`."""
+    pieces: list[str] = []
+    at = 0
+    for key in _KEY.finditer(text):
+        start = key.end()
+        if key.start() < at:
+            # inside of a value that was taken out
+            continue
+        if (quoted := _QUOTED.match(text, start)) is not None:
+            pieces += (text[at : quoted.start(2)], REDACTED)
+            at = quoted.end(2)
+        elif (length := _unquoted(text, key)) > 0:
+            pieces += (text[at:start], REDACTED)
+            at = start + length
+    return "".join((*pieces, text[at:]))
+
+
+def _unquoted(text: str, key: re.Match[str]) -> int:
+    """The length of a secret without quotes behind a name, as settings files have it; 0 for what is no secret."""
+    begin = text.rfind("\n", max(0, key.start() - MAX_BEFORE), key.start()) + 1
+    before = _LINE_START.fullmatch(text, begin, key.start()) if begin or key.start() <= MAX_BEFORE else None
+    value = _UNQUOTED.match(text, key.end()) if before is not None else None
+    if before is None or value is None or "\n" in key[0]:
+        return 0
+    whole = value[0].rstrip(",;")
+    # longer values need no longer look
+    shown = whole[:512].partition(",")[0]
+    if len(shown) < MIN_UNQUOTED or _CODE.match(shown):
+        return 0
+    # in code a word is a name, in a line of a shell it is the value
+    is_shell = key[0] == f"{key[1]}=" and (before[1] + key[1]).isupper() and whole == value[0]
+    is_name = _NAMES.fullmatch(shown) and not _SCRAMBLED.search(shown)
+    return 0 if is_name and not (is_shell and shown.isalnum()) else len(whole)

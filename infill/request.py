@@ -36,6 +36,7 @@ class InfillRequest:
     """One gap to fill in one snapshot of one document.
 
     start, end: the span [start, end) to be replaced; start == end is a cursor.
+    head: the top of the document, where text begins further below.
     typed: text that the editor's own completion popup would insert at start; a proposal must begin with it.
     min_confidence: proposals whose calibrated confidence is lower are declined.
     deadline_ms: time allowed from the call; what is ready by then is returned. None: no limit.
@@ -58,6 +59,7 @@ class InfillRequest:
     in_comments: bool = True
     """Whether to propose inside comments while typing."""
     seed: int = 0
+    head: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= len(self.text):

@@ -119,8 +119,12 @@ class SyntaxTree:
 
     def damage(self, margins: tuple[int, int] = (0, 0)) -> Damage:
         """How broken the window is. margins: see there."""
+        num_errors = sum(1 for _ in self._errors())
+        if self.tree is not None and not num_errors:
+            # a grammar that is content has matched every bracket and quote, where the scanner may misread one
+            return Damage(0, 0)
         text = self.text[margins[0] : len(self.text) - margins[1]] if any(margins) else self.text
-        return Damage(sum(1 for _ in self._errors()), scan_brackets(self.language, text).num_unbalanced)
+        return Damage(num_errors, scan_brackets(self.language, text).num_unbalanced)
 
     def error_spans(self) -> list[tuple[int, int]]:
         """The spans of ERROR and MISSING nodes, in document offsets."""

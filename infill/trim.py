@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .brackets import LineEnd, line_ends
 from .gate import adds_errors
 from .overlap import is_loop, normalized, overlap_variants, repeats_below
+from .restyle import columns, restyled
 from .snapshot import Indent, Snapshot
 from .span import Gap, opens_block, surroundings
 from .syntax import SyntaxTree
@@ -52,13 +54,16 @@ def trim(
     middle = raw.replace("\r\n", "\n").replace("\r", "\n")
     if _GARBLED.search(middle):
         return Refusal("garbled")
-    ended = _natural_end(middle, is_complete, gap, snapshot, tree, indent)
+    ends: list[LineEnd] = []
+    if gap.is_multiline:
+        ends = line_ends(tree.language, middle)
+        middle = restyled(middle, ends, gap.indent, indent, tree.language)
+    ended = _natural_end(middle, ends, is_complete, gap, snapshot, tree, indent)
     if isinstance(ended, Refusal):
         return ended
     middle = _without_edges(ended, gap, snapshot)
     if not middle.strip():
         return Refusal("empty")
-    middle = _restyled(middle, indent)
     fitted = _fitted(middle, gap, snapshot, tree)
     if isinstance(fitted, Refusal):
         return fitted
@@ -92,12 +97,18 @@ def _is_body_due(gap: Gap, snapshot: Snapshot) -> bool:
 
 
 def _natural_end(
-    middle: str, is_complete: bool, gap: Gap, snapshot: Snapshot, tree: SyntaxTree, indent: Indent
+    middle: str,
+    ends: list[LineEnd],
+    is_complete: bool,
+    gap: Gap,
+    snapshot: Snapshot,
+    tree: SyntaxTree,
+    indent: Indent,
 ) -> str | Refusal:
     if gap.extent == "span":
         return middle if is_complete else Refusal("unfinished")
     if gap.extent == "block":
-        return _block_end(middle, is_complete, gap, tree, indent)
+        return _block_end(middle, ends, is_complete, gap, tree, indent)
     line, newline, _ = middle.partition("\n")
     if not newline and not is_complete:
         return Refusal("unfinished")
@@ -108,21 +119,22 @@ def _natural_end(
     return line
 
 
-def _block_end(middle: str, is_complete: bool, gap: Gap, tree: SyntaxTree, indent: Indent) -> str | Refusal:
+def _block_end(
+    middle: str, ends: list[LineEnd], is_complete: bool, gap: Gap, tree: SyntaxTree, indent: Indent
+) -> str | Refusal:
     """The lines of middle that belong to the block: until one is indented less, or closes more than was opened."""
     lines = middle.split("\n")
-    width = _columns(gap.indent, indent)
-    depth = 0
+    width = columns(gap.indent, indent)
     end = len(lines) if is_complete else len(lines) - 1
     for i, line in enumerate(lines):
-        if i and line.strip() and _columns(line, indent) < width:
+        # what stands inside of a string or a comment has no level
+        is_level = i and line.strip() and ends[i - 1].state == "code"
+        if is_level and columns(line, indent) < width:
             end = min(end, i)
             break
-        if tree.language.blocks == "braces":
-            depth += line.count("{") - line.count("}")
-            if depth < 0:
-                end = min(end, i)
-                break
+        if tree.language.blocks == "braces" and ends[i].num_braces < 0:
+            end = min(end, i)
+            break
     if end == 0:
         return Refusal("empty" if is_complete else "unfinished")
     kept = lines[:end]
@@ -143,24 +155,6 @@ def _without_edges(middle: str, gap: Gap, snapshot: Snapshot) -> str:
     if gap.tail or not here.tail or here.tail[0].isspace():
         middle = middle.rstrip(" \t\n") if gap.extent != "span" else middle.rstrip(" \t")
     return middle
-
-
-def _restyled(middle: str, indent: Indent) -> str:
-    """Middle with the indentation of its second and later lines in the document's style."""
-    first, *others = middle.split("\n")
-    return "\n".join([first, *(_restyled_line(line.rstrip(" \t"), indent) for line in others)])
-
-
-def _restyled_line(line: str, indent: Indent) -> str:
-    body = line.lstrip(" \t")
-    lead = line[: len(line) - len(body)]
-    if indent.is_tabs and " " in lead:
-        num_tabs, num_spaces = lead.count("\t"), lead.count(" ")
-        step = 4 if num_spaces % 4 == 0 else 2
-        return "\t" * (num_tabs + num_spaces // step) + " " * (num_spaces % step) + body
-    if not indent.is_tabs and "\t" in lead:
-        return lead.replace("\t", indent.unit) + body
-    return line
 
 
 def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str | Refusal:
@@ -215,11 +209,11 @@ def _is_indented_well(middle: str, gap: Gap, tree: SyntaxTree) -> bool:
         return True
     levels = [len(gap.indent.expandtabs(8))]
     is_open = False
-    depth = 0
+    ends = line_ends(tree.language, middle)
     for i, line in enumerate(middle.split("\n")):
         if '"""' in line or "'''" in line:
             return True
-        if i and line.strip() and depth <= 0:
+        if i and line.strip() and ends[i - 1].depth <= 0:
             width = len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(8))
             if width > levels[-1] and not is_open:
                 return False
@@ -230,12 +224,5 @@ def _is_indented_well(middle: str, gap: Gap, tree: SyntaxTree) -> bool:
                 if not levels or width > levels[-1]:
                     return False
         if line.strip() and not line.lstrip().startswith("#"):
-            depth += sum(line.count(pair[0]) - line.count(pair[1]) for pair in tree.language.brackets)
             is_open = opens_block(line, tree.language) or line.rstrip().endswith("\\")
     return True
-
-
-def _columns(line: str, indent: Indent) -> int:
-    lead = line[: len(line) - len(line.lstrip(" \t"))]
-    # model and document may differ in style; a tab is one level of the document either way
-    return len(lead.replace("\t", " " * (4 if indent.is_tabs else indent.width)))

@@ -7,9 +7,11 @@ the four actions share one way from a plan to an edit.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -35,6 +37,9 @@ MAX_HOLES = 12
 MAX_LISTED_CHARS = 300_000
 """In a longer file only what is at the cursor is offered: searching all of it at every stop would be felt."""
 
+PIECE_CHARS = 8_000
+"""Holes are looked for piece by piece, because a few of them are enough to know what to offer."""
+
 MAX_SELECTION_CHARS = 4_000
 LEFT_ALONE = "the model would leave it as it is"
 NOT_PARSED = "what the model wrote would not parse"
@@ -43,6 +48,7 @@ NUM_REPAIRS = 4
 """Different seeds that a repair is tried with."""
 
 _MAYBE_HOLE = re.compile(r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''")
+_COLUMN_0 = re.compile(r"^[^\s)\]}]", re.MULTILINE)
 
 TITLES: dict[ActionKind, tuple[str, str]] = {
     "fillHole": ("Lacuna: fill this hole", names.FILL_HOLE_KIND),
@@ -88,26 +94,33 @@ class Outcome:
     reason: str = ""
 
 
+def action_key(uri: str) -> str:
+    """What the scheduler knows the work for a document's actions by."""
+    return f"{uri}#action"
+
+
 class CodeActions:
-    """One per server. Event loop only, but for the work that it hands to the engine thread."""
+    """One per server. Event loop only, but for the work that it hands to other threads."""
 
     def __init__(self, server: LacunaServer) -> None:
         self._server = server
-        self._num_holes: dict[str, tuple[int, int]] = {}
-        """Uri -> (revision, number of holes)."""
+        self._reader = ThreadPoolExecutor(1, "lacuna-actions")
+        """Reads whole files for what can be done in them: that takes longer than a key may wait."""
+        self._has_holes: dict[str, tuple[int, bool]] = {}
+        """Uri -> (revision, whether there are several holes)."""
 
     # listing
 
-    def offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
-        """What can be done at the cursor or with the selection."""
+    async def offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
+        """What can be done at the cursor or with the selection; nothing when the text changed meanwhile."""
         try:
-            return self._offer(params)
+            return await self._offer(params)
         except Exception:
             # editors ask at every stop of the cursor, and would show an error
             logger.exception("Listing the code actions failed.")
             return []
 
-    def _offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
+    async def _offer(self, params: types.CodeActionParams) -> list[types.CodeAction]:
         document = self._server.documents.get(params.text_document.uri)
         if document is None:
             return []
@@ -116,21 +129,28 @@ class CodeActions:
         if not is_on or not self._server.privacy.may_propose(document, options):
             return []
         start, end = document.offset_at(params.range.start), document.offset_at(params.range.end)
-        plans = [
-            Plan(kind, document.uri, document.revision, low, high)
-            for kind, low, high in self._possible(document, start, end, params.context.only)
-        ]
-        return [self._action(plan) for plan in plans]
+        revision, text, only = document.revision, document.text, params.context.only
+
+        def look() -> list[tuple[ActionKind, int, int]]:
+            # many may wait in line, and the user has gone on since
+            return self._possible(document, revision, text, start, end, only) if document.revision == revision else []
+
+        possible = await asyncio.get_running_loop().run_in_executor(self._reader, look)
+        if document.revision != revision:
+            return []
+        return [self._action(Plan(kind, document.uri, revision, low, high)) for kind, low, high in possible]
 
     def _possible(
-        self, document: Document, start: int, end: int, only: Sequence[str] | None
+        self, document: Document, revision: int, text: str, start: int, end: int, only: Sequence[str] | None
     ) -> list[tuple[ActionKind, int, int]]:
+        # in the reader's thread
+
         def wanted(kind: ActionKind) -> bool:
             name = TITLES[kind][1]
             return only is None or any(name == each or name.startswith(f"{each}.") or not each for each in only)
 
         found: list[tuple[ActionKind, int, int]] = []
-        text = clean(document.text)
+        text = clean(text)
         if start == end:
             if wanted("fillHole") and _hole_gap(document, text, start) is not None:
                 found.append(("fillHole", start, start))
@@ -138,19 +158,13 @@ class CodeActions:
                 found.append(("repair", *broken))
         elif wanted("rewrite") and (chosen := _trimmed(text, start, end)) is not None:
             found.append(("rewrite", *chosen))
-        if wanted("fillAll") and self._count_holes(document, text) > 1:
-            found.append(("fillAll", start, start))
+        if wanted("fillAll"):
+            known = self._has_holes.get(document.uri)
+            if known is None or known[0] != revision:
+                known = self._has_holes[document.uri] = (revision, _has_several_holes(document, text))
+            if known[1]:
+                found.append(("fillAll", start, start))
         return found
-
-    def _count_holes(self, document: Document, text: str) -> int:
-        known = self._num_holes.get(document.uri)
-        if known is not None and known[0] == document.revision:
-            return known[1]
-        number = 0
-        if len(text) <= MAX_LISTED_CHARS and _MAYBE_HOLE.search(text):
-            number = len(_hole_gaps(document, text))
-        self._num_holes[document.uri] = (document.revision, number)
-        return number
 
     def _action(self, plan: Plan) -> types.CodeAction:
         title, kind = TITLES[plan.kind]
@@ -167,7 +181,7 @@ class CodeActions:
 
     def on_close(self, uri: str) -> None:
         """The document is gone."""
-        self._num_holes.pop(uri, None)
+        self._has_holes.pop(uri, None)
 
     # computing
 
@@ -234,7 +248,9 @@ class CodeActions:
             return None, Outcome(reason="the document has changed; ask again")
         options = self._server.options_for(document)
         text = clean(document.text)
-        gaps = _gaps_of(plan, document, text)
+        gaps = await asyncio.get_running_loop().run_in_executor(self._reader, _gaps_of, plan, document, text)
+        if document.revision != plan.revision:
+            return None, Outcome(reason="the document has changed; ask again")
         if not gaps:
             return document, Outcome(reason="there is nothing to do here")
         task = _Task(
@@ -251,20 +267,22 @@ class CodeActions:
             plan.kind,
         )
         work = task.with_instruction(instruction, _language(document)) if instruction.strip() else task
-        key = f"{plan.uri}#action"
+        key = action_key(plan.uri)
         token = self._server.scheduler.begin(key)
         self._server.status_board.set_filling(True)
         try:
             result = await self._server.scheduler.run(key, token, work.run, deadline_s=DEADLINE_S)
         finally:
             self._server.status_board.set_filling(False)
+        if document.revision != plan.revision or self._server.documents.get(plan.uri) is not document:
+            return None, Outcome(reason="the document has changed; ask again")
         if isinstance(result, Ending):
+            if result is Ending.SUPERSEDED and self._server.status_board.is_paused:
+                return document, Outcome(reason="Lacuna is paused")
             reasons = {Ending.LATE: "it took too long", Ending.SUPERSEDED: "another action was asked for"}
             why = self._server.status_board.engine.detail
             not_ready = f"the model is not ready ({why})" if why else "the model is not ready"
             return document, Outcome(reason=reasons.get(result, not_ready))
-        if document.revision != plan.revision:
-            return None, Outcome(reason="the document has changed; ask again")
         return document, result
 
 
@@ -376,6 +394,29 @@ def _hole_gaps(document: Document, text: str) -> list[GapSpan]:
     from ..infill.holes import find_holes
 
     return [hole.gap for hole in find_holes(_language(document), text) if hole.is_sure]
+
+
+def _has_several_holes(document: Document, text: str) -> bool:
+    """Whether filling all holes is worth offering. A piece is read out of its context, so what is filled may differ."""
+    if len(text) > MAX_LISTED_CHARS:
+        return False
+    number = 0
+    for piece in _pieces(text):
+        if _MAYBE_HOLE.search(piece):
+            number += len(_hole_gaps(document, piece))
+        if number > 1:
+            return True
+    return False
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces that begin with a line in column 0."""
+    start = 0
+    while start < len(text):
+        next_one = _COLUMN_0.search(text, start + PIECE_CHARS)
+        end = next_one.start() if next_one is not None else len(text)
+        yield text[start:end]
+        start = end
 
 
 def _broken_lines(document: Document, text: str, offset: int) -> tuple[int, int] | None:

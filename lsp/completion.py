@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from lsprotocol import types
@@ -22,9 +22,11 @@ from lsprotocol import types
 from ..infill.recent import RecentProposals
 from ..infill.request import IndentStyle, Infiller, InfillRequest, InfillResult, Kind, Neighbour, Proposal
 from . import protocol as names
+from .actions import action_key
 from .cancel import CancelToken
 from .documents import Document, Snapshot
 from .metrics import KEPT_AFTER_S, Metrics, default_file, num_kept
+from .next_edit import next_key
 from .options import Options
 from .positions import num_units
 from .scheduler import Ending
@@ -40,6 +42,9 @@ EXPLICIT_DEADLINE_S = 30.0
 BUSY_AFTER_S = 0.2
 LOOK_AHEAD_AFTER_S = 0.06
 """A pause this long over a proposal is worth computing what follows it."""
+
+MIN_ASKED = 3
+"""So many proposals at least are looked for when somebody asks by a key: he wants to see more than what he sees."""
 
 MAX_REMEMBERED = 256
 _WORD = re.compile(r"\w+\Z")
@@ -57,9 +62,9 @@ class Shown:
     uri: str
     text: str
     offset: int
-    is_rest: bool
-    """Whether it is what is left of a proposal that is being typed along."""
-    is_shown: bool = False
+    first: Shown | None = None
+    """The answer that this one repeats, or is the rest of while it is typed along."""
+    is_counted: bool = False
     accepted_units: int = 0
 
 
@@ -98,6 +103,8 @@ class InlineCompletions:
         self._recent = RecentProposals()
         self._ahead: dict[str, InfillRequest] = {}
         """Uri -> the post-accept request that was computed ahead last."""
+        self._asked_last: tuple[str, int, int] | None = None
+        """Uri, revision and offset where a key asked last: what is remembered there is all that the model has."""
         self.metrics = Metrics(None)
         self._reports_shows = False
         """Whether this client says what it shows; of others, what is answered counts as shown."""
@@ -144,12 +151,14 @@ class InlineCompletions:
         """The best proposal as one clearly labelled item of the ordinary list, for clients without ghost text."""
         nothing = types.CompletionList(is_incomplete=True, items=[])
         document = self._server.documents.get(params.text_document.uri)
+        if document is None or not self._server.options_for(document).features.completion_fallback:
+            return nothing
         is_explicit = params.context is None or params.context.trigger_kind == types.CompletionTriggerKind.Invoked
         kind = types.InlineCompletionTriggerKind
         context = names.InlineCompletionContext(kind.Invoked if is_explicit else kind.Automatic)
         uri = names.VersionedDocument(params.text_document.uri)
         items = await self.answer(names.InlineCompletionParams(uri, params.position, context))
-        if not items or document is None or items[0].range is None or not document.is_valid(params.position):
+        if not items or items[0].range is None or not document.is_valid(params.position):
             return nothing
         best, span, written = items[0], items[0].range, str(items[0].insert_text)
         # clients filter by the word left of the cursor, so it belongs to the item
@@ -192,10 +201,12 @@ class InlineCompletions:
         selected, formatting = params.context.selected_completion_info, params.formatting_options
         asked = self._asked(document, options, params.position, selected, formatting, is_explicit)
         revision = document.revision
-        if found := self._recent.recall(asked.request):
+        place = (document.uri, revision, asked.request.end)
+        found = self._recall(asked, document)
+        if found and (not is_explicit or len(found) >= asked.request.num_alternatives or place == self._asked_last):
             self._look_ahead(asked, found, document)
             self._log(document, params.position, start, f"recent {len(found[0].text)} chars")
-            return self._items(found, asked, document)
+            return self._answered(found, asked, document)
         if not is_explicit and not await self._wait(self._debounce_s(options), token):
             return None
         deadline_s = EXPLICIT_DEADLINE_S if is_explicit else options.proposal.deadline_ms / 1000
@@ -204,19 +215,21 @@ class InlineCompletions:
             return None
         if isinstance(result, Ending):
             self._log(document, params.position, start, result.value)
-            return []
+            return self._answered(found, asked, document)
         if result.is_cancelled:
             return None
         elapsed_ms = (time.monotonic() - start) * 1000
         self._server.status_board.set_latency(elapsed_ms)
         self.metrics.latency(elapsed_ms)
-        self._recent.remember(asked.request, result.proposals)
-        self._look_ahead(asked, result.proposals, document)
+        # what is shown already stays the first
+        known = {each.text for each in found}
+        proposals = (*found, *(each for each in result.proposals if each.text not in known))
+        self._recent.remember(asked.request, proposals)
+        if is_explicit:
+            self._asked_last = place
+        self._look_ahead(asked, proposals, document)
         self._log(document, params.position, start, _summary(result))
-        items = self._items(result.proposals, asked, document)
-        if items and not self._reports_shows:
-            self._count_shown(result.proposals[0].text)
-        return items
+        return self._answered(proposals, asked, document)
 
     def _why_quiet(
         self, document: Document, options: Options, position: types.Position, is_explicit: bool
@@ -265,11 +278,12 @@ class InlineCompletions:
             kind=extents.get(options.proposal.extent, "auto"),
             typed=typed,
             neighbours=self.neighbours(document, options),
-            num_alternatives=options.proposal.alternatives,
+            num_alternatives=max(options.proposal.alternatives, MIN_ASKED if is_explicit else 1),
             indent=indent,
             min_confidence=0.0 if is_explicit else options.proposal.min_confidence,
             is_explicit=is_explicit,
             in_comments=options.proposal.in_comments,
+            head=document.head(snapshot),
         )
         return Asked(request, snapshot, len(before), position)
 
@@ -278,16 +292,16 @@ class InlineCompletions:
         if not options.context.open_documents:
             return ()
         privacy = self._server.privacy
-        # the other cells of a notebook are in the text already
-        others = [
+        # the other cells of a notebook are in the text already; whether one may be read is asked on the disk
+        others = (
             other
-            for other in self._server.documents
+            for other in reversed(list(self._server.documents))
             if other is not document
             and other.language == document.language
             and not (document.notebook and other.notebook == document.notebook)
             and privacy.may_read(other, options)
-        ]
-        latest = list(reversed(others))[: options.context.max_documents]
+        )
+        latest = islice(others, options.context.max_documents)
         return tuple(Neighbour(other.path or other.uri, privacy.text(other, options)) for other in latest)
 
     def _debounce_s(self, options: Options) -> float:
@@ -323,6 +337,7 @@ class InlineCompletions:
 
         board = self._server.status_board
         loop = asyncio.get_running_loop()
+        self._server.next_edits.give_up()
         busy = loop.call_later(BUSY_AFTER_S, lambda: board.set_filling(True))
         try:
             # a little slack: an infiller that keeps to its deadline answers what it has
@@ -337,15 +352,43 @@ class InlineCompletions:
             self._fill_s += 0.3 * (result.timings.total_ms / 1000 - self._fill_s)
         return result
 
-    def _items(
+    def _recall(self, asked: Asked, document: Document) -> tuple[Proposal, ...]:
+        """What is remembered for here. What a key brought up below the floor comes by itself only while typed along."""
+        found = self._recent.recall(asked.request)
+        floor = asked.request.min_confidence
+        if all(each.confidence >= floor for each in found):
+            return found
+        cursor = asked.request.end + asked.shift
+        formers = [self._former(each, asked, document) for each in found]
+        return tuple(
+            each
+            for each, former in zip(found, formers, strict=True)
+            if each.confidence >= floor or (former is not None and former.offset < cursor)
+        )
+
+    def _former(self, proposal: Proposal, asked: Asked, document: Document) -> Shown | None:
+        """The first answer that this proposal from memory was part of, if it was answered before."""
+        start, cursor = proposal.start + asked.shift, asked.request.end + asked.shift
+        end = start + len(proposal.text)
+        for shown in reversed(self._shown.values()):
+            is_same = shown.uri == document.uri and shown.offset + len(shown.text) == end and shown.offset <= cursor
+            if is_same and shown.text.endswith(proposal.text[max(0, shown.offset - start) :]):
+                return shown.first or shown
+        return None
+
+    def _answered(
         self, proposals: Sequence[Proposal], asked: Asked, document: Document
     ) -> list[types.InlineCompletionItem]:
         best = proposals[: asked.request.num_alternatives]
-        return [item for each in best if (item := self._item(each, asked, document)) is not None]
+        found = [item for each in best if (item := self._item(each, asked, document)) is not None]
+        if found and not self._reports_shows:
+            self._count_shown(found[0][1])
+        return [item for item, _ in found]
 
-    def _item(self, proposal: Proposal, asked: Asked, document: Document) -> types.InlineCompletionItem | None:
-        shift = asked.snapshot.base - asked.num_before
-        start, end = proposal.start + shift, proposal.end + shift
+    def _item(
+        self, proposal: Proposal, asked: Asked, document: Document
+    ) -> tuple[types.InlineCompletionItem, Shown] | None:
+        start, end = proposal.start + asked.shift, proposal.end + asked.shift
         if not asked.snapshot.base <= start <= end <= len(document.text):
             # a notebook's proposal must stay inside its cell
             return None
@@ -355,13 +398,13 @@ class InlineCompletions:
             span = document.range_of(start, end)
             if span.start.line != span.end.line:
                 return None
-        is_rest = proposal.source == "recent"
-        shown = Shown(f"{next(self._ids):x}", document.uri, proposal.text, start, is_rest)
+        first = self._former(proposal, asked, document) if proposal.source == "recent" else None
+        shown = Shown(f"{next(self._ids):x}", document.uri, proposal.text, start, first)
         self._shown[shown.id] = shown
         while len(self._shown) > MAX_REMEMBERED:
             self._shown.popitem(last=False)
         command = types.Command(title="Accept", command=names.ACCEPT_COMMAND, arguments=[shown.id])
-        return types.InlineCompletionItem(insert_text=proposal.text, range=span, command=command)
+        return types.InlineCompletionItem(insert_text=proposal.text, range=span, command=command), shown
 
     # work ahead of requests
 
@@ -381,12 +424,23 @@ class InlineCompletions:
 
     def _look_ahead(self, asked: Asked, proposals: Sequence[Proposal], document: Document) -> None:
         """Once the user has paused over a proposal, compute what would follow if it is accepted."""
-        if not proposals or not self._server.options_for(document).trigger.speculate:
+        options = self._server.options_for(document)
+        if not proposals or not options.trigger.speculate:
             return
         best, request = proposals[0], asked.request
         text = request.text[: best.start] + best.text + request.text[best.end :]
         cursor = best.start + len(best.text)
-        ahead = replace(request, text=text, start=cursor, end=cursor, typed="", is_explicit=False)
+        # it will come by itself, whoever asked for what is before it
+        ahead = replace(
+            request,
+            text=text,
+            start=cursor,
+            end=cursor,
+            typed="",
+            is_explicit=False,
+            num_alternatives=options.proposal.alternatives,
+            min_confidence=options.proposal.min_confidence,
+        )
         if self._ahead.get(document.uri) == ahead:
             return
         num_changes = self._num_changes
@@ -422,7 +476,7 @@ class InlineCompletions:
         now = time.monotonic()
         self._typing_s += 0.2 * (min(now - self._last_change, 2.0) - self._typing_s)
         self._last_change = now
-        self._server.scheduler.supersede(document.uri)
+        self._supersede(document.uri)
         self._give_up_ahead()
         self._prefetch(document)
 
@@ -430,7 +484,12 @@ class InlineCompletions:
         """The document is gone."""
         self._give_up_ahead()
         self._server.privacy.forget(uri)
-        self._server.scheduler.supersede(uri)
+        self._supersede(uri)
+
+    def _supersede(self, uri: str) -> None:
+        """Cancel whatever is under way for this document: its text is no longer what was asked about."""
+        for key in (uri, action_key(uri), next_key(uri)):
+            self._server.scheduler.supersede(key)
 
     def _give_up_ahead(self) -> None:
         """The user went on: what would have followed a proposal is no longer the question, in no document."""
@@ -449,17 +508,14 @@ class InlineCompletions:
     def on_shutdown(self) -> None:
         """Answer everything that is under way."""
         for document in self._server.documents:
-            self._server.scheduler.supersede(document.uri)
+            self._supersede(document.uri)
 
     def on_show(self, params: names.DidShowParams) -> None:
         """The proposal became visible."""
         self._reports_shows = True
         shown = self._find(params.item, params.id)
-        if shown is not None and not shown.is_shown:
-            shown.is_shown = True
-            # the rest of a proposal that is typed along is the same proposal
-            if not shown.is_rest:
-                self._count_shown(shown.text)
+        if shown is not None:
+            self._count_shown(shown)
 
     def on_partial_accept(self, params: names.DidPartiallyAcceptParams) -> None:
         """Part of the proposal was accepted."""
@@ -480,6 +536,9 @@ class InlineCompletions:
             document = self._server.documents.get(shown.uri)
             options = self._server.options_for(document) if document is not None else self._server.options
             self._backoff.dismissed(options.trigger.backoff_dismissals)
+            if document is not None:
+                # it, and what would follow it, must not come back from memory
+                self._recent.forget(document.path)
 
     def on_accept(self, proposal_id: str) -> None:
         """The whole proposal was accepted."""
@@ -490,9 +549,13 @@ class InlineCompletions:
         units = num_units(shown.text, "utf-16")
         self._accepted(shown, _units(shown.text, shown.accepted_units, units), 0)
 
-    def _count_shown(self, text: str) -> None:
-        self.metrics.count("num_shown")
-        self.metrics.count("num_chars_shown", len(text))
+    def _count_shown(self, shown: Shown) -> None:
+        # the rest of a proposal that is typed along is the same proposal
+        first = shown.first or shown
+        if not first.is_counted:
+            first.is_counted = True
+            self.metrics.count("num_shown")
+            self.metrics.count("num_chars_shown", len(shown.text))
 
     def _accepted(self, shown: Shown, text: str, num_before: int) -> None:
         """text was accepted, num_before code points into the proposal. Look later how much of it was kept."""
@@ -520,6 +583,11 @@ class Asked:
     snapshot: Snapshot
     num_before: int
     position: types.Position
+
+    @property
+    def shift(self) -> int:
+        """What leads from an offset of the request to one of the document."""
+        return self.snapshot.base - self.num_before
 
 
 def _ahead_key(uri: str) -> str:

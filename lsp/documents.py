@@ -22,7 +22,13 @@ from .positions import Encoding, column_at, content_length, is_inside_character,
 Change = types.TextDocumentContentChangeEvent
 
 WINDOW_CHARS = 200_000
-"""A longer document is shown to infill/ through a window of this many code points on each side of the cursor."""
+"""A longer document is shown to infill/ through a window of this many code points on each side of the cursor, and up to
+WINDOW_GRID more before it."""
+
+WINDOW_GRID = 65_536
+
+HEAD_CHARS = 4_000
+"""How much of the top goes along with a window that does not reach it."""
 
 EDIT_CHARS = 20_000
 """A longer edit (a paste, a minified line) is not remembered."""
@@ -171,6 +177,10 @@ class Document:
         """Range of the span [start, end)."""
         return types.Range(self.position_at(start), self.position_at(end))
 
+    def head(self, snapshot: Snapshot) -> str:
+        """The top of the document, where the snapshot begins below it: imports stand there."""
+        return clean(self.text[: min(HEAD_CHARS, snapshot.base)])
+
     def snapshot(self, position: types.Position) -> Snapshot:
         """This state, with the cursor at position."""
         return self.snapshot_at(self.offset_at(position))
@@ -180,7 +190,9 @@ class Document:
         text = self.text
         low = 0
         if len(text) > 2 * WINDOW_CHARS:
-            low, high = max(0, offset - WINDOW_CHARS), min(len(text), offset + WINDOW_CHARS)
+            # on a grid: a window that slid with every key would move the prompt and its line numbers along
+            low = max(0, offset - WINDOW_CHARS) // WINDOW_GRID * WINDOW_GRID
+            high = min(len(text), offset + WINDOW_CHARS)
             # start with a whole line where lines are not absurdly long
             newline = text.find("\n", low, min(offset, low + 2000))
             low = newline + 1 if low and newline >= 0 else low

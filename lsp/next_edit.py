@@ -8,6 +8,7 @@ edit is infill's business.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ..infill.related import Related
     from .server import LacunaServer
 
+logger = logging.getLogger(__name__)
+
 HISTORY_S = 60.0
 PAUSE_S = 10.0
 """Edits of one line that are further apart than this are two edits."""
@@ -29,6 +32,11 @@ PAUSE_S = 10.0
 DEADLINE_S = 5.0
 MIN_CONFIDENCE = 0.5
 MAX_RENOISED = 6
+
+
+def next_key(uri: str) -> str:
+    """What the scheduler knows the work for a document's next edit by."""
+    return f"{uri}#next"
 
 
 def last_change(document: Document, now: float) -> tuple[int, str, str] | None:
@@ -67,6 +75,19 @@ class NextEdits:
 
     async def answer(self, params: names.NextEditParams, *, is_automatic: bool) -> names.NextEditResult:
         """The proposed changes, top to bottom; none when nothing is related or the document changed meanwhile."""
+        try:
+            return await self._answer(params, is_automatic)
+        except Exception:
+            # clients ask at every stop of the cursor, and would show an error
+            logger.exception("A next edit failed.")
+            return names.NextEditResult([])
+
+    def give_up(self) -> None:
+        """Somebody waits for the answer to a key: what is computed here, for whatever document, makes way."""
+        for document in self._server.documents:
+            self._server.scheduler.supersede(next_key(document.uri))
+
+    async def _answer(self, params: names.NextEditParams, is_automatic: bool) -> names.NextEditResult:
         nothing = names.NextEditResult([])
         document = self._server.documents.get(params.text_document.uri)
         if document is None:
@@ -109,7 +130,7 @@ class NextEdits:
         def work(infiller: Infiller, cancelled: CancelToken) -> GapsResult:
             return infiller.fill_gaps(request, cancelled)
 
-        key = f"{document.uri}#next"
+        key = next_key(document.uri)
         result = await self._server.scheduler.run(key, self._server.scheduler.begin(key), work, deadline_s=DEADLINE_S)
         if isinstance(result, Ending):
             return []

@@ -206,7 +206,7 @@ def read_options(raw: object, *, base: Options | None = None, is_workspace: bool
     """Options from what an editor sent, over base; and one message per value that could not be used.
 
     raw may be the settings themselves or an object with a key "lacuna". is_workspace: raw comes from a workspace, so
-    user-scoped values in it do not count.
+    user-scoped values in it do not count, and what base forbids stays forbidden.
     """
     given: object = raw
     if isinstance(raw, Mapping) and "lacuna" in raw:
@@ -221,7 +221,43 @@ def read_options(raw: object, *, base: Options | None = None, is_workspace: bool
         _, more = _override(options, language, given)
         messages += more
         overrides[language] = given
+    if is_workspace:
+        options, more = _still_forbidden(options, base or Options())
+        messages += more
     return options, messages
+
+
+def _still_forbidden(options: Options, base: Options) -> tuple[Options, list[str]]:
+    """options of a workspace with all that is switched off in base; and a message for each that it would switch on."""
+    context, disable = options.context, options.disable
+    pairs = {
+        "enable": (base.enable, options.enable),
+        "context.openDocuments": (base.context.open_documents, context.open_documents),
+        "context.workspace": (base.context.workspace, context.workspace),
+    }
+    freed = [name for name, (allowed, wanted) in pairs.items() if wanted and not allowed]
+    languages = dict(options.languages)
+    for language in {*base.languages, *languages}:
+        if not for_language(base, language).enable:
+            given = languages.get(language)
+            languages[language] = {**(cast(dict[str, Any], given) if isinstance(given, dict) else {}), "enable": False}
+    kept = replace(
+        options,
+        enable=options.enable and base.enable,
+        context=replace(
+            context,
+            open_documents=context.open_documents and base.context.open_documents,
+            workspace=context.workspace and base.context.workspace,
+        ),
+        disable=replace(
+            disable,
+            languages=tuple(dict.fromkeys((*base.disable.languages, *disable.languages))),
+            paths=tuple(dict.fromkeys((*base.disable.paths, *disable.paths))),
+        ),
+        languages=languages,
+    )
+    messages = [f"lacuna.{name} is off in your own settings, and a workspace cannot switch it on." for name in freed]
+    return kept, messages
 
 
 def _override(options: Options, language: str, given: object) -> tuple[Options, list[str]]:

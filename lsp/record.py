@@ -7,8 +7,10 @@ messages again, at their times, and compares latencies. Knows frames and JSON; n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -25,6 +27,8 @@ from ..engine.errors import LacunaError
 from ..engine.frames import MAX_FRAME_BYTES, FrameError, pack, read_frame
 from .wire import read_frame as read_message
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "lacuna-session-1"
 
 _PLAIN = frozenset(
@@ -35,21 +39,34 @@ _PLAIN = frozenset(
 _WHOLE = frozenset(("capabilities", "clientInfo", "serverInfo"))
 _PATHS = frozenset(("uri", "rootUri", "rootPath", "scopeUri", "workspaceFolders", "newUri", "oldUri"))
 _WORD = re.compile(r"\w")
+_PLACE = re.compile(r"[/\\:]")
+"""What is in no name of LSP's own, but in every path and URI: WorkspaceEdit.changes has them as keys."""
+
+_LETTERS = {1: "x", 2: "ö", 3: "字", 4: "\U0001d431"}
+"""By bytes of UTF-8: with another width, every position behind it would mean another place in a replay."""
 
 
 def shape_of(value: Any, key: str = "") -> Any:
     """value with every text reduced to its shape: same lengths, same lines, no letters; paths as hashes."""
     if isinstance(value, dict):
         fields = cast(dict[str, Any], value)
-        return {name: item if name in _WHOLE else shape_of(item, name) for name, item in fields.items()}
+        return {
+            _hashed(name) if _PLACE.search(name) else name: item if name in _WHOLE else shape_of(item, name)
+            for name, item in fields.items()
+        }
     if isinstance(value, list):
         return [shape_of(item, key) for item in _items(value)]
     if not isinstance(value, str) or key in _PLAIN:
         return value
     if key in _PATHS or value.startswith(("file:", "/")):
-        suffix = re.search(r"\.\w{1,8}\Z", value)
-        return f"file:///{hashlib.sha256(value.encode()).hexdigest()[:16]}{suffix.group() if suffix else ''}"
-    return _WORD.sub("x", value)
+        return _hashed(value)
+    return _WORD.sub(lambda found: _LETTERS[len(found.group().encode())], value)
+
+
+def _hashed(path: str) -> str:
+    suffix = re.search(r"\.\w{1,8}\Z", path)
+    name = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"file:///{name}{suffix.group() if suffix else ''}"
 
 
 def _items(value: Any) -> list[Any]:
@@ -57,10 +74,12 @@ def _items(value: Any) -> list[Any]:
 
 
 class Recorder:
-    """An observer that writes a session to a file. Raises: LacunaError when the file cannot be made."""
+    """An observer that writes a session to a file, as long as it can. Raises: LacunaError when it cannot be made."""
 
     def __init__(self, file: Path, *, with_contents: bool) -> None:
         self._with_contents = with_contents
+        self._file = file
+        self._is_over = False
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             # a recording may hold what the user typed
@@ -73,6 +92,8 @@ class Recorder:
 
     def __call__(self, direction: str, message: dict[str, Any], now: float) -> None:
         """Write one message that came "in" or went "out"."""
+        if self._is_over:
+            return
         kept = message if self._with_contents else shape_of(message)
         self._write({"s": round(now - self._begun, 6), "way": direction, "message": kept})
 
@@ -82,10 +103,21 @@ class Recorder:
 
     def _write(self, value: dict[str, Any]) -> None:
         try:
-            self._stream.write(pack(value))
-            self._stream.flush()
+            frame = pack(value)
         except FrameError:
-            self._stream.write(pack({"skipped": f"a message over {MAX_FRAME_BYTES} bytes"}))
+            frame = pack({"skipped": f"a message over {MAX_FRAME_BYTES} bytes"})
+        except (ValueError, OverflowError) as error:
+            # for example half a surrogate pair
+            frame = pack({"skipped": f"a message that cannot be packed ({type(error).__name__})"})
+        try:
+            self._stream.write(frame)
+            self._stream.flush()
+        except OSError as error:
+            # a full disk ends the recording, not the session
+            logger.error("The recording %s ends here: it cannot be written (%s).", self._file, error.strerror)
+            self._is_over = True
+            with contextlib.suppress(OSError):
+                self._stream.close()
 
 
 @dataclass(frozen=True, slots=True)

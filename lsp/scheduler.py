@@ -265,15 +265,16 @@ class EngineThread:
         start = time.monotonic()
         try:
             self._infiller = self._load()
+            status = self._infiller.status()
         except LacunaError as error:
             # the user has to do something first: no retry by itself
             logger.error("The model could not be loaded: %s", error)
+            self._release()
             self._give_up(str(error))
             return
         except BaseException as error:
             self._crashed(error)
             return
-        status = self._infiller.status()
         self._looked = time.monotonic()
         logger.info("Model %s is ready on %s after %.2f s.", status.model, status.device, self._looked - start)
         self._tell(EngineState("ready", status.detail, status.model, status.device, is_new=True))
@@ -291,19 +292,26 @@ class EngineThread:
             self._crashed(error)
             return False
         self._looked = float("-inf")
-        self._look()
-        return True
+        return self._look()
 
-    def _look(self) -> None:
-        """Tell what the engine has become by itself, or in another window's hands."""
+    def _look(self) -> bool:
+        """Tell what the engine has become by itself, or in another window's hands. Returns whether it could be seen."""
         if self._infiller is None or time.monotonic() < self._looked + self._look_s:
-            return
+            return True
         self._looked = time.monotonic()
-        status = self._infiller.status()
+        try:
+            status = self._infiller.status()
+        except LacunaError as error:
+            self._failed(error)
+            return False
+        except BaseException as error:
+            self._crashed(error)
+            return False
         # a failure is told by the call that meets it: a remote server's is over when it answers again
         if status.state in ("ready", "busy", "unloaded", "loading"):
             state = "ready" if status.state == "busy" else status.state
             self._tell(EngineState(state, status.detail, status.model, status.device))
+        return True
 
     def _failed(self, error: LacunaError) -> None:
         logger.error("The engine cannot work: %s", error)
@@ -376,7 +384,10 @@ class Scheduler:
         *,
         deadline_s: float | None = None,
     ) -> R | Ending:
-        """Do work in the engine thread. Ends with its value, or as soon as token is set or the deadline passes."""
+        """Do work in the engine thread. Ends with its value, or as soon as token is set or the deadline passes.
+
+        A task that is cancelled while it waits sets token, so that the work ends too.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R | Ending] = loop.create_future()
 
@@ -401,6 +412,9 @@ class Scheduler:
         self.thread.submit(job)
         try:
             return await answer
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
         finally:
             if timer is not None:
                 timer.cancel()

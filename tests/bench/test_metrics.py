@@ -78,10 +78,46 @@ def test_damage_to_a_sound_document_is_found(new: str, has_error: bool, has_unba
     ],
 )
 def test_what_was_broken_by_the_hole_and_stays_broken_is_not_valid(new: str):
-    # `size = ` is an error before anything is proposed: none is introduced, and none is mended
+    # `size = ` is an error before anything is proposed. Python says that a program has become none; where only the
+    # tree can be asked, none is introduced, and none is mended
     verdict = judged(new)
+    assert verdict.has_syntax_error
+    assert not verdict.is_valid
+    before, after = "function area(radius) {\n  let size = ", ";\n  return size\n}\n"
+    span = len(before), len(before)
+    verdict = judge(before + after, span[0], "3", new, "javascript", replaced=span)
     assert not verdict.has_syntax_error
     assert not verdict.is_valid
+
+
+LOOP = "def total(a):\n    c = 0\n    "
+RETURN = "\n    return a\n"
+"""A function whose next line is the hole, and what follows it."""
+
+
+@pytest.mark.parametrize(
+    ("before", "reference", "new", "after", "is_broken"),
+    [
+        pytest.param(LOOP, "c = 1", "for b in a:", RETURN, True, id="a-header-before-a-line-of-its-own-level"),
+        pytest.param(LOOP, "c = 1", "y = 2\n        z = 3", RETURN, True, id="deeper-without-a-reason"),
+        pytest.param(LOOP, "c = 1", "if b:\n        pass\n  c = 1", RETURN, True, id="between-two-levels"),
+        pytest.param(LOOP, "while c:", "for b in a:", "\n        c += b\n", False, id="its-body-follows"),
+        pytest.param(LOOP, "c = 1", "for b in a:", "\n\n\nx = 1\n", False, id="its-body-may-still-be-written"),
+        pytest.param(LOOP + "for b ", "in c: a", "in a:", RETURN, False, id="the-user-began-this-header"),
+        pytest.param(LOOP + "for b ", "in c: a", "of a:", RETURN, True, id="no-header-at-all"),
+        pytest.param(LOOP, "c = 1", "if c:\n        for b in a:", "\n\n\nx = 1\n", True, id="a-block-is-whole"),
+        pytest.param("print 'old'\n" + LOOP, "c = 1", "for b in a:", RETURN, False, id="no-python-before-either"),
+    ],
+)
+def test_python_that_python_does_not_read_is_broken(before: str, reference: str, new: str, after: str, is_broken: bool):
+    verdict = judged(new, before=before, after=after, reference=reference)
+    assert verdict.has_syntax_error is is_broken
+    assert verdict.is_valid is not is_broken
+
+
+def test_the_original_is_exact_whatever_python_says():
+    verdict = judged("for b in a:", before=LOOP, after=RETURN, reference="for b in a:")
+    assert (verdict.is_exact, verdict.is_valid, verdict.has_syntax_error) == (True, True, False)
 
 
 def test_damage_that_was_there_is_not_the_proposals():
@@ -138,11 +174,38 @@ def test_repeats_suffix(new: str, after: str, reference: str, expected: bool):
         pytest.param("f(\n      y)", "    ", False, id="inside-brackets-anything-goes"),
         pytest.param("f(a,\n           b)\n  c", "    ", True, id="outside-again"),
         pytest.param("a\n\n    b", "    ", False, id="blank-lines-are-free"),
+        pytest.param("if x:\n            y", "    ", True, id="two-levels-deeper"),
+        pytest.param("while x:  # c\n\n            y", "    ", True, id="two-levels-deeper-behind-a-comment"),
+        pytest.param("def g(\n            a,\n    ):\n        b", "    ", False, id="a-header-over-several-lines"),
+        pytest.param('"""Say.\n\n    with:\n            x\n    """', "    ", False, id="inside-a-string-anything-goes"),
     ],
 )
 def test_wrong_indent(new: str, lead: str, expected: bool):
     document = "def f():\n    a = 1\n    if a:\n        b = 2\n" + lead
     assert has_wrong_indent(PYTHON, document, new, document) is expected
+
+
+@pytest.mark.parametrize(
+    ("language", "unit", "new", "expected"),
+    [
+        pytest.param("python", "  ", "if x:\n      y", True, id="four-spaces-in-a-file-of-two"),
+        pytest.param("python", "  ", "if x:\n    y", False, id="two-spaces-in-a-file-of-two"),
+        pytest.param("javascript", "  ", "if (x) {\n      y();\n  }", True, id="four-spaces-between-braces"),
+        pytest.param("javascript", "  ", "if (x) {\n    y();\n  }", False, id="two-spaces-between-braces"),
+        pytest.param("go", "\t", "if x {\n\t\t\ty()\n\t}", True, id="two-tabs"),
+        pytest.param("go", "\t", "if x {\n\t\ty()\n\t}", False, id="one-tab"),
+    ],
+)
+def test_a_step_is_the_files_own(language: str, unit: str, new: str, expected: bool):
+    before = f"first {{\n{unit}second {{\n{unit}{unit}third\n{unit}}}\n{unit}"
+    assert has_wrong_indent(language_for(language), before, new, before) is expected
+
+
+def test_the_style_is_that_of_the_original():
+    # what shows the style of so short a file is what was taken out
+    before, reference = "def f(x):\n  ", "if x:\n    y = 1\n    z = 2"
+    verdict = judged("if x:\n      y = 1", before=before, after="\n", reference=reference)
+    assert verdict.has_wrong_indent
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import lacuna_ls.bench.scale as scale_module
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,9 @@ from lacuna_ls.bench.edits import Edit, Writing, edits_between, from_commits, fr
 from lacuna_ls.bench.errors import ResultsError, ServerError
 from lacuna_ls.bench.replay import ReplayStats, human_pauses, replay
 from lacuna_ls.bench.results import load
+from lacuna_ls.bench.scale import long_file, make_workspace, scale_lines
 from lacuna_ls.bench.snapshot import read_snapshot
-from lacuna_ls.bench.subject import Conditions
+from lacuna_ls.bench.subject import Conditions, ServerSubject
 
 TEXTS = st.text(alphabet=st.sampled_from("ab  \n"), max_size=60)
 
@@ -209,7 +211,22 @@ def test_a_server_is_asked_while_it_looks_around_and_after(
     monkeypatch.setattr("lacuna_ls.bench.scale.INDEX_WAIT_S", 0.1)
     monkeypatch.setattr("lacuna_ls.bench.scale.IDLE_POLL_S", 0.1)
     file = tmp_path / "r.json"
-    words = ["--server", f"oracle={shlex.join(oracle())}", "--holes", "0", "--key-ms", "1", "--json", str(file)]
+    command = shlex.join(oracle("chatty"))
+    words = ["--server", f"oracle={command}", "--holes", "0", "--key-ms", "1", "--json", str(file)]
+    in_workspace: list[str] = []
+    asked: list[str] = []
+
+    def making(root, snapshot, num_files):
+        in_workspace.extend(file.text for file in snapshot.files)
+        make_workspace(root, snapshot, num_files)
+
+    async def asking(subject, hole, name):
+        asked.append(hole.file.text)
+        return await ask(subject, hole, name)
+
+    ask = scale_module._ask
+    monkeypatch.setattr("lacuna_ls.bench.scale.make_workspace", making)
+    monkeypatch.setattr("lacuna_ls.bench.scale._ask", asking)
     scale = ["--scale", "workspace", "--scale-max", "100", "--scale-requests", "3"]
     assert run([str(repository_folder), *words, *scale]) == 0
     rows = load(file).extras["scale"]["workspace"]
@@ -217,6 +234,28 @@ def test_a_server_is_asked_while_it_looks_around_and_after(
     for row in rows:
         assert row["early_p95_ms"] > 0
         assert 0.1 < row["looked_s"] < 30
+        assert row["num_files_read"] == 12
+        # the oracle says that its model knew
+        assert row["num_from_drafts"] == 0
+    # what stands in the workspace would be looked up, not computed
+    assert asked
+    assert not set(asked) & set(in_workspace)
     printed = capsys.readouterr().out
     assert "p95 at 100 is" in printed
     assert "at first" in printed
+    assert "files read" in printed
+
+
+def test_a_long_file_is_opened_once_and_asked_about_by_edits(
+    repository_folder: Path, oracle, monkeypatch: pytest.MonkeyPatch
+):
+    snapshot = read_snapshot(repository_folder, ["python"])
+    whole = long_file(snapshot, 100).text
+    opened: list[str] = []
+    start = ServerSubject.open
+    monkeypatch.setattr(ServerSubject, "open", lambda self, *given: (opened.append(given[2]), start(self, *given))[1])
+    command = oracle("chatty", texts=[whole])
+    row = asyncio.run(scale_lines(command, snapshot, Conditions(num_keys=2, key_ms=1.0), 100, 4))
+    assert opened == [whole]
+    # the oracle knows the file with one hole in it and nothing else
+    assert (row["num_requests"], row["num_proposals"]) == (4, 4)

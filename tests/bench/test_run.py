@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lacuna_ls.bench.baselines import Context, baseline
 from lacuna_ls.bench.cli import run, specs
 from lacuna_ls.bench.errors import ResultsError, ServerError
-from lacuna_ls.bench.results import compare, from_json, load, sign_test, summarise, to_json
+from lacuna_ls.bench.results import compare, from_json, load, sign_test, summarise, to_json, write
+from lacuna_ls.bench.run import judged
 from lacuna_ls.bench.subject import default_command
 from lacuna_ls.engine.modelfile import EMBEDDED
 from lacuna_ls.infill.load import load_tokenizer
@@ -38,7 +42,8 @@ def test_an_oracle_is_right_about_everything(bench):
     assert (summary.exact, summary.similarity, summary.valid, summary.coverage) == (1.0, 1.0, 1.0, 1.0)
     assert summary.syntax_errors == summary.unbalanced == summary.repeated_suffix == summary.wrong_indent == 0
     assert 0 < summary.p50_ms <= summary.p95_ms <= summary.p99_ms
-    assert summary.num_forwards_mean == 6.0
+    assert summary.num_forwards_mean == 4.0
+    assert {(record.steps, record.num_forwards) for record in oracle.records} == {(6, 4)}
     assert {record.confidence for record in oracle.records} == {0.75}
     assert oracle.about["server"] == {"name": "oracle"}
     empty, copy = summarise(baselines[0].records), summarise(baselines[1].records)
@@ -47,6 +52,9 @@ def test_an_oracle_is_right_about_everything(bench):
     assert copy.exact < 1
     assert "oracle" in printed.out
     assert "100.0 %" in printed.out
+    assert summary.keystroke_p95_ms <= summary.keystroke_p99_ms < 10_000
+    assert "p99" in printed.out.split("keystroke to text")[1].split(";")[0]
+    assert "4.0 forwards an answer" in " ".join(printed.out.split())
     assert results.snapshot["name"] == "shapes"
     assert len(results.snapshot["sha256"]) == 64
 
@@ -113,6 +121,114 @@ def test_a_server_that_keeps_failing_ends_the_run(bench):
     assert "no LSP message" in printed.err
 
 
+def test_a_server_that_ends_for_good_keeps_what_it_answered(bench):
+    results, printed = bench("--holes", "20", "--kinds", "line", "--baselines", "copy", server=("die",), code=1)
+    oracle, copy = results.subjects
+    # two answers in each life, and one that ends it
+    assert len(oracle.records) == 8
+    assert sum(bool(record.proposal) for record in oracle.records) == 4
+    assert oracle.note.startswith("failed after 8 of 20 holes")
+    assert oracle.about["num_restarts"] == 4
+    assert len(copy.records) == 20
+    assert "oracle (8 of 20 gaps)" in printed.out
+    assert "failed after 8 of 20 holes" in printed.out
+    assert "failed after 8 of 20 holes" in printed.err
+
+
+def test_an_interrupted_run_keeps_and_shows_what_it_has(bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    counts: list[int] = []
+
+    def interrupting(*given):
+        counts.append(1)
+        if len(counts) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return judged(*given)
+
+    monkeypatch.setattr("lacuna_ls.bench.run.judged", interrupting)
+    results, printed = bench("--holes", "12", "--html", str(tmp_path / "r.html"), code=130)
+    assert [len(subject.records) for subject in results.subjects] == [5]
+    assert results.about["ended"] == "interrupted"
+    assert results.subjects[0].about["server"] == {"name": "oracle"}
+    assert "All holes" in printed.out
+    assert "This run ended early: interrupted" in printed.out
+    assert "interrupted" in printed.err
+    assert "This run ended early" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_every_subject_is_saved_before_the_next_is_asked(bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    saved: list[list[str]] = []
+
+    def failing(name: str, model: str = ""):
+        saved.append([subject.name for subject in load(tmp_path / "out" / "results.json").subjects])
+        if name == "n-gram":
+            raise RuntimeError("a fault of our own")
+        return baseline(name, model)
+
+    monkeypatch.setattr("lacuna_ls.bench.modes.baseline", failing)
+    with pytest.raises(RuntimeError, match="of our own"):
+        bench("--holes", "6")
+    assert saved == [["oracle"], ["oracle", "empty"], ["oracle", "empty", "copy"]]
+    results = load(tmp_path / "out" / "results.json")
+    assert len(results.subjects) == 3
+    assert results.about["ended"] == "a fault of our own"
+
+
+def test_a_report_that_fails_costs_neither_tables_nor_results(bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def failing(runs, path):
+        raise ResultsError("the disk is full")
+
+    monkeypatch.setattr("lacuna_ls.bench.cli.write_report", failing)
+    results, printed = bench("--holes", "6", "--html", str(tmp_path / "r.html"), code=1)
+    assert len(results.subjects) == 4
+    assert "All holes" in printed.out
+    assert "the disk is full" in printed.err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, link = tmp_path / "a.json", tmp_path / "link.json"
+    link.symlink_to(file)
+    write(link, "first")
+    assert link.is_symlink()
+
+    def failing(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(ResultsError, match="No space left"):
+        write(file, "second")
+    assert file.read_text() == "first"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.json", "link.json"]
+    # a device is not replaced by a file
+    write(Path(os.devnull), "nothing")
+    assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("place", ["a-folder", "a-file/r.json"])
+def test_where_the_results_go_is_tried_first(
+    repository_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, place: str
+):
+    (tmp_path / "a-folder").mkdir()
+    (tmp_path / "a-file").touch()
+    # this server would be the first complaint otherwise
+    assert run([str(repository_folder), "--server", "/no/such/server", option, str(tmp_path / place)]) == 1
+    assert "cannot be written" in (message := capsys.readouterr().err)
+    assert "Choose another file" in message
+
+
+def test_a_baseline_that_was_asked_less_is_compared_on_equal_gaps(bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lacuna_ls.bench.modes.baseline", lambda name, model: lambda context: "pass")
+    results, printed = bench(
+        "--holes", "12", "--kinds", "line", "--baselines", "copy,transformers", "--generate-holes", "4"
+    )
+    assert [len(subject.records) for subject in results.subjects] == [12, 12, 4]
+    out = " ".join(printed.out.split())
+    assert "transformers (4 of 12 gaps)" in out
+    assert "On the same 4 gaps, oracle: exact 100.0 %" in out
+    assert "| transformers: exact 0.0 %" in out
+    assert out.count("On the same") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
@@ -120,6 +236,7 @@ def test_a_server_that_keeps_failing_ends_the_run(bench):
         pytest.param([], "name a SNAPSHOT", 2, id="nothing-asked"),
         pytest.param(["HERE", "--kinds", "chapter"], "no kind of hole chapter", 1, id="unknown-kind"),
         pytest.param(["HERE", "--baselines", "oracle"], "no baseline oracle", 1, id="unknown-baseline"),
+        pytest.param(["HERE", "--languages", "python,foo"], "no language foo; there are python,", 1, id="no-language"),
         pytest.param(["HERE", "--options", "{"], "no JSON", 1, id="options-are-no-json"),
         pytest.param(["HERE", "--options", "3"], "must be a JSON object", 1, id="options-are-no-object"),
         pytest.param(["HERE", "--server", "x='"], "cannot be read", 1, id="unbalanced-quotes"),
@@ -147,7 +264,35 @@ def test_two_runs_are_compared_gap_by_gap(bench, tmp_path: Path, capsys: pytest.
     for name, results in (("a.json", poor), ("b.json", good)):
         (tmp_path / name).write_text(json.dumps(to_json(results)), encoding="utf-8")
     assert run(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
-    assert "→ 100.0 %" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "→ 100.0 %" in printed.out
+    assert "sha256" not in printed.err
+
+
+def test_another_version_of_a_file_has_other_gaps(bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, _ = bench("--holes", "12", "--baselines", "none")
+    second = from_json(to_json(first))
+    second.snapshot["sha256"] = "0" * 64
+    records = second.subjects[0].records
+    # the same place, another text
+    records[0] = replace(records[0], reference=records[0].reference + "x")
+    assert compare(first.subjects[0].records, records).num_shared == 11
+    for name, results in (("a.json", first), ("b.json", second)):
+        (tmp_path / name).write_text(json.dumps(to_json(results)), encoding="utf-8")
+    assert run(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "different snapshots" in capsys.readouterr().err
+
+
+def test_files_of_older_versions_are_read(bench):
+    results, _ = bench("--holes", "6", "--baselines", "none")
+    plain = json.loads(json.dumps(to_json(results)))
+    for record in plain["subjects"][0]["records"]:
+        del record["num_forwards"]
+    record = from_json(plain).subjects[0].records[0]
+    assert (record.steps, record.num_forwards) == (6, None)
+    plain["subjects"][0]["about"]["base"] = "as served"
+    record = from_json(plain).subjects[0].records[0]
+    assert (record.steps, record.num_forwards) == (None, 6)
 
 
 def test_results_come_back_from_json(bench):

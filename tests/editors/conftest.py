@@ -1,6 +1,8 @@
 """What the editor tests share: is the editor there, and a fresh one per test that leaves no process behind."""
 
+import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -153,16 +155,21 @@ def shared_window(code_server, browser, tmp_path_factory):
     window.close()
 
 
+FILE_NUMBERS = itertools.count(1)
+
+
 @pytest.fixture
-def window(shared_window, request, keep_if_failed):
+def window(shared_window, code_server, request, keep_if_failed):
     """The shared window, with a new file: `window("text")`."""
-    count = [0]
 
     def fresh(text="import os\n\n", suffix=".py"):
-        count[0] += 1
-        name = f"{request.node.name.split('[')[0]}_{abs(hash(request.node.name)) % 1000}_{count[0]}{suffix}"
-        return shared_window.open(name, text)
+        name = re.sub(r"\W+", "_", request.node.name)
+        return shared_window.open(f"{name}_{next(FILE_NUMBERS)}{suffix}", text)
 
     yield fresh
     keep_if_failed([shared_window])
     shared_window.keys("Escape", "Escape", "Escape")
+    # a failed test may have left it quiet, or a setting changed
+    if {"paused", "snoozed"} & set(re.findall(r"\w+", shared_window.status_label())):
+        shared_window.command("Lacuna: Resume")
+    code_server.write_settings()

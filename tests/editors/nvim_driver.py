@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -52,7 +53,7 @@ def until(ask, what="it", seconds=40.0):
         value = ask()
         if value:
             return value
-        time.sleep(0.004)
+        time.sleep(0.02)
     raise AssertionError(f"{what} did not happen within {seconds} s; last seen: {value!r}")
 
 
@@ -73,6 +74,7 @@ class Neovim:
     ):
         self.folder = Path(folder)
         self.log = self.folder / "fake.log"
+        self.rows, self.read_to = [], 0
         self.file = self.folder / file
         self.file.write_bytes(text.encode())
         config = dict(config or {})
@@ -151,14 +153,35 @@ class Neovim:
             raise
 
     def messages(self, method=None):
-        if not self.log.exists():
-            return []
-        # a line without its end is still being written
-        rows = [json.loads(line) for line in self.log.read_text().split("\n")[:-1]]
-        return [row for row in rows if method is None or (row["event"] == "message" and row.get("method") == method)]
+        if self.log.exists():
+            with self.log.open("rb") as file:
+                file.seek(self.read_to)
+                # a line without its end is still being written
+                whole, end, _ = file.read().rpartition(b"\n")
+            self.read_to += len(whole + end)
+            self.rows += [json.loads(line) for line in whole.splitlines()]
+        if method is None:
+            return list(self.rows)
+        return [row for row in self.rows if row["event"] == "message" and row.get("method") == method]
 
     def requests(self):
         return len(self.messages("textDocument/inlineCompletion"))
+
+    def settle(self):
+        """Until all that the editor has sent so far stands in the log: a later message stands there."""
+        count = len(self.messages("lacuna/metrics"))
+        self.lua("require('lacuna.server').request('lacuna/metrics', vim.empty_dict())")
+        until(lambda: len(self.messages("lacuna/metrics")) > count, "a message sent after all others")
+
+    def wait_answered(self, character):
+        """Until the server has answered for the place after so many characters of the line."""
+
+        def answered():
+            sent = self.messages("textDocument/inlineCompletion")
+            asked = sent and sent[-1]["params"]["position"]["character"] == character
+            return asked and any(row["event"] == "answer" and row["id"] == sent[-1]["id"] for row in self.messages())
+
+        until(answered, f"the answer for character {character}")
 
     def server_pids(self):
         return [row["pid"] for row in self.messages() if row["event"] == "start"]
@@ -180,3 +203,33 @@ class Neovim:
         with contextlib.suppress(OSError, EOFError):
             self.vim.command("qa!")
         self.vim.close()
+
+
+class Terminal:
+    """Neovim in a terminal of its own, as a person runs it, configured as an editor that was started before."""
+
+    def __init__(self, tmux, editor, file, folder, env=()):
+        self.environment = {**editor.environment, "LANG": "C.UTF-8", "TERM": "xterm-256color", **dict(env)}
+        self.command = [tmux, "-S", str(folder / "tmux.sock"), "-f", "/dev/null"]
+        start = ["new-session", "-d", "-x", "100", "-y", "20"]
+        self.run(*start, str(NVIM), "--clean", "-u", str(editor.init), str(file))
+
+    def run(self, *arguments, check=True):
+        command = [*self.command, *arguments]
+        return subprocess.run(command, env=self.environment, check=check, capture_output=True, text=True).stdout
+
+    def keys(self, *keys):
+        self.run("send-keys", *keys)
+
+    def type(self, text):
+        for char in text:
+            self.run("send-keys", "-l", char)
+
+    def screen(self):
+        return [line.rstrip() for line in self.run("capture-pane", "-p").splitlines()]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.run("kill-server", check=False)

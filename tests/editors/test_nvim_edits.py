@@ -201,7 +201,9 @@ def test_next_edit_keeps_quiet_when_off(nvim):
     ed.keys("<Esc>")
     import time
 
+    # longer than the wait before it would ask
     time.sleep(0.6)
+    ed.settle()
     assert ed.messages("lacuna/nextEdit") == []
     assert ed.text == "new_name = 1\nprint(old_name)"
 
@@ -222,6 +224,58 @@ def test_an_edit_for_a_text_that_has_moved_on_is_refused(nvim):
     ed.vim.command("Lacuna fill")
     said(ed, "the text has changed since")
     assert ed.text + "\n" == "# new\n" + HOLES
+
+
+SHOW = """
+local file, line, text = ...
+local at = { line = line, character = 0 }
+local edit = { changes = { [vim.uri_from_fname(file)] = { { range = { start = at, ['end'] = at }, newText = text } } } }
+return require('lacuna.preview').show(edit, 'utf-16')
+"""
+
+
+def test_lines_above_the_first_are_in_sight(nvim):
+    ed = nvim(text="first = 1\nsecond = 2\n")
+    ed.lua(SHOW, str(ed.file), 0, "import os\nimport re\n")
+    preview(ed, [], ["import os", "import re"])
+    ed.vim.command("redraw")
+    assert screen(ed, 3) == ["import os", "import re", "first = 1"]
+    ed.keys("<CR>")
+    ed.see_text("import os\nimport re\nfirst = 1\nsecond = 2")
+
+
+def screen(editor, height):
+    return editor.lua(
+        """
+        return vim.tbl_map(function(row)
+          local cells = vim.tbl_map(function(column) return vim.fn.screenstring(row, column) end, vim.fn.range(1, 40))
+          return vim.trim(table.concat(cells))
+        end, vim.fn.range(1, ...))""",
+        height,
+    )
+
+
+def test_a_file_that_was_not_open_is_listed_once_it_is_edited(nvim):
+    ed = nvim()
+    other = ed.folder / "b.py"
+    other.write_text("x = 1\n")
+    ed.lua(SHOW, str(other), 0, "import os\n")
+    buffer = next(buffer for buffer in ed.vim.buffers if buffer.name.endswith("b.py"))
+    assert not buffer.options["buflisted"]
+    ed.lua("require('lacuna.preview').accept_all()")
+    assert buffer[:] == ["import os", "x = 1"]
+    assert buffer.options["buflisted"]
+
+
+def test_a_next_edit_that_cannot_be_shown_says_why(nvim):
+    ed = nvim(text="x = 1\n")
+    ed.lua("""
+        local at = { line = 0, character = 0 }
+        local edit = { textDocument = { uri = vim.uri_from_bufnr(0) }, range = { start = at, ['end'] = at }, text = '' }
+        require('lacuna.server').request = function(_, _, handler) handler({ edits = { edit } }) end""")
+    ed.vim.command("Lacuna next")
+    said(ed, "nothing would change")
+    assert ed.text == "x = 1"
 
 
 def several(nvim):

@@ -1,12 +1,15 @@
 """Neovim with the real server and the embedded model: what a user gets after installing both."""
 
 import os
+import re
+import shutil
 import signal
 import time
 
 import psutil
 import pytest
-from nvim_driver import until
+from conftest import missing
+from nvim_driver import Terminal, until
 from real_server import BODY, BODY_ROWS, EASY, ENVIRONMENT, HOLES, LACUNA, SETTINGS, last_key
 from test_nvim_edits import PREVIEW
 
@@ -42,18 +45,20 @@ def set_text(editor, text):
     editor.lua("vim.api.nvim_win_set_cursor(0, { vim.api.nvim_buf_line_count(0), 0 })")
 
 
-def proposed(editor):
-    """Type easy code until something is proposed. The text before it, and the proposal."""
+def proposed(editor, fits=bool):
+    """Type easy code until something that fits is proposed. The text before it, and the proposal."""
     for text in EASY:
         set_text(editor, text[:-1])
         editor.keys("A")
         editor.type(last_key(text))
         end = time.monotonic() + 12
         while time.monotonic() < end:
-            if editor.ghost_text():
-                return editor.text, editor.ghost_text()
+            if ghost := editor.ghost_text():
+                if fits(ghost):
+                    return editor.text, ghost
+                break
             time.sleep(0.02)
-    raise AssertionError(f"nothing was proposed for any of {len(EASY)} easy texts")
+    raise AssertionError(f"nothing that fits was proposed for any of {len(EASY)} easy texts")
 
 
 def test_a_proposal_of_the_model_is_accepted_and_undone(real):
@@ -81,6 +86,36 @@ def test_pieces_of_the_model_s_proposal(real):
         if taken < len(ghost):
             assert ed.ghost_text() == ghost[taken:]
     assert ed.text == before + ghost
+
+
+def test_lines_of_the_model_s_proposal(real):
+    ed = real()
+    before, ghost = proposed(ed)
+    first, *others = ghost.split("\n")
+    steps = [step for step in [first, *("\n" + other for other in others)] if step]
+    for n in range(len(steps)):
+        ed.keys("<M-l>")
+        ed.see_text(before + "".join(steps[: n + 1]))
+        assert ed.ghost_text() == ("".join(steps[n + 1 :]) or None)
+
+
+def test_alternatives_of_the_model_are_cycled(real):
+    ed = real(settings={"proposal": {**SETTINGS["proposal"], "alternatives": 3}})
+    before, ghost = proposed(ed, lambda ghost: re.search(r" \(1/\d\)$", ghost))
+    count = int(ghost[-2])
+    seen = [ghost]
+    for n in range(2, count + 1):
+        ed.keys("<M-]>")
+        until(lambda n=n: (ed.ghost_text() or "").endswith(f" ({n}/{count})"), "the next alternative")
+        seen.append(ed.ghost_text())
+    bare = [text.rpartition(" (")[0] for text in seen]
+    assert len(set(bare)) == count
+    ed.keys("<M-]>")
+    ed.see(seen[0])
+    ed.keys("<M-[>")
+    ed.see(seen[-1])
+    ed.keys("<Tab>")
+    ed.see_text(before + bare[-1])
 
 
 def test_typing_along_and_dismissing(real):
@@ -131,6 +166,16 @@ def test_holes_are_filled_by_the_model(real, command):
     compile(after, "a.py", "exec")
     ed.keys("u")
     ed.see_text(before)
+
+
+def test_what_the_model_would_fill_in_is_refused(real):
+    ed = real()
+    before, (struck, _) = previewed(ed, "Lacuna fillall")
+    for _ in struck:
+        ed.keys("<S-Tab>")
+    until(lambda: ed.lua("return not require('lacuna.preview').is_open()"), "the end of the preview")
+    assert ed.lua(PREVIEW) == [[], []]
+    assert ed.text == before
 
 
 def test_a_selection_is_rewritten_by_the_model(real):
@@ -197,6 +242,29 @@ def test_a_setting_that_the_server_refuses_is_said(real):
     before, ghost = proposed(ed)
     ed.keys("<Tab>")
     ed.see_text(before + ghost)
+
+
+def test_a_real_terminal_shows_the_model_s_proposal(real, tmp_path):
+    tmux = shutil.which("tmux")
+    if not tmux:
+        missing("no tmux")
+    # said in the status line when the model is there
+    line = "vim.o.statusline = \"%{%luaeval('(require([[lacuna.server]]).status or {}).kind or [[]]')%}\"\n"
+    ed = real(init=f"{line}vim.o.laststatus = 2\n")
+    before, ghost = proposed(ed)
+    file = tmp_path / "t.py"
+    file.write_text(before[:-1])
+    with Terminal(tmux, ed, file, tmp_path) as terminal:
+        until(lambda: before.split("\n")[0][:-1] in terminal.screen()[0], "the screen")
+        until(lambda: terminal.screen()[-2] == "normal", "a model", 90)
+        terminal.keys("GA")
+        terminal.type(before[-1])
+        whole = [line.rstrip() for line in (before + ghost).split("\n")]
+        until(lambda: terminal.screen()[: len(whole)] == whole, "the text on the screen", 90)
+        terminal.keys("Tab", "Escape")
+        time.sleep(0.1)
+        terminal.keys(":wq", "Enter")
+        until(lambda: file.read_text() == before + ghost + "\n", "the saved file")
 
 
 CORE = """

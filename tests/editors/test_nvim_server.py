@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from nvim_driver import FAKE, NVIM, PLUGIN, ROOT, until
+from nvim_driver import FAKE, NVIM, PLUGIN, ROOT, Terminal, until
 
 pytestmark = [pytest.mark.editor]
 
@@ -33,7 +33,7 @@ def test_nothing_starts_for_a_file_of_another_type(nvim):
     ed = nvim(file="notes.txt", text="x\n", wait=False)
     ed.keys("G", "o")
     ed.type("def multi")
-    time.sleep(0.3)
+    until(lambda: ed.vim.vvars["vim_did_enter"], "the end of the start")
     assert clients(ed) == 0
     assert ed.messages() == []
     assert ed.lua("return package.loaded['lacuna.ghost'] == nil and package.loaded['lacuna.server'] == nil")
@@ -50,9 +50,17 @@ def test_disabled_by_its_setting(nvim):
     ed = nvim(config={"enabled": False}, wait=False)
     ed.keys("G", "o")
     ed.type("def multi")
-    time.sleep(0.2)
+    until(lambda: ed.vim.vvars["vim_did_enter"], "the end of the start")
     assert clients(ed) == 0
     assert ed.text == "import os\n\ndef multi"
+    # started by hand it has all that belongs to it
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna start")
+    ed.wait_ready()
+    ed.keys("a")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\n" + MULTI)
 
 
 def test_a_killed_server_comes_back(nvim):
@@ -60,7 +68,6 @@ def test_a_killed_server_comes_back(nvim):
     open_line(ed, "def multi")
     ed.see(MULTI[9:])
     os.kill(ed.server_pids()[0], signal.SIGKILL)
-    ed.see_none()
     until(lambda: len(ed.server_pids()) == 2, "a second server")
     # it is asked again in the same insert mode, without a further key
     ed.see(MULTI[9:])
@@ -88,7 +95,6 @@ def test_a_missing_server_is_said_once(nvim):
     ed.vim.command("edit " + str(ed.file.with_name("b.py")))
     ed.keys("i")
     ed.type("def multi")
-    time.sleep(0.1)
     assert notifications(ed).count("server not found") == 1
     assert ed.text == "def multi"
     ed.keys("<Esc>")
@@ -164,6 +170,7 @@ def test_stop_start_restart(nvim):
     ed.keys("<Esc>")
     ed.vim.command("Lacuna stop")
     until(lambda: clients(ed) == 0, "the stop")
+    # longer than it takes to revive one that has crashed
     time.sleep(0.4)
     assert len(ed.server_pids()) == 2
     ed.vim.command("Lacuna start")
@@ -174,6 +181,148 @@ def test_stop_start_restart(nvim):
     # the ones before were asked to leave and did
     for pid in ed.server_pids()[:2]:
         until(lambda pid=pid: not psutil.pid_exists(pid), "the end of a former server")
+
+
+def projects(ed, *names):
+    """Opens a file in each of several projects, one after the other."""
+    for name in names:
+        (ed.folder / name / ".git").mkdir(parents=True)
+        (ed.folder / name / "a.py").write_text("import os\n\n")
+        ed.vim.command(f"edit {ed.folder / name / 'a.py'}")
+
+
+def folders(ed):
+    sent = ed.messages("workspace/didChangeWorkspaceFolders")
+    return [folder["name"].rpartition("/")[2] for row in sent for folder in row["params"]["event"]["added"]]
+
+
+def test_all_projects_have_one_server(nvim):
+    ed = nvim(init="vim.o.hidden = true\n")
+    projects(ed, "one", "two")
+    until(lambda: len(ed.messages("textDocument/didOpen")) == 3, "three files")
+    ed.vim.command(f"edit {ed.folder / 'one/b.py'}")
+    until(lambda: len(ed.messages("textDocument/didOpen")) == 4, "four files")
+    assert clients(ed) == 1
+    assert len(ed.server_pids()) == 1
+    assert folders(ed) == ["one", "two"]
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<M-w>")
+    until(lambda: ed.messages("lacuna/didPartiallyAccept"), "telling of the word")
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna stop")
+    until(lambda: clients(ed) == 0, "the stop")
+    time.sleep(0.6)
+    assert len(ed.server_pids()) == 1
+    ed.vim.command("Lacuna start")
+    until(lambda: len(ed.messages("textDocument/didOpen")) == 8, "all files again")
+    assert clients(ed) == 1
+    assert ed.text == "\ndef multi("
+
+
+LATE = """
+import os, sys, time
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def late(flag):
+    """The command of a server that hangs until a file is there."""
+    return [sys.executable, "-S", "-E", "-c", LATE, str(flag), *FAKE]
+
+
+def test_a_project_opened_while_the_server_starts(nvim, tmp_path):
+    ed = nvim(cmd=late(tmp_path / "go"), wait=False)
+    until(lambda: len(children(ed)) == 1, "the process")
+    projects(ed, "one", "two")
+    (tmp_path / "go").touch()
+    until(lambda: len(ed.messages("textDocument/didOpen")) == 3, "three files")
+    assert folders(ed) == ["one", "two"]
+    assert clients(ed) == 1
+    assert ed.text == "import os\n"
+
+
+def children(ed):
+    return [child.pid for child in psutil.Process(ed.vim.call("getpid")).children()]
+
+
+def test_a_server_that_hangs_at_its_start_is_stopped_and_restarted(nvim, tmp_path):
+    ed = nvim(cmd=late(tmp_path / "go"), wait=False)
+    first = until(lambda: children(ed), "the process")
+    ed.vim.command("Lacuna restart")
+    second = until(lambda: [pid for pid in children(ed) if pid not in first], "another process")
+    until(lambda: children(ed) == second, "the end of the first")
+    ed.vim.command("Lacuna stop")
+    until(lambda: children(ed) == [], "the end of the second")
+    time.sleep(0.6)
+    assert children(ed) == []
+    (tmp_path / "go").touch()
+    ed.vim.command("Lacuna start")
+    ed.wait_ready()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    assert ed.text == "import os\n\ndef multi"
+
+
+def test_stopped_right_after_a_crash_it_stays_away(nvim):
+    ed = nvim()
+    os.kill(ed.server_pids()[0], signal.SIGKILL)
+    until(lambda: "starting it again" in (ed.lua("return require('lacuna.server').status.message") or ""), "the crash")
+    ed.vim.command("Lacuna stop")
+    time.sleep(0.6)
+    assert len(ed.server_pids()) == 1
+    assert clients(ed) == 0
+
+
+def test_a_pause_outlives_a_crash(nvim):
+    ed = nvim()
+    ed.vim.command("Lacuna pause")
+    until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna ⏸", "the pause")
+    os.kill(ed.server_pids()[0], signal.SIGKILL)
+    until(lambda: len(ed.server_pids()) == 2, "a second server")
+    until(lambda: len(ed.messages("lacuna/pause")) == 2, "the pause of the second")
+    until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna ⏸", "the pause")
+    ed.vim.command("Lacuna resume")
+    until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna", "the end of it")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    assert ed.text == "import os\n\ndef multi"
+
+
+# what lazy.nvim does with `{ url = ..., event = 'VeryLazy', main = 'lacuna', opts = {...} }`
+LAZY = """
+local root, opts = ...
+vim.opt.runtimepath:prepend(root)
+vim.cmd.source(root .. '/plugin/lacuna.lua')
+require('lacuna').setup(opts)
+"""
+
+
+def test_loaded_after_the_file(nvim):
+    ed = nvim(plugin=False, wait=False)
+    until(lambda: ed.vim.vvars["vim_did_enter"], "the end of the start")
+    ed.lua(LAZY, str(ROOT), {"keys": {"accept": "<C-y>"}})
+    ed.wait_ready()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<C-y>")
+    ed.see_text("import os\n\n" + MULTI)
+    ed.vim.command("help lacuna-install")
+    assert ed.vim.eval("expand('%:t')") == "lacuna.txt"
+
+
+def test_loaded_by_the_first_insert_mode(nvim):
+    ed = nvim(plugin=False, wait=False)
+    until(lambda: ed.vim.vvars["vim_did_enter"], "the end of the start")
+    ed.keys("Go")
+    until(lambda: ed.vim.eval("mode()") == "i")
+    ed.lua(LAZY, str(ROOT), {})
+    ed.wait_ready()
+    ed.type("def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\n" + MULTI)
 
 
 def test_commands_and_their_completion(nvim):
@@ -195,7 +344,7 @@ def test_pause_and_resume(nvim):
     ed.vim.command("Lacuna pause")
     until(lambda: ed.lua("return require('lacuna').statusline()") == "lacuna ⏸", "the pause")
     open_line(ed, "def multi")
-    time.sleep(0.2)
+    ed.wait_answered(9)
     assert ed.ghost_text() is None
     ed.keys("<Esc>")
     ed.vim.command("Lacuna resume")
@@ -211,13 +360,14 @@ def test_snooze_and_disable(nvim):
     ed.vim.command("Lacuna snooze")
     assert ed.lua("return require('lacuna').statusline()") == "lacuna zz"
     open_line(ed, "def multi")
-    time.sleep(0.2)
+    ed.settle()
     assert ed.requests() == 0
     ed.keys("<Esc>")
     ed.vim.command("Lacuna resume")
     ed.vim.command("Lacuna disable")
     ed.keys("a")
-    time.sleep(0.2)
+    until(lambda: ed.vim.eval("mode()") == "i")
+    ed.settle()
     assert ed.requests() == 0
     ed.keys("<Esc>")
     ed.vim.command("Lacuna enable")
@@ -233,7 +383,7 @@ def test_the_status_line_tells_the_latency(nvim):
     line = ed.lua("return require('lacuna').statusline()")
     assert line.startswith("lacuna ")
     assert line.endswith(" ms")
-    assert 120 <= int(line.split()[1]) < 500
+    assert int(line.split()[1]) >= 120
     assert ed.text == "import os\n\nslow = "
 
 
@@ -329,43 +479,15 @@ def test_a_real_terminal_shows_it(nvim, tmp_path):
 
         missing("no tmux")
     ed = nvim()
-    environment = {
-        **ed.environment,
-        "FAKE_LOG": str(tmp_path / "tmux.log"),
-        "LANG": "C.UTF-8",
-        "TERM": "xterm-256color",
-    }
-    socket = str(tmp_path / "tmux.sock")
-    file = tmp_path / "t.py"
+    log, file = tmp_path / "tmux.log", tmp_path / "t.py"
     file.write_text("import os\n\n")
-
-    def run(*arguments):
-        return subprocess.run(
-            [tmux, "-S", socket, "-f", "/dev/null", *arguments],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    run("new-session", "-d", "-x", "60", "-y", "12", str(NVIM), "--clean", "-u", str(ed.init), str(file))
-    try:
-        until(lambda: "import os" in run("capture-pane", "-p"), "the screen")
-        until(
-            lambda: (tmp_path / "tmux.log").exists() and "didOpen" in (tmp_path / "tmux.log").read_text(), "the server"
-        )
-        run("send-keys", "Go")
-        for char in "def multi":
-            run("send-keys", "-l", char)
-
-        def screen():
-            return [line.rstrip() for line in run("capture-pane", "-p").splitlines()]
-
-        until(lambda: screen()[2:5] == ["def multi(a, b):", "    x = a", "    return x + b"], "the text on the screen")
-        run("send-keys", "Tab")
-        run("send-keys", "Escape")
+    with Terminal(tmux, ed, file, tmp_path, {"FAKE_LOG": str(log)}) as terminal:
+        until(lambda: "import os" in terminal.screen(), "the screen")
+        until(lambda: log.exists() and "didOpen" in log.read_text(), "the server")
+        terminal.keys("Go")
+        terminal.type("def multi")
+        until(lambda: terminal.screen()[2:5] == MULTI.split("\n"), "the text on the screen")
+        terminal.keys("Tab", "Escape")
         time.sleep(0.1)
-        run("send-keys", ":wq", "Enter")
+        terminal.keys(":wq", "Enter")
         until(lambda: file.read_text() == "import os\n\n" + MULTI + "\n", "the saved file")
-    finally:
-        subprocess.run([tmux, "-S", socket, "kill-server"], env=environment, capture_output=True, check=False)

@@ -137,6 +137,8 @@ def preview(w, title):
     w.page.wait_for_selector(".monaco-diff-editor", state="visible")
     until(lambda: title in (w.page.locator(".tab.active").get_attribute("aria-label") or ""), f"a tab {title!r}")
     w.page.wait_for_selector(".editor-actions .codicon-check", state="visible")
+    # keys go to what has the focus
+    w.page.wait_for_selector(".monaco-diff-editor:focus-within")
 
 
 def no_preview(w):
@@ -149,8 +151,8 @@ def test_fill_a_hole_and_undo_in_one_step(window):
     w.focus()
     w.keys("Control+Home", "ArrowDown", "Control+Alt+h")
     preview(w, "Fill this hole")
-    shown = w.page.locator(".monaco-diff-editor .editor.modified .view-lines").last.inner_text().replace("\u00a0", " ")
-    assert "return 42" in shown
+    lines = w.page.locator(".monaco-diff-editor .editor.modified .view-lines").last
+    until(lambda: "return 42" in lines.inner_text().replace("\u00a0", " "), "the new text")
     assert w.file.read_text() == HOLES
     w.keys("Alt+Enter")
     no_preview(w)
@@ -246,6 +248,27 @@ def test_an_edit_over_several_files(code_server, open_window, key):
 def shown_changes(w):
     found = w.page.locator(".multiDiffEditor .editor.modified .view-lines").all_inner_texts()
     return "\n".join(found).replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "text"),
+    [
+        ("Control+Alt+Shift+h", "lacuna/previewEdit", "# late\n" + HOLES),
+        ("Control+Alt+n", "lacuna/nextEdit", "# late\nnew_name = 1\nprint(old_name)\n"),
+    ],
+)
+def test_an_edit_for_a_text_that_has_moved_on_is_refused(window, key, method, text):
+    w = window(text)
+    asked = len(w.messages(method))
+    w.focus()
+    w.keys("Control+Home", key)
+    until(lambda: len(w.messages(method)) > asked, "the request")
+    # the server answers as soon as it hears of this
+    w.type("x")
+    until(lambda: "The text has changed since" in w.toasts(), "the message")
+    assert w.page.locator(".monaco-diff-editor").count() == 0
+    w.see_file("x" + text)
+    w.command("Notifications: Clear All Notifications")
 
 
 def test_nothing_to_fill_is_said(window):

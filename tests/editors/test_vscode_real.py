@@ -1,5 +1,6 @@
 """VS Code with the real server and the embedded model: what a user gets after installing both."""
 
+import contextlib
 import json
 import re
 import signal
@@ -71,19 +72,20 @@ def real(shared_real, request, keep_if_failed):
     shared_real.keys("Escape", "Escape", "Escape")
 
 
-def proposed(w):
+def proposed(w, texts=EASY):
     """Type easy code until something is proposed. The text before it, and the proposal."""
-    for text in EASY:
+    for text in texts:
         w.keys("Control+a", "Delete")
         w.page.keyboard.insert_text(text[:-1])
         w.type(last_key(text))
         end = time.monotonic() + 12
+        seen = []
         while time.monotonic() < end:
-            if w.ghost().strip():
-                # a later and longer answer may still replace it
-                time.sleep(0.3)
-                return text[:-1] + last_key(text), w.ghost()
-            time.sleep(0.02)
+            # a later and longer answer may still replace it
+            seen = [*seen[-2:], w.ghost()]
+            if seen[0].strip() and seen == [seen[0]] * 3:
+                return text[:-1] + last_key(text), seen[0]
+            time.sleep(0.15)
     raise AssertionError(f"nothing was proposed for any of {len(EASY)} easy texts")
 
 
@@ -103,13 +105,58 @@ def test_a_word_and_escape(real):
     w = real().focus()
     before, ghost = proposed(w)
     w.keys("Control+ArrowRight")
-    w.save()
-    until(lambda: len(w.file.read_text()) > len(before), "the word")
-    taken = w.file.read_text()
+    taken = saved_edit(w, before)
     assert (before + ghost).startswith(taken)
     w.keys("Escape")
     w.see_none()
     w.see_file(taken)
+
+
+def test_a_line_of_it(real):
+    w = real().focus()
+    before, ghost = proposed(w)
+    w.keys("Control+Alt+ArrowRight")
+    taken = saved_edit(w, before)
+    # the editor's line may go on to the beginning of the next one
+    assert taken.startswith(before + ghost.split("\n")[0])
+    assert (before + ghost).startswith(taken.rstrip())
+    w.keys("Control+z")
+    w.see_file(before)
+
+
+def test_alternatives_of_the_model(real, real_code):
+    real_code.write_settings(**{"lacuna.proposal.alternatives": 3})
+    w = real().focus()
+    try:
+        before, ghost, other = with_alternative(w)
+    finally:
+        real_code.write_settings(**{"lacuna.proposal.alternatives": None})
+    w.keys("Alt+[")
+    w.see(ghost)
+    w.keys("Alt+]")
+    w.see(other)
+    w.keys("Tab")
+    w.see_file(before + other)
+
+
+def with_alternative(w):
+    """A text that the model continues in more than one way; the second is shown."""
+    for first in range(len(EASY)):
+        before, ghost = proposed(w, EASY[first:])
+        w.keys("Alt+]")
+        with contextlib.suppress(AssertionError):
+            until(lambda ghost=ghost: w.ghost().strip() and w.ghost() != ghost, "another proposal", 5)
+            return before, ghost, settled_ghost(w)
+    raise AssertionError("there was no second proposal for any of the easy texts")
+
+
+def settled_ghost(w):
+    seen = []
+    # a later and longer answer may still replace it
+    while len(seen) < 3 or seen != [seen[0]] * 3:
+        seen = [*seen[-2:], w.ghost()]
+        time.sleep(0.15)
+    return seen[0]
 
 
 def clear_toasts(w):
@@ -133,12 +180,17 @@ def previewed(w, key, title):
 def saved_edit(w, before):
     """The accepted edit on disk. It is made a moment after the diff closed: a save that comes first saves nothing."""
 
+    reads = [before]
+
     def is_changed():
         w.save()
         w.page.wait_for_timeout(200)
-        return w.file.read_text() != before
+        reads.append(w.file.read_text())
+        # one read may come while the file is written
+        return reads[-1] not in (before, "") and reads[-1] == reads[-2]
 
     until(is_changed, "the edit")
+    return reads[-1]
 
 
 @pytest.mark.parametrize(
@@ -161,8 +213,7 @@ def test_holes_are_filled_by_the_model(real, key, title):
     assert w.file.read_text() == text
     w.keys("Alt+Enter")
     no_preview(w)
-    saved_edit(w, text)
-    after = w.file.read_text()
+    after = saved_edit(w, text)
     assert after.count("...") < text.count("...")
     compile(after, "a.py", "exec")
     w.keys("Control+z")

@@ -1,9 +1,11 @@
 """VS Code and the server: found, started when needed, missing, killed, untrusted, installed; windows of every kind."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -12,6 +14,7 @@ import zipfile
 import psutil
 import pytest
 from nvim_driver import FAKE, until
+from test_vscode_ghost import choose
 
 pytestmark = [pytest.mark.editor, pytest.mark.slow]
 
@@ -25,7 +28,6 @@ def test_a_killed_server_comes_back(code_server, open_window):
     os.kill(w.server_pids()[0], signal.SIGKILL)
     until(lambda: len(w.server_pids()) == 2, "a second server")
     until(lambda: len(w.messages("textDocument/didOpen")) == 2, "the document, opened again")
-    # what is typed before the client has registered with the editor asks nobody
     w.wait_ready()
     w.keys("Backspace")
     w.type("i")
@@ -45,9 +47,17 @@ def running_extension(w):
     w.command("Developer: Show Running Extensions")
     rows = w.page.locator(".runtime-extensions-editor .extension")
     until(lambda: "ms" in rows.first.inner_text() if rows.count() else False, "the table", 90)
-    time.sleep(0.5)
     row = rows.filter(has_text="Lacuna")
-    return row.first.inner_text().replace("\n", " ") if row.count() else None
+    seen = []
+
+    def is_settled():
+        seen.append((rows.count(), row.first.inner_text().replace("\n", " ") if row.count() else None))
+        time.sleep(0.25)
+        # a row may come late, and says "Activating..." before it tells the time
+        return len(seen) > 5 and len(set(seen[-5:])) == 1 and (seen[-1][1] is None or re.search(r"\dms", seen[-1][1]))
+
+    until(is_settled, "a table at rest", 60)
+    return seen[-1][1]
 
 
 def test_nothing_is_loaded_for_plain_text(code_server, open_window):
@@ -114,9 +124,12 @@ def test_a_server_that_always_dies_is_given_up(start_code_server, open_window):
     w.see_file("import os\n\ndef multi")
 
 
-def test_an_untrusted_workspace_starts_nothing_of_its_own(start_code_server, open_window, tmp_path):
-    """Neither by its settings nor by a program that lies in it."""
-    code = start_code_server(trust=False, settings={"lacuna.server.path": None})
+@pytest.mark.parametrize("path", [None, "${workspaceFolder}/.venv/bin/lacuna", "link/.venv/bin/lacuna"])
+def test_an_untrusted_workspace_starts_nothing_of_its_own(start_code_server, open_window, tmp_path, path):
+    """Neither by its settings nor by a program that lies in it, by whatever name the user's own setting calls that."""
+    path = str(tmp_path / path) if path and path.startswith("link") else path
+    (tmp_path / "link").symlink_to("evil")
+    code = start_code_server(trust=False, settings={"lacuna.server.path": path})
     mark = tmp_path / "started"
     evil = f"#!/bin/sh\ntouch {mark}\n"
     folder = tmp_path / "evil"
@@ -136,6 +149,112 @@ def test_an_untrusted_workspace_starts_nothing_of_its_own(start_code_server, ope
     w.at_end("x = 1")
     w.see_file("import os\n\nx = 1")
     assert not mark.exists()
+
+
+def with_variables(**variables):
+    return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items()), *FAKE]
+
+
+def test_text_typed_while_the_server_starts_is_asked_for_once(start_code_server, open_window):
+    code = start_code_server(command=with_variables(FAKE_INIT_MS=6000))
+    w = open_window(code)
+    until(lambda: w.messages("initialize"), "the start", 90)
+    w.at_end("def multi")
+    assert w.messages("textDocument/didOpen") == []
+    w.see(MULTI[9:])
+    (request,) = w.messages("textDocument/inlineCompletion")
+    # nobody asked by hand: the settings for automatic proposals hold
+    assert request["params"]["context"]["triggerKind"] == 2
+    w.keys("Tab")
+    w.see_file("import os\n\n" + MULTI)
+    w.close()
+    # and nothing is asked where nothing was typed
+    w = open_window(code)
+    until(lambda: w.messages("initialize"), "the start", 90)
+    w.at_end()
+    w.wait_ready()
+    time.sleep(1)
+    assert w.requests() == 0
+
+
+def test_a_server_that_never_answers_can_be_restarted(start_code_server, open_window, tmp_path):
+    mark = tmp_path / "mark"
+    script = f'if [ ! -e "{mark}" ]; then echo $$ > "{mark}"; exec sleep 1000; fi; exec "$@"'
+    code = start_code_server(command=["/bin/sh", "-c", script, "sh", *FAKE])
+    w = open_window(code)
+    until(lambda: mark.exists() and mark.read_text().strip(), "the first server", 90)
+    hung = int(mark.read_text())
+    w.focus()
+    w.command("Lacuna: Restart the Server")
+    w.wait_ready()
+    assert len(w.server_pids()) == 1
+    until(lambda: not psutil.pid_exists(hung), "the end of the first server")
+
+
+def test_a_language_is_switched_where_the_settings_say_so(start_code_server, open_window, tmp_path):
+    # a server that is too busy to tell its status does not keep the menu waiting
+    code = start_code_server(command=with_variables(FAKE_STATUS_MS=600000))
+    off = {"lacuna.languages": {"python": {"enable": False, "proposal.extent": "line"}}}
+    more = {".vscode/settings.json": json.dumps(off), "b.lua": "\n"}
+    w = open_window(code, more=more).wait_ready()
+
+    def settings(file):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(file.read_text())
+        return {}
+
+    choose(w, "Enable for python")
+    here = w.folder / ".vscode/settings.json"
+    rest = {"lacuna.languages": {"python": {"proposal.extent": "line"}}}
+    until(lambda: settings(here) == rest, f"the folder's setting (now: {settings(here)})")
+    choose(w, "Disable for python")
+    user = code.settings_files[0]
+    until(lambda: settings(user).get("lacuna.languages") == {"python": {"enable": False}}, "the user's setting")
+    w.open("b.lua", None, is_logged=False)
+    choose(w, "Enable for lua")
+    until(lambda: settings(user).get("lacuna.editor.extraLanguages") == ["lua"], "the list")
+    # the server hears of it
+    w.open("b.lua", None)
+
+
+PYTHON_EXTENSION = """
+const vscode = require('vscode');
+exports.activate = () => {
+  const changed = new vscode.EventEmitter();
+  let folder = process.env.HOME + '/first';
+  vscode.commands.registerCommand('python.other', () => {
+    folder = process.env.HOME;
+    changed.fire({});
+  });
+  return { environments: {
+    getActiveEnvironmentPath: () => ({ path: folder }),
+    resolveEnvironment: async () => ({ executable: { uri: vscode.Uri.file(folder + '/bin/python') } }),
+    onDidChangeActiveEnvironmentPath: changed.event,
+  } };
+};
+"""
+
+
+def test_the_selected_python_environment_is_used_and_followed(start_code_server, open_window, tmp_path):
+    manifest = {
+        "name": "python",
+        "publisher": "ms-python",
+        "version": "1.0.0",
+        "engines": {"vscode": "^1.91.0"},
+        "main": "./main.js",
+        "contributes": {"commands": [{"command": "python.other", "title": "Take the Other Environment"}]},
+    }
+    vsix = tmp_path / "python.vsix"
+    with zipfile.ZipFile(vsix, "w") as archive:
+        archive.writestr("extension/package.json", json.dumps(manifest))
+        archive.writestr("extension/main.js", PYTHON_EXTENSION)
+    # the launcher lies in the second environment
+    code = start_code_server(settings={"lacuna.server.path": None}, extensions=[vsix])
+    w = open_window(code)
+    until(lambda: "server not found" in w.status_label(), "the status", 90)
+    w.focus()
+    w.command("Take the Other Environment")
+    w.wait_ready()
 
 
 def test_a_trusted_workspace_brings_its_environment(start_code_server, open_window, tmp_path):
@@ -188,7 +307,7 @@ def test_the_server_is_installed_after_consent(start_code_server, open_window, t
     assert str(package) in dialog.inner_text()
     assert w.messages() == []
     dialog.get_by_role("button", name="Install", exact=True).click()
-    until(lambda: w.messages("textDocument/didOpen"), "the installed server", 90)
+    w.wait_ready()
     w.at_end("def multi")
     w.see(MULTI[9:])
     w.keys("Tab")
@@ -216,7 +335,7 @@ def test_a_notebook_cell(code_server, open_window):
     text = json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
     w = open_window(code_server, file="notes.txt", text="", size=(1200, 700)).focus()
     w.open("a.ipynb", text)
-    until(lambda: "Lacuna" in w.status_text(), "the status")
+    until(lambda: "fake" in w.status_label(), "a ready status", 90)
     w.page.click(".notebookOverlay .monaco-editor .view-lines")
     w.keys("Control+End")
     w.type("def multi")

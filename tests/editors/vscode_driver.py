@@ -85,7 +85,7 @@ def launcher(folder, command):
 class CodeServer:
     """The server side of VS Code: one process for many windows, each with its own folder."""
 
-    def __init__(self, base, *, command=FAKE, settings=None, trust=True):
+    def __init__(self, base, *, command=FAKE, settings=None, trust=True, extensions=()):
         self.base = Path(base)
         self.path = launcher(self.base, command)
         self.user = self.base / "user"
@@ -100,32 +100,41 @@ class CodeServer:
             **(settings or {}),
         }
         self.write_settings()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        environment = {
+        self.environment = {
             **os.environ,
             "HOME": str(self.base),
             "XDG_CONFIG_HOME": str(self.base / "config"),
             "XDG_DATA_HOME": str(self.base / "data"),
             "EXTENSIONS_GALLERY": '{"serviceUrl":""}',
         }
-        environment.pop("VIRTUAL_ENV", None)
-        common = [str(CODE), "--user-data-dir", str(self.user), "--extensions-dir", str(self.base / "extensions")]
-        subprocess.run([*common, "--install-extension", str(VSIX)], env=environment, check=True, capture_output=True)
-        options = ["--bind-addr", f"127.0.0.1:{self.port}", "--auth", "none", "--disable-telemetry"]
-        options += ["--disable-update-check", *(["--disable-workspace-trust"] if trust else [])]
+        self.environment.pop("VIRTUAL_ENV", None)
+        self.common = [str(CODE), "--user-data-dir", str(self.user), "--extensions-dir", str(self.base / "extensions")]
+        wanted = [part for file in (VSIX, *extensions) for part in ("--install-extension", str(file))]
+        subprocess.run([*self.common, *wanted], env=self.environment, check=True, capture_output=True)
+        self.options = ["--auth", "none", "--disable-telemetry", "--disable-update-check"]
+        self.options += ["--disable-workspace-trust"] if trust else []
+        for _ in range(3):
+            self.start()
+            until(lambda: self.process.poll() is not None or self.is_up(), "code-server's answer", 60)
+            # somebody else may take the port between its choice and its use
+            if self.process.poll() is None:
+                return
+        raise AssertionError((self.base / "code-server.log").read_text()[-2000:])
+
+    def start(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         with (self.base / "code-server.log").open("w") as log:
             self.process = subprocess.Popen(
-                [*common, *options],
+                [*self.common, "--bind-addr", f"127.0.0.1:{self.port}", *self.options],
                 # where a server without a workspace is started, and where its log then lies
                 cwd=self.base,
-                env=environment,
+                env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        until(self.is_up, "code-server's answer", 60)
 
     def is_up(self):
         try:
@@ -144,7 +153,10 @@ class CodeServer:
         self.settings = {key: value for key, value in {**self.settings, **change}.items() if value is not None}
         own = {key: value for key, value in self.settings.items() if key.startswith("lacuna.")}
         for file, settings in zip(self.settings_files, (self.settings, own), strict=True):
-            file.write_text(json.dumps(settings, indent=1))
+            text = json.dumps(settings, indent=1)
+            # a file that says this already is no change to tell every window
+            if not file.exists() or file.read_text() != text:
+                file.write_text(text)
 
     def close(self):
         if self.process.poll() is None:
@@ -227,8 +239,13 @@ class Window:
         until(lambda: "fake" in self.status_label(), "a ready status", 60)
         return self
 
+    def editor(self):
+        """The editor that holds the file: its tab may be active while the former file is still shown."""
+        of_file = f'[data-uri$="/{self.file.name}"]' if self.file and self.file.suffix != ".ipynb" else ""
+        return f".monaco-editor{of_file} .view-lines"
+
     def focus(self):
-        self.page.click(".monaco-editor .view-lines")
+        self.page.click(self.editor())
         return self
 
     def open(self, name, text, is_logged=True):
@@ -244,6 +261,8 @@ class Window:
         until(lambda: row.count() and (row.get_attribute("aria-label") or "").startswith(name), f"{name} in the list")
         self.keys("Enter")
         self.page.wait_for_selector(f'.tab.active[data-resource-name="{name}"]')
+        if not name.endswith(".ipynb"):
+            self.page.wait_for_selector(self.editor(), state="visible")
         if not is_logged:
             return self
         # the cells of a notebook are documents too, with a fragment behind the name

@@ -7,6 +7,7 @@ import string
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +52,7 @@ def test_an_update_replaces_and_a_removal_removes():
 
 
 def test_memory_is_bounded_and_the_latest_files_stay():
-    index = LineIndex(max_text_chars=100_000)
+    index = LineIndex(max_text_bytes=100_000)
     rng = random.Random(0)
     for i in range(300):
         lines = ["".join(rng.choices(string.ascii_letters, k=30)) for _ in range(40)]
@@ -65,7 +66,7 @@ def test_memory_is_bounded_and_the_latest_files_stay():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.lists(st.sampled_from("abcdef"), max_size=12)), max_size=12))
 def test_what_it_says_is_really_there(updates):
-    index = LineIndex(max_text_chars=60)
+    index = LineIndex(max_text_bytes=600)
     texts: dict[str, str] = {}
     for number, lines in updates:
         texts[f"{number}.py"] = "\n".join(lines)
@@ -84,7 +85,7 @@ def test_secrets_are_redacted_and_carriage_returns_gone():
 
 
 def test_asking_while_it_is_being_filled():
-    index = LineIndex(max_text_chars=200_000)
+    index = LineIndex(max_text_bytes=200_000)
     stop = threading.Event()
 
     def fill() -> None:
@@ -137,7 +138,7 @@ def test_a_large_workspace_is_cut_off_and_a_missing_one_is_nothing(tmp_path):
 def test_the_whole_index_stays_within_its_promise():
     tracemalloc.start()
     try:
-        index = LineIndex(max_text_chars=2_000_000)
+        index = LineIndex(max_text_bytes=2_000_000)
         rng = random.Random(1)
         for i in range(120):
             lines = [" ".join(rng.choices(("alpha", "beta", "gamma", f"name_{i}"), k=6)) for _ in range(600)]
@@ -147,6 +148,120 @@ def test_the_whole_index_stays_within_its_promise():
         tracemalloc.stop()
     # what Python's own objects add must stay small beside what is counted
     assert current < 1.5 * index.num_bytes + 8_000_000
+
+
+def test_what_a_character_takes_is_counted():
+    """An emoji makes every character of its file take four bytes."""
+    lines = [f"name_{i} = value_{i}(first, second)\n" for i in range(20_000)]
+    tracemalloc.start()
+    try:
+        index = LineIndex(max_text_bytes=4_000_000)
+        before, _ = tracemalloc.get_traced_memory()
+        empty = index.num_bytes
+        for i in range(4):
+            index.update(f"{i}.py", f"# {i} \U0001f600\n" + "".join(lines[5_000 * i : 5_000 * (i + 1)]))
+        current, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(index) == 4
+    # what is known of words is kept beside the index, and is bounded by itself
+    assert index.num_bytes - empty > 4 * sum(map(len, lines))
+    index.update("all.py", "# \U0001f600\n" + "".join(lines) * 2)
+    assert "all.py" not in {match.path for match in index.similar(Place("name_7 = ", (lines[6], ""), (lines[8], "")))}
+    assert index.num_bytes - empty <= 4_000_000
+    assert before < current
+
+
+def test_a_file_is_given_up_when_nobody_wants_it_any_more():
+    index = LineIndex()
+    index.update("a.py", SOURCE)
+    calls = []
+
+    def cancelled() -> bool:
+        calls.append(1)
+        return len(calls) > 2
+
+    assert not index.update("a.py", SOURCE.replace("clean", "wash") * 500, cancelled=cancelled)
+    assert len(calls) == 3
+    assert [match.rest for match in index.similar(HERE)] == ["clean(b)"], "what was known stays"
+
+
+def test_who_began_before_it_was_cleared_writes_nothing(tmp_path):
+    (tmp_path / "a.py").write_text(SOURCE)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], lambda path: False)
+    index.clear()
+    while indexer.step(5.0):
+        pass
+    assert (indexer.num_read, len(index)) == (1, 0)
+    # nor does it take away what was written since
+    index.update(str(tmp_path / "a.py"), SOURCE)
+    indexer.refresh([str(tmp_path / "a.py")])
+    while indexer.step(5.0):
+        pass
+    assert len(index) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "num_lines"),
+    [
+        pytest.param(PermissionError("not yours"), 0, id="what may not be read is no news"),
+        pytest.param(ValueError("a bug"), 1, id="a bug is told once"),
+    ],
+)
+def test_one_bad_entry_stops_nothing(tmp_path, monkeypatch, caplog, error, num_lines):
+    for name in ("a", "b", "bad_1", "bad_2", "c", "d"):
+        (tmp_path / f"{name}.py").write_text(SOURCE)
+
+    def is_excluded(path: str) -> bool:
+        if "bad" in Path(path).name:
+            raise error
+        return False
+
+    is_file = Path.is_file
+
+    def checked(path: Path) -> bool:
+        if "bad" in path.name:
+            raise error
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", checked)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], is_excluded)
+    stop = indexer.start(pause_ms=1.0)
+    try:
+        wait_until(lambda: len(index) == 4)
+        (tmp_path / "e.py").write_text(SOURCE)
+        indexer.refresh([str(tmp_path / "bad_1.py"), str(tmp_path / "e.py")])
+        wait_until(lambda: len(index) == 5)
+    finally:
+        stop()
+    assert len([record for record in caplog.records if record.exc_info]) == num_lines
+
+
+def test_a_busy_flag_that_fails_stops_nothing(tmp_path):
+    (tmp_path / "a.py").write_text(SOURCE)
+    index = LineIndex()
+    calls = []
+
+    def is_busy() -> bool:
+        calls.append(1)
+        if len(calls) < 3:
+            raise RuntimeError("not yet")
+        return False
+
+    stop = WorkspaceIndexer(index, [tmp_path], lambda path: False).start(pause_ms=1.0, is_busy=is_busy)
+    try:
+        wait_until(lambda: len(index) == 1)
+    finally:
+        stop()
+
+
+def wait_until(is_so) -> None:
+    until = time.monotonic() + 10
+    while not is_so() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert is_so()
 
 
 def drafted(marked: str, index: LineIndex | None = None, extent="rest") -> list[Draft]:

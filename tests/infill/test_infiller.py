@@ -54,6 +54,18 @@ def test_typing_only_appends_to_the_prompt_and_nothing_within_a_word():
     assert num_prefilled == [1, 0, 0, 0, 7, 0, 0, 0]
 
 
+def test_imports_are_in_the_prompt_wherever_the_cursor_is():
+    """At the top of the text that is shown, or of the document where that begins further below."""
+    lines = "".join(f"value_{i} = {i}\n" for i in range(200))
+    prompts = []
+    for top, head in (("import os\n", ""), ("", "import os\nx = 1\n"), ("", "")):
+        subject = infiller("f(1)")
+        subject.prefetch(asked(f"{top}{lines}x = {B}\ny = 2\n", head=head))
+        prompts.append(TOKENIZER.decode(subject.engine.prefills[0]))
+    assert ["import os" in prompt for prompt in prompts] == [True, True, False]
+    assert "x = 1" not in prompts[1]
+
+
 def test_a_declined_request_costs_no_engine_work():
     subject = infiller("f(1)", rules=TriggerRules(is_excluded=lambda path: path.endswith(".env")))
     request = asked(f"A={B}\n", "text", path="/p/.env")

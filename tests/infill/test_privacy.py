@@ -49,6 +49,63 @@ def test_ignore_files_of_every_folder_count_and_deeper_ones_overrule(tmp_path):
     assert not rules.is_excluded(tmp_path.parent / "a.log"), "outside of the workspace its rules say nothing"
 
 
+@pytest.fixture
+def repo(tmp_path):
+    """A repository with a part that is opened alone; the folder above it has rules, too, which are not its own."""
+    repo = tmp_path / "repo"
+    (repo / "backend" / "deep").mkdir(parents=True)
+    (repo / ".git" / "info").mkdir(parents=True)
+    (repo / ".gitignore").write_text("local_settings.py\n")
+    (repo / ".git" / "info" / "exclude").write_text("/backend/mine.py\nkept.py\n")
+    (repo / "backend" / ".gitignore").write_text("!kept.py\n")
+    (tmp_path / ".gitignore").write_text("*.py\n")
+    return repo
+
+
+@pytest.mark.parametrize(
+    "roots",
+    [["repo/backend"], ["repo", "repo/backend"], ["repo"], ["repo/backend/deep", "elsewhere"], []],
+    ids=["a part", "both", "the whole", "a deep part", "none"],
+)
+def test_the_rules_of_the_whole_repository_count(repo, roots):
+    rules = PathRules([repo.parent / root for root in roots], is_everywhere=True)
+    for folder in (repo / "backend", repo / "backend" / "deep"):
+        assert rules.is_excluded(folder / "local_settings.py")
+        assert not rules.is_excluded(folder / "a.py"), "what stands above the repository does not count"
+    assert rules.is_excluded(repo / "backend" / "mine.py"), ".git/info/exclude"
+    assert not rules.is_excluded(repo / "backend" / "kept.py"), "which .gitignore overrules"
+
+
+def test_nested_roots_without_a_repository(tmp_path):
+    (tmp_path / "backend").mkdir()
+    (tmp_path / ".gitignore").write_text("local_settings.py\n")
+    assert PathRules([tmp_path, tmp_path / "backend"]).is_excluded(tmp_path / "backend" / "local_settings.py")
+
+
+def test_without_a_repository_no_ignore_file_of_the_disk_is_read(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".gitignore").write_text("*.py\n")
+    assert not PathRules([tmp_path / "sub"], is_everywhere=True).is_excluded(tmp_path / "sub" / "a.py")
+    assert not PathRules([], is_everywhere=True).is_excluded(tmp_path / "sub" / "a.py")
+
+
+def test_outside_of_all_roots_only_where_it_is_asked_for(repo):
+    # whoever switched ignore files off has the built-in list alone
+    assert not PathRules().is_excluded(repo / "local_settings.py")
+
+
+def test_a_worktree_has_the_exclude_file_of_its_repository(repo):
+    tree = repo.parent / "tree"
+    own = repo / ".git" / "worktrees" / "tree"
+    own.mkdir(parents=True)
+    tree.mkdir()
+    (own / "commondir").write_text("../..\n")
+    (tree / ".git").write_text(f"gitdir: {own}\n")
+    rules = PathRules([tree])
+    assert rules.is_excluded(tree / "backend" / "mine.py")
+    assert not rules.is_excluded(tree / "backend" / "other.py")
+
+
 def test_a_changed_ignore_file_is_read_again(tmp_path):
     rules = PathRules([tmp_path])
     assert not rules.is_excluded(tmp_path / "a.py")
@@ -80,6 +137,14 @@ def test_the_users_own_patterns_and_bad_lines(tmp_path):
             "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----", "MIIE", id="a key block"
         ),
         pytest.param("-----BEGIN PRIVATE KEY-----\nMIIE\nabc", "MIIE", id="a key block that is cut off"),
+        pytest.param("  POSTGRES_PASSWORD: s3cr3tvalue", "s3cr3t", id="YAML"),
+        pytest.param('  - "POSTGRES_PASSWORD=s3cr3tvalue"', "s3cr3t", id="a list in YAML"),
+        pytest.param("export API_KEY=abcdefghijkl", "abcdef", id="a shell, where a word is no name"),
+        pytest.param("# API_KEY=abc123def456", "abc123", id="in a comment"),
+        pytest.param("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalr", id="an ini file's"),
+        pytest.param("spring.datasource.password=p@ssw0rd!", "p@ss", id="a properties file"),
+        pytest.param('h = {"Authorization": "Bearer abcdefghijklmnop"}', "abcdef", id="a bearer token"),
+        pytest.param('token = f(password="hunter2hunter2")', "hunter2", id="a secret in an argument"),
     ],
 )
 def test_secrets_are_redacted_and_lines_stay(text, secret):
@@ -96,14 +161,36 @@ def test_secrets_are_redacted_and_lines_stay(text, secret):
         pytest.param('password = ""', id="empty"),
         pytest.param('url = "https://example.org/a:b@c"', id="an address without a password"),
         pytest.param("key = 'name'\n", id="a short value, an ordinary key"),
+        pytest.param("token: str", id="an annotation"),
+        pytest.param("    token: Optional[str] = None,\n", id="an annotation with a default"),
+        pytest.param("    token: int|None=None", id="an annotation without spaces"),
+        pytest.param("  api_key: string | undefined;", id="a type in TypeScript"),
+        pytest.param("  API_TOKEN: SecretString", id="a type of one's own"),
+        pytest.param("password = get_password()", id="a call by a long name"),
+        pytest.param("token = settings.TOKEN", id="an attribute"),
+        pytest.param("  apiKey: process.env.API_KEY,", id="a property"),
+        pytest.param("    secret=another_secret,", id="an argument by name"),
+        pytest.param("token = utf8ToUtf16", id="a name with digits"),
+        pytest.param("max_tokens = 16384000", id="a number"),
+        pytest.param("TOKEN=$(cat /run/secrets/token)", id="a substitution in a shell"),
+        pytest.param("PASSWORD=${DB_PASSWORD:-}", id="a variable of a shell"),
+        pytest.param("password == otherpassword1x2y", id="a comparison"),
+        pytest.param("tokenUrl: https://example.org/token1/a2b3", id="an address by that name"),
+        pytest.param("if x: token = 1 or s3cr3tvalue2", id="not at the start of a line"),
+        pytest.param('h = f"Bearer {self.access_token_value}"', id="a bearer token that is put in"),
     ],
 )
 def test_ordinary_code_is_left_alone(text):
     assert redact(text) == text
 
 
-def test_redacting_is_linear():
-    text = ("password = " * 20_000) + "'" * 1000
+@pytest.mark.parametrize(
+    "text",
+    ["password = " * 20_000 + "'" * 1000, "token" * 60_000, "\ntoken=" + "a" * 300_000, "token:" * 50_000,
+     "\n" * 100_000 + "token = \n" * 10_000, "\napi_key=a(" + "a1" * 100_000],
+    ids=["assignments", "one word", "a long value", "colons", "empty lines", "a long call"],
+)  # fmt: skip
+def test_redacting_is_linear(text):
     started = time.process_time()
     assert REDACTED not in redact(text)
     assert time.process_time() - started < 2

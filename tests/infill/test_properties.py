@@ -68,6 +68,41 @@ func main() {
 }
 """
 
+RUST = """\
+fn split(text: &str) -> Vec<char> {
+    let quote = '"';
+    let closed = '}';
+    let escaped = '\\'';
+    let raw = r#"a"b("#;
+    let mut found: Vec<char> = text.chars().filter(|c| *c == quote).collect();
+    found.push(if escaped == closed { quote } else { '(' });
+    found.retain(|c| raw.contains(*c));
+    found
+}
+"""
+
+CPP = """\
+#include <string>
+
+std::string text() {
+  const int limit = 1'000;
+  const long far = 0x1'ff'ff;
+  const char quote = '"';
+  std::string raw = R"(a"b)";
+  std::string marked = R"x(a)"b)x";
+  return raw + marked + std::to_string(limit + far) + quote;
+}
+"""
+
+PATTERNS = """\
+const quote = /"/;
+const paths = text.split(/[/'(]/);
+const half = size / 2 / count;
+const first = lines.find((line) => /^'+$/.test(line));
+const both = (a / 2) + (b / "3".length);
+const shown = <p>don't {first}</p>;
+"""
+
 SCRAPS = st.sampled_from(
     [
         "(", ")", "[", "]", "{", "}", "'", '"', "`", "\n", "\n    ", "\n\t", "\n        ", "  ", "\t", "\r\n", ",", ":",
@@ -158,6 +193,9 @@ def test_no_answer_does_harm(language, sources):
         pytest.param("python", PYTHON_SOURCES[0].replace("    ", "\t"), id="python with tabs"),
         pytest.param("javascript", JAVASCRIPT, id="javascript"),
         pytest.param("go", GO, id="go"),
+        pytest.param("rust", RUST, id="rust: quotes and brackets as characters, raw strings"),
+        pytest.param("cpp", CPP, id="c++: raw strings, digits in groups"),
+        pytest.param("javascript", PATTERNS, id="javascript: regular expressions, an apostrophe in an element"),
     ],
 )
 def test_the_truth_is_shown(language, source):

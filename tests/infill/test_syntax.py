@@ -77,6 +77,23 @@ def test_damage(language, text, is_broken):
     assert (damage > Damage(0, 0)) is is_broken
 
 
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        pytest.param("rust", "let a = '\"'; let b = '{'; let c = '\\''; let d: &'a str = '\\u{7b}';", id="characters"),
+        pytest.param("rust", 'let a = r#"b"(c"#; let d = br"\\";', id="raw strings of Rust"),
+        pytest.param("go", "a := `\\`; b := `{`", id="raw strings of Go"),
+        pytest.param("cpp", 'auto a = R"(b"c)" u8R"x(d)"(e)x"; int f = 1\'000 + 0x1\'ff;', id="C++"),
+        pytest.param("c", "int a = 1'000'000; char b = '(';", id="digits in groups"),
+        pytest.param("javascript", "a = /\"/; b(/[/'(]/, c); d = e => /`/g;", id="regular expressions"),
+        pytest.param("javascript", 'a = b / "c" / d; e = (f) / g("/");', id="division"),
+    ],
+)
+def test_the_scanner_knows_the_literals_of_a_language(language, text):
+    """It decides alone where there is no tree, and where the tree has errors elsewhere."""
+    assert scan_brackets(language_for(language), text).num_unbalanced == 0
+
+
 def test_damage_exceeds_in_either_respect():
     assert Damage(1, 0).exceeds(Damage(0, 5))
     assert Damage(0, 1).exceeds(Damage(5, 0))

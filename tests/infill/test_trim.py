@@ -168,6 +168,106 @@ def test_the_result_is_in_the_documents_own_style(marked, answer, expected):
     assert filled(marked, answer) == expected
 
 
+JS = "function f() {\n  g();\n}\n\nfunction h() {\n"
+PY = "def f():\n  g()\n\n\ndef h():\n"
+
+
+@pytest.mark.parametrize(
+    ("marked", "answer", "shown"),
+    [
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "if (a) {\n      b();\n  }\n  c();",
+            "if (a) {\n    b();\n  }\n  c();",
+            id="steps of four from the cursor's column",
+        ),
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "if (a) {\n        b();\n    }\n    c();",
+            "if (a) {\n    b();\n  }\n  c();",
+            id="steps of four from the margin",
+        ),
+        pytest.param(f"{JS}  {B}\n}}\n", "a();\n    b();", "a();\n  b();", id="no step but the first"),
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "return a\n      .b(() => {\n        c();\n      });",
+            "return a\n      .b(() => {\n        c();\n      });",
+            id="what goes on with a statement is no step",
+        ),
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "switch (a) {\n  case 1:\n    b();\n    break;\n  }\n  c();",
+            "switch (a) {\n  case 1:\n    b();\n    break;\n  }\n  c();",
+            id="a label stands where it likes",
+        ),
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "if (a) {\n      b(`\n    x  \n`);\n  }",
+            "if (a) {\n    b(`\n    x  \n`);\n  }",
+            id="the inside of a template literal stays",
+        ),
+        pytest.param(
+            f"{JS}  {B}\n}}\n",
+            "if (a) {\n      x = bb(c,\n             d);\n  }",
+            "if (a) {\n    x = bb(c,\n           d);\n  }",
+            id="what is aligned moves with what it is aligned with",
+        ),
+        pytest.param(
+            f"{PY}  {B}\n",
+            "for a in b:\n      if a:\n          c(a)\n  return d",
+            "for a in b:\n    if a:\n      c(a)\n  return d",
+            id="Python from the cursor's column",
+        ),
+        pytest.param(
+            f"{PY}  {B}\n",
+            "for a in b:\n        c(\n            a,\n        )\n    return d",
+            "for a in b:\n    c(\n      a,\n    )\n  return d",
+            id="Python from the margin",
+        ),
+        pytest.param(
+            f"{PY}  {B}\n",
+            'if a:\n      b = """\n    x\n\ty  \n"""\n  return b',
+            'if a:\n    b = """\n    x\n\ty  \n"""\n  return b',
+            id="the inside of a long string stays",
+        ),
+        pytest.param(
+            PY.replace("  ", "    ") + f"    {B}\n",
+            "if a:\n    return b\n  return c",
+            "if a:\n        return b\n    return c",
+            id="steps of two from the margin in a file of four",
+        ),
+        pytest.param(
+            PY.replace("  ", "\t") + f"\t{B}\n",
+            "if a:\n    return b\n  return c",
+            "if a:\n\t\treturn b\n\treturn c",
+            id="steps of two in a file of tabs",
+        ),
+    ],
+)
+def test_another_width_of_indentation_becomes_the_documents(marked, answer, shown):
+    language = "javascript" if "{" in marked else "python"
+    assert filled(marked, answer, language, kind="block") == marked.replace(B, shown)
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "answer"),
+    [
+        pytest.param(
+            "go",
+            f"package p\n\nfunc f() int {{\n\t{B}\n}}\n",
+            'a := 1\n\tfmt.Println("}")\n\treturn a',
+            id="a brace in a string",
+        ),
+        pytest.param("javascript", f"function f() {{\n  {B}\n}}\n", "// }\n  a();\n  b();", id="in a comment"),
+        pytest.param("rust", f"fn f() {{\n    {B}\n}}\n", "let a = '}';\n    g(a);", id="in a character"),
+        pytest.param("python", f"def f():\n    {B}\n", 'a = """\nb\n"""\n    return a', id="a string at the margin"),
+        pytest.param("python", f"def f():\n    {B}\n", 'a = ")"\n    g(\n        a,\n    )', id="one in a string"),
+    ],
+)
+def test_what_stands_in_a_string_ends_no_block(language, marked, answer):
+    assert filled(marked, answer, language, kind="block") == marked.replace(B, answer)
+
+
 def test_a_span_is_replaced_as_a_whole():
     assert filled(f"x = [{B}1, 2{B}]\ny = 3\n", "a,\n     b") == "x = [a,\n     b]\ny = 3\n"
     assert filled(f"x = {B}1{B}\n", "1") == "(unchanged)"

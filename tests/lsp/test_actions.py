@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from lsp_client import Client, initialize_params
+from lsp_client import Client, ResponseError, initialize_params
 
 URI = "file:///workspace/a.py"
 
@@ -275,3 +275,82 @@ def test_listing_is_cheap_in_a_long_file(start):
         listed(server, at(line, 4))
     # 10 ms on a quiet core; this machine is shared
     assert (time.monotonic() - begun) / 20 < 0.25
+
+
+def happened(server, journal, what):
+    return server.wait_for(lambda: [each for each in journal() if each["what"] == what], what=what)
+
+
+@pytest.mark.parametrize("how", ["changed", "closed"])
+def test_an_action_on_a_text_that_is_gone_holds_nobody_up(start, journal, how):
+    server = start()
+    other = "file:///workspace/b.py"
+    server.open(URI, HOLES + "# SLEEP20000\n")
+    server.open(other, "x = \n")
+    waiting = server.start("codeAction/resolve", listed(server, at(1, 4))["fill this hole"])
+    happened(server, journal, "fill_gaps")
+    begun = time.monotonic()
+    if how == "changed":
+        server.change(URI, 2, {"text": HOLES})
+    else:
+        server.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
+    assert server.inline(other, 0, 4)[0]["insertText"] == "filled"
+    assert "edit" not in server.wait(waiting)
+    assert time.monotonic() - begun < 10
+    happened(server, journal, "cancelled")
+    assert server.messages()[-1].endswith("the document has changed; ask again")
+
+
+@pytest.mark.parametrize("method", ["codeAction/resolve", "lacuna/previewEdit"])
+def test_cancelling_the_request_stops_the_engine(start, journal, method):
+    server = start()
+    server.open(URI, HOLES + "# SLEEP20000\n")
+    action = listed(server, at(1, 4))["fill this hole"]
+    waiting = server.start(method, action if method.startswith("code") else {"action": action})
+    happened(server, journal, "fill_gaps")
+    server.cancel(waiting)
+    with pytest.raises(ResponseError, match="-32800"):
+        server.wait(waiting)
+    happened(server, journal, "cancelled")
+
+
+def test_pausing_ends_an_action(start, journal):
+    server = start()
+    server.open(URI, HOLES + "# SLEEP20000\n")
+    waiting = server.start("codeAction/resolve", listed(server, at(1, 4))["fill this hole"])
+    happened(server, journal, "fill_gaps")
+    server.request("lacuna/pause")
+    assert "edit" not in server.wait(waiting)
+    assert server.messages()[-1].endswith("Lacuna is paused")
+
+
+def test_no_key_waits_for_a_file_full_of_holes_to_be_read(start):
+    server = start(options={"trigger": {"speculate": False}})
+    pad = "v = 1 + x\n" * 10
+    server.open(URI, "x = \n" + "".join(f"def f{number}(x):\n    pass\n\n\n{pad}" for number in range(2000)))
+    server.inline(URI, 0, 4)
+    worst = 0.0
+    for _ in range(3):
+        listing = server.start(
+            "textDocument/codeAction",
+            {"textDocument": {"uri": URI}, "range": at(9999, 4), "context": {"diagnostics": [], "triggerKind": 1}},
+        )
+        time.sleep(0.02)
+        begun = time.monotonic()
+        # from memory, so that only the event loop is waited for
+        server.inline(URI, 0, 4)
+        worst = max(worst, time.monotonic() - begun)
+        assert any(each["title"].endswith("all holes in this file") for each in server.wait(listing))
+        server.change(URI, 2, {"range": at(20001, 0), "text": "# on\n"})
+        server.inline(URI, 0, 4)
+    # 10 ms on a quiet core, and more than a second before; this machine is shared
+    assert worst < 0.5
+
+
+def test_all_holes_of_a_long_file_are_offered_wherever_the_cursor_is(start):
+    server = start()
+    pad = "value = 1  # pass\n" * 2000
+    server.open(URI, pad + "def f():\n    pass\n" + pad + "def g():\n    pass\n" + pad)
+    assert set(listed(server, at(0, 0))) == {"fill all holes in this file"}
+    server.change(URI, 2, {"text": pad + "def f():\n    pass\n" + pad})
+    assert listed(server, at(0, 0)) == {}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from lacuna_ls.lsp.options import Options
+from lacuna_ls.lsp.server import create_server
 from lsp_client import ResponseError, initialize_params
+from lsprotocol import types
 
 URI = "file:///workspace/a.py"
 BOOK = "file:///workspace/book.ipynb"
@@ -40,6 +45,48 @@ def test_completion_is_not_offered_otherwise(start, client, options):
     assert "completionProvider" not in server.server["capabilities"]
     with pytest.raises(ResponseError, match="-32601"):
         server.request("textDocument/completion", {})
+
+
+FALLBACK = {"features": {"completionFallback": True}}
+
+
+def with_dynamic_completion(is_dynamic):
+    params = without_ghost_text()
+    params["capabilities"]["textDocument"]["completion"]["dynamicRegistration"] = is_dynamic
+    params["capabilities"]["workspace"]["configuration"] = True
+    return params
+
+
+def test_completion_that_is_asked_for_later_is_registered(start):
+    server = start(with_dynamic_completion(True), settings=FALLBACK)
+
+    def registered():
+        given = [each for method, params in server.requests for each in registrations(method, params)]
+        return [each for each in given if each["method"] == "textDocument/completion"]
+
+    def registrations(method, params):
+        return params["registrations"] if method == "client/registerCapability" else []
+
+    (found,) = server.wait_for(registered, what="the registration")
+    assert "(" in found["registerOptions"]["triggerCharacters"]
+    server.open(URI, "x = val\n")
+    params = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 7}}
+    assert len(server.request("textDocument/completion", params)["items"]) == 1
+    # once; and switched off again it is quiet
+    server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": FALLBACK}})
+    assert len(server.request("textDocument/completion", params)["items"]) == 1
+    server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": {"enable": True}}})
+    assert server.request("textDocument/completion", params)["items"] == []
+    assert len(registered()) == 1
+    assert not server.messages()
+
+
+def test_completion_that_cannot_be_offered_later_is_told_once(start):
+    server = start(with_dynamic_completion(False), settings=FALLBACK)
+    server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": FALLBACK}})
+    server.request("lacuna/status")
+    (message,) = server.messages()
+    assert "initialization options" in message
 
 
 def test_nothing_to_complete_is_an_empty_list(start):
@@ -109,6 +156,30 @@ def test_cells_come_move_and_go(start, journal):
     documents = [{"uri": cell("2")}, {"uri": cell("9")}]
     server.notify("notebookDocument/didClose", {"notebookDocument": {"uri": BOOK}, "cellTextDocuments": documents})
     assert server.inline(cell("2"), 0, 0) == []
+
+
+def test_a_cell_that_goes_takes_its_work_along(start, journal):
+    server = start("vscode")
+    open_book(server, [("1", "python", "SLEEP20000 \n"), ("2", "python", "b = \n")])
+    waiting = server.start_inline(cell("1"), 0, 11)
+    server.wait_for(lambda: [each for each in journal() if each["what"] == "fill"], what="the engine at work")
+    structure = {"array": {"start": 0, "deleteCount": 1}, "didClose": [{"uri": cell("1")}]}
+    change = {"cells": {"structure": structure}}
+    server.notify("notebookDocument/didChange", {"notebookDocument": {"uri": BOOK, "version": 2}, "change": change})
+    assert server.wait(waiting, 2) is None
+    assert server.inline(cell("2"), 0, 4)[0]["insertText"] == "filled"
+
+
+def test_no_more_documents_are_looked_at_than_are_taken():
+    server = create_server(lambda options, roots: NotImplemented)
+    for number in range(30):
+        server.documents.open(types.TextDocumentItem(f"file:///w/{number}.py", "python", 1, "x = 1\n"))
+    asked = []
+    server.privacy.may_read = lambda document, options: not asked.append(document.uri)
+    last = server.documents.get("file:///w/29.py")
+    options = replace(Options(), context=replace(Options().context, max_documents=3))
+    assert [each.path for each in server.completions.neighbours(last, options)] == [f"/w/{n}.py" for n in (28, 27, 26)]
+    assert len(asked) == 3
 
 
 def test_folders_come_and_go(start, tmp_path):

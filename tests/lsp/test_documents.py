@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
-from lacuna_ls.lsp.documents import WINDOW_CHARS, Document, clean
+from lacuna_ls.lsp.documents import HEAD_CHARS, WINDOW_CHARS, WINDOW_GRID, Document, clean
 from lacuna_ls.lsp.positions import column_at, content_length, is_inside_character, num_units, split_lines
 from lsprotocol import types
 
@@ -139,10 +139,28 @@ def test_a_long_document_is_shown_through_a_window():
     line = "value = 1  # \U0001f600\n"
     document = Document("file:///a.py", "python", 1, line * 200_000, "utf-16")
     snapshot = document.snapshot(types.Position(100_000, 5))
-    assert len(snapshot.text) <= 2 * WINDOW_CHARS
+    assert len(snapshot.text) <= 2 * WINDOW_CHARS + WINDOW_GRID
     assert snapshot.text[snapshot.offset - 5 :].startswith("value = 1")
     assert snapshot.base + snapshot.offset == document.offset_at(types.Position(100_000, 5))
     assert document.text[snapshot.base - 1] == "\n"
+
+
+def test_the_window_stays_put_while_the_user_types():
+    """Else every key would move what the prompt begins with, and the tree would be parsed anew."""
+    text = "import os\n" + "".join(f"value_{i} = {i}\n" for i in range(60_000))
+    document = Document("file:///a.py", "python", 1, text, "utf-16")
+    bases = set()
+    for number, key in enumerate("count = os.cpu_count()" * 20, 2):
+        at = types.Position(40_000, number - 2)
+        document.apply([types.TextDocumentContentChangePartial(range=types.Range(at, at), text=key)], number)
+        snapshot = document.snapshot(types.Position(40_000, number - 1))
+        bases.add(snapshot.base)
+        assert snapshot.base % WINDOW_GRID < 40
+        assert document.text[snapshot.base - 1] == "\n"
+    assert len(bases) == 1
+    # and the imports go along
+    assert document.head(snapshot) == document.text[:HEAD_CHARS]
+    assert document.head(document.snapshot(types.Position(3, 0))) == ""
 
 
 def test_a_line_of_a_megabyte():

@@ -29,8 +29,8 @@ def test_a_session_is_counted(start, tmp_path):
     server.notify("lacuna/didDismiss", {"item": item})
     counted = server.request("lacuna/metrics", {})
     assert counted["numRequests"] == 2
-    # the first was counted when it was answered: the client had not said yet that it reports
-    assert counted["numShown"] == 3
+    # the first when it was answered, because the client had not said yet that it reports; and not again
+    assert counted["numShown"] == 2
     assert counted["numAccepted"] == 1
     assert counted["numPartlyAccepted"] == 1
     assert counted["numCharsAccepted"] == 5
@@ -128,3 +128,28 @@ def test_the_command_shows_and_purges(tmp_path, monkeypatch):
     assert "deleted" in shown.stdout
     assert not (tmp_path / "lacuna" / "metrics.json").exists()
     assert Path(tmp_path).exists()
+
+
+@pytest.mark.parametrize("does_report", [True, False], ids=["reports", "says nothing"])
+def test_what_was_computed_ahead_counts_as_shown(start, tmp_path, journal, does_report):
+    server = start(env={"XDG_STATE_HOME": str(tmp_path)})
+
+    def see(character):
+        (item,) = server.inline(URI, 0, character)
+        if does_report:
+            server.notify("lacuna/didShow", {"item": item})
+        return item
+
+    server.open(URI, "x = \n")
+    first = see(4)
+    server.wait_for(lambda: sum(each["what"] == "fill" for each in journal()) == 2, what="the fill ahead")
+    for version, (character, text) in enumerate([(4, "filled"), (10, "fi")], 2):
+        at = {"line": 0, "character": character}
+        server.change(URI, version, {"range": {"start": at, "end": at}, "text": text})
+        # from memory: what followed, and then the rest of that
+        see(character + len(text))
+        if version == 2:
+            server.request("workspace/executeCommand", first["command"])
+    assert sum(each["what"] == "fill" and each["line"] == "x = filled" for each in journal()) == 1
+    counted = server.request("lacuna/metrics", {})
+    assert (counted["numShown"], counted["numAccepted"]) == (2, 1)

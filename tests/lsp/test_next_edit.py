@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
+from lacuna_ls.lsp import protocol as names
+from lacuna_ls.lsp.server import create_server
+from lsprotocol import types
+
 URI = "file:///workspace/a.py"
 TEXT = "def old(a):\n    return a\n\n\nx = old(1)\ny = old(2)\n"
 
@@ -85,3 +92,26 @@ def test_a_changed_signature_is_renoised_jointly(start, journal):
     (asked,) = [each for each in journal() if each["what"] == "fill_gaps"]
     assert asked["jointly"] is True
     assert edits[0]["range"] == {"start": {"line": 4, "character": 8}, "end": {"line": 4, "character": 9}}
+
+
+def test_an_answer_to_a_key_is_not_held_up(start, journal):
+    server = start()
+    other = "file:///workspace/b.py"
+    server.open(URI, TEXT + "# SLEEP20000\n")
+    server.open(other, "y = \n")
+    server.change(URI, 2, insert(0, 9, ", b"))
+    waiting = server.start("lacuna/nextEdit", {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 0}})
+    server.wait_for(lambda: [each for each in journal() if each["what"] == "fill_gaps"], what="the engine at work")
+    begun = time.monotonic()
+    assert server.inline(other, 0, 4)[0]["insertText"] == "filled"
+    assert server.wait(waiting)["edits"] == []
+    assert time.monotonic() - begun < 4
+
+
+def test_a_failure_is_logged_and_nothing_is_proposed(caplog):
+    server = create_server(lambda options, roots: NotImplemented)
+    server.documents.open(types.TextDocumentItem(URI, "python", 1, TEXT))
+    server.privacy.may_propose = lambda document, options: 1 / 0
+    params = names.NextEditParams(names.VersionedDocument(URI))
+    assert asyncio.run(server.next_edits.answer(params, is_automatic=False)).edits == []
+    assert "A next edit failed." in caplog.text

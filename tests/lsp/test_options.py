@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath, PureWindowsPath
 
 import hypothesis.strategies as st
 import pytest
@@ -16,6 +17,7 @@ from lacuna_ls.lsp.options import (
     read_options,
     vscode_configuration,
 )
+from lacuna_ls.lsp.server import is_inside
 from lacuna_ls.lsp.settings import check
 
 URI = "file:///workspace/a.py"
@@ -108,6 +110,60 @@ def test_a_workspace_cannot_turn_privacy_off_nor_choose_an_engine():
     assert all("only be set in your own settings" in message for message in messages)
 
 
+def test_a_workspace_cannot_take_back_what_the_user_has_switched_off():
+    base = read_options(
+        {
+            "enable": False,
+            "context": {"openDocuments": False, "workspace": False},
+            "disable": {"languages": ["sql"], "paths": ["secret/"]},
+        }
+    )[0]
+    raw = {
+        "enable": True,
+        "context": {"openDocuments": True, "workspace": True},
+        "disable": {"languages": [], "paths": ["build/"]},
+        "languages": {"python": {"enable": True, "proposal": {"extent": "line"}}},
+        "trigger": {"debounceMs": 30},
+    }
+    options, messages = read_options(raw, base=base, is_workspace=True)
+    assert options.enable is False
+    assert for_language(options, "python").enable is False
+    assert for_language(options, "python").proposal.extent == "line"
+    assert options.context == base.context
+    assert options.disable.languages == ("sql",)
+    assert options.disable.paths == ("secret/", "build/")
+    assert options.trigger.debounce_ms == 30
+    assert len(messages) == 3
+    assert all("your own settings" in message for message in messages)
+    # the user himself may
+    assert read_options(raw, base=base)[0].enable is True
+
+
+def test_a_workspace_may_switch_off_and_not_on_again_by_language():
+    base = read_options({"languages": {"sql": {"enable": False}, "go": {"enable": True}}})[0]
+    assert read_options({}, base=base, is_workspace=True) == (base, [])
+    options = read_options({"enable": False, "languages": {"sql": {"enable": True}}}, base=base, is_workspace=True)[0]
+    assert options.enable is False
+    assert for_language(options, "sql").enable is False
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "kind", "expected"),
+    [
+        ("c:\\work\\a.py", "C:\\Work\\", PureWindowsPath, True),
+        ("c:\\work\\sub\\a.py", "c:/work", PureWindowsPath, True),
+        ("c:\\workshop\\a.py", "c:\\work", PureWindowsPath, False),
+        ("/place/a.py", "/place/", PurePosixPath, True),
+        ("/work", "/work", PurePosixPath, True),
+        ("/workshop/a.py", "/work", PurePosixPath, False),
+        ("/Work/a.py", "/work", PurePosixPath, False),
+        ("", "/work", PurePosixPath, False),
+    ],
+)
+def test_which_folder_a_file_is_in(path, folder, kind, expected):
+    assert is_inside(path, folder, kind) is expected
+
+
 def test_no_option_names_a_command():
     # what a workspace's settings can reach must not be able to start anything
     assert not [row.name for row in ROWS if "command" in row.name.lower() or row.name.lower() == "path"]
@@ -171,6 +227,14 @@ def test_workspace_configuration_is_asked_for_and_folders_differ(start):
     assert server.messages() == [
         "lacuna.privacy.redactSecrets can only be set in your own settings; the workspace's was left out."
     ]
+
+
+def test_a_folder_keeps_its_options_when_others_are_pushed(start):
+    server = start("vscode", settings=lambda item: {"enable": "scopeUri" not in item})
+    server.open(URI, "x = \n")
+    assert server.inline(URI, 0, 4) == []
+    server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": {"trigger": {"debounceMs": 1}}}})
+    assert server.inline(URI, 0, 4) == []
 
 
 def test_a_client_that_answers_configuration_with_null(start):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lacuna_ls.lsp.documents import WINDOW_CHARS, Document
+from lacuna_ls.lsp.options import Options
+from lacuna_ls.lsp.privacy import Privacy
 from lsp_client import FAKE_SERVER, initialize_params
+from lsprotocol import types
 
 
 def uri(path: Path) -> str:
@@ -72,6 +77,91 @@ def test_secrets_in_context_are_redacted(start, journal, workspace, redact):
     server.open(uri(workspace / "a.py"), "x = \n")
     server.inline(uri(workspace / "a.py"), 0, 4)
     assert ("sk-abcdef" in journal()[-1]["neighbour_texts"][0]) is not redact
+
+
+def document(uri: str, text: str = "") -> Document:
+    return Document(uri, "python", 1, text, "utf-16")
+
+
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("untitled:Untitled-1", True),
+        ("untitled:", True),
+        ("untitled:/p/.env", False),
+        ("fugitive:///p/.git//0/.env", False),
+        ("git:/p/secrets.py?%7B%22ref%22%3A%22~%22%7D", False),
+        ("git:/p/%2Eenv", False),
+        ("zipfile://[/p/deploy.pem", False),
+        ("git:/p/a.py", True),
+    ],
+    ids=[
+        "a new one",
+        "nothing",
+        "new, by name",
+        "in the index",
+        "with a query",
+        "quoted",
+        "no URI",
+        "of git, ordinary",
+    ],
+)
+def test_documents_without_a_file_count_by_the_path_of_their_uri(address, is_open, monkeypatch, tmp_path):
+    # the folder of this process says nothing about them
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.chdir(tmp_path / "secrets")
+    privacy, one = Privacy(), document("untitled:")
+    one.uri = address
+    assert privacy.may_propose(one, Options()) is is_open
+    assert privacy.may_read(one, Options()) is is_open
+
+
+@pytest.mark.parametrize("roots", [[], ["repo/backend"], ["elsewhere"]], ids=["none", "a part", "another"])
+def test_the_repository_counts_above_and_without_a_root(tmp_path, roots):
+    (tmp_path / "repo" / ".git").mkdir(parents=True)
+    (tmp_path / "repo" / "backend").mkdir()
+    (tmp_path / "repo" / ".gitignore").write_text("local_settings.py\n")
+    privacy = Privacy()
+    privacy.set_roots([str(tmp_path / root) for root in roots])
+    ignored = document(uri(tmp_path / "repo" / "backend" / "local_settings.py"))
+    assert not privacy.may_propose(ignored, Options())
+    assert privacy.may_propose(document(uri(tmp_path / "repo" / "backend" / "a.py")), Options())
+    options = Options(privacy=replace(Options().privacy, ignore_files=False))
+    assert privacy.may_propose(ignored, options)
+
+
+def typed(text: str, line: int) -> Document:
+    """A document with this text, in which a letter was typed last at the start of a line."""
+    one = document("file:///p/long.py", text)
+    at = types.Position(line, 0)
+    one.apply([types.TextDocumentContentChangePartial(types.Range(at, at), "x")], 2)
+    return one
+
+
+@pytest.mark.parametrize("redact", [True, False], ids=["redacted", "as it is"])
+def test_of_a_long_document_what_stands_around_the_last_change(redact):
+    options = Options(privacy=replace(Options().privacy, redact_secrets=redact))
+    text = "".join(f"line_{number:06} = 1\n" for number in range(60_000))
+    for line in (0, 30_000, 59_999):
+        shown = Privacy().text(typed(text, line), options)
+        assert 0.9 * WINDOW_CHARS < len(shown) <= WINDOW_CHARS
+        assert f"xline_{line:06}" in shown
+        # whole lines
+        assert shown.endswith(" = 1\n")
+        assert shown.startswith(("line_", "xline_"))
+    # nobody knows where the user is: the top
+    assert Privacy().text(document("file:///p/long.py", text), options).startswith("line_000000")
+
+
+def test_a_window_cuts_no_private_key():
+    # the block lies across the edge of the window
+    filler = "a = 1\n" * ((WINDOW_CHARS // 2 - 600) // 6)
+    block = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkq\n" * 200 + "-----END PRIVATE KEY-----\n"
+    text = "a = 1\n" * 40_000 + block + filler
+    line = text.count("\n")
+    shown = Privacy().text(typed(text + "b = 2\n" * 40_000, line), Options())
+    assert "-----END" in shown
+    assert "MIIE" not in shown
 
 
 def test_nothing_is_opened_to_the_network(start, tmp_path):

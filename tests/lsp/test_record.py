@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from lacuna_ls.engine.errors import LacunaError
@@ -100,7 +102,42 @@ def test_shapes():
     }
     shape = shape_of(value)
     assert shape["method"] == "x/y"
-    assert shape["params"]["text"] == "xxxxxx x\n\t→"
+    assert shape["params"]["text"] == "xxxxöx x\n\t→"
     assert shape["params"]["uri"] != "file:///a/b.go"
     assert shape["params"]["version"] == 3
     assert shape["params"]["list"] == ["xx"]
+
+
+def test_paths_that_are_keys_are_hashed_as_everywhere():
+    shape = shape_of({"changes": {URI: []}, "uri": URI, "C:\\secret\\a.py": 1, "/secret/b": 2, "[python]": 3})
+    assert "secret" not in str(shape)
+    assert shape["uri"] in shape["changes"]
+    assert shape["[python]"] == 3
+
+
+@pytest.mark.parametrize("text", ["naïve", "日本語 text", "\U0001d54f = 1", "ψ_1", "x\U0001f600y"])
+def test_a_shape_is_as_wide_as_its_text(text):
+    # else the positions of a recording mean other places in a replay
+    shape = shape_of(text)
+    assert shape != text
+    for now, then in zip(shape, text, strict=True):
+        for encoding in ("utf-8", "utf-16-le", "utf-32-le"):
+            assert len(now.encode(encoding)) == len(then.encode(encoding))
+
+
+def test_what_cannot_be_packed_is_left_out(tmp_path):
+    recorder = Recorder(tmp_path / "session", with_contents=True)
+    recorder("in", {"method": "a", "params": "\ud800"}, 0.0)
+    recorder("in", {"method": "b"}, 0.0)
+    recorder.close()
+    assert [each.message for each in read_session(tmp_path / "session")] == [{"method": "b"}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_ends_the_recording_and_nothing_else(caplog):
+    recorder = Recorder(Path("/dev/full"), with_contents=True)
+    for _ in range(3):
+        recorder("in", {"method": "a"}, 0.0)
+    recorder.close()
+    (told,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "the recording" in told.getMessage().lower()

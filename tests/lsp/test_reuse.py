@@ -137,3 +137,62 @@ def test_a_dismissed_word_does_not_come_back_under_another_model(start, journal)
     server.notify("workspace/didChangeConfiguration", {"settings": {"lacuna": {"trigger": {"speculate": False}}}})
     server.inline(URI, 0, 4)
     assert len(fills(journal)) == 2
+
+
+def text_of(items):
+    return [item["insertText"] for item in items]
+
+
+def test_what_a_key_brought_up_below_the_floor_does_not_come_by_itself(start, journal):
+    server = start(options={"trigger": {"prefetch": False}})
+    server.open(URI, "GUESS = \n")
+    assert text_of(server.inline(URI, 0, 8, kind=1)) == ["filled"]
+    # what would follow it will come by itself
+    server.wait_for(lambda: len(fills(journal)) == 2, what="the fill ahead")
+    assert fills(journal)[1]["min_confidence"] == Options().proposal.min_confidence
+    assert fills(journal)[1]["num_alternatives"] == 1
+    assert server.inline(URI, 0, 8) == []
+    # but it stays while it is typed along
+    server.change(URI, 2, insert(0, 8, "fi"))
+    assert text_of(server.inline(URI, 0, 10)) == ["lled"]
+    server.change(
+        URI, 3, {"range": {"start": {"line": 0, "character": 8}, "end": {"line": 0, "character": 10}}, "text": ""}
+    )
+    assert server.inline(URI, 0, 8) == []
+
+
+def test_what_was_dismissed_by_hand_is_forgotten(start, journal):
+    server = start(options={"trigger": {"speculate": False}})
+    server.open(URI, "x = \n")
+    (item,) = server.inline(URI, 0, 4)
+    server.notify("lacuna/didDismiss", {"item": item, "reason": "typedOver"})
+    server.inline(URI, 0, 4)
+    assert len(fills(journal)) == 1
+    server.notify("lacuna/didDismiss", {"item": item, "reason": "explicit"})
+    server.inline(URI, 0, 4)
+    assert len(fills(journal)) == 2
+
+
+def test_a_key_asks_for_more_than_what_is_there(start, journal):
+    server = start(options={"trigger": {"speculate": False}})
+    server.open(URI, "x = \nMANY\n")
+    assert text_of(server.inline(URI, 1, 4)) == ["first"]
+    assert text_of(server.inline(URI, 1, 4, kind=1)) == ["first", "second", "third"]
+    assert [each["num_alternatives"] for each in fills(journal)] == [1, 3]
+    # all that there is: from memory, and by itself one
+    assert text_of(server.inline(URI, 1, 4, kind=1)) == ["first", "second", "third"]
+    assert text_of(server.inline(URI, 1, 4)) == ["first"]
+    assert len(fills(journal)) == 2
+    # where the model has no more, it is not asked again and again
+    assert [text_of(server.inline(URI, 0, 4, kind=1)) for _ in range(3)] == [["filled"]] * 3
+    assert len(fills(journal)) == 3
+
+
+def test_what_is_shown_stays_the_first_when_a_key_asks_for_more(start, journal):
+    server = start(options={"trigger": {"speculate": False}})
+    server.open(URI, "x = \n")
+    server.inline(URI, 0, 4)
+    # typed along, and something else than its rest comes of the key
+    server.change(URI, 2, insert(0, 4, "fi"))
+    assert text_of(server.inline(URI, 0, 6, kind=1)) == ["lled", "filled"]
+    assert text_of(server.inline(URI, 0, 6)) == ["lled"]

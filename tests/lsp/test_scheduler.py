@@ -353,3 +353,77 @@ def test_stopping_answers_what_is_queued():
     late = Job("a", lambda infiller, cancelled: 1, CancelToken(), False)
     thread.engine.submit(late)
     assert late.future.result(1) is Ending.UNAVAILABLE
+
+
+def test_a_cancelled_task_ends_the_work_that_it_waits_for(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+    started, ended = threading.Event(), threading.Event()
+
+    def work(infiller, cancelled):
+        started.set()
+        while not cancelled():
+            time.sleep(0.001)
+        ended.set()
+
+    async def main():
+        scheduler = Scheduler(thread.engine)
+        task = asyncio.ensure_future(scheduler.run("a", scheduler.begin("a"), work))
+        await asyncio.to_thread(started.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(ended.wait, 5)
+
+    asyncio.run(main())
+
+
+class Blind(Nothing):
+    """Cannot say how it is, as long as it is told so."""
+
+    is_blind = True
+
+    def status(self):
+        if self.is_blind:
+            raise RuntimeError("the socket is gone")
+        return super().status()
+
+
+def test_an_infiller_that_cannot_say_how_it_is_is_a_crash(made):
+    thread = made(Blind, backoff_s=0.001)
+    thread.engine.start()
+    thread.wait("failed")
+    assert "the socket is gone" in thread.states[-1].detail
+    assert run(thread) is Ending.UNAVAILABLE
+    # the thread lives
+    Blind.is_blind = False
+    try:
+        thread.engine.load()
+        thread.wait("ready")
+        assert run(thread) == 1
+    finally:
+        Blind.is_blind = True
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gone"), DeviceError("The device is lost.")], ids=["crash", "failure"])
+@pytest.mark.parametrize("when", ["resting", "loading"])
+def test_one_that_stops_saying_how_it_is_is_made_or_asked_again(made, error, when):
+    class Fading(Nothing):
+        fails = False
+
+        def status(self):
+            if self.fails:
+                self.fails = False
+                raise error
+            return super().status()
+
+    infiller = Fading()
+    thread = made(lambda: infiller, backoff_s=0.01, look_s=0.05)
+    thread.engine.start()
+    thread.wait("ready")
+    infiller.fails = True
+    if when == "loading":
+        thread.engine.load()
+    thread.wait("ready", 2)
+    assert run(thread) == 1

@@ -1,9 +1,9 @@
 """An infiller without a model, for tests of lsp/. What stands in the line of the cursor tells it what to do.
 
 SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH     raises
-DECLINE     proposes nothing                                              MANY      proposes three alternatives
+DECLINE     proposes nothing                                              MANY      proposes up to three
 DEAF<ms>    works that long without polling                               ECHO      proposes sha1 of prefix and suffix
-AHEAD<ms>   as SLEEP, behind its own proposal only
+AHEAD<ms>   as SLEEP, behind its own proposal only             GUESS     proposes at a confidence of 0.05
 Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash.
 """
 
@@ -75,19 +75,31 @@ class FakeInfiller:
             raise RuntimeError("the fake was told to crash")
         if match := re.search(r"DEAF(\d+)", line):
             time.sleep(int(match.group(1)) / 1000)
-        if match := re.search(r"SLEEP(\d+)|AHEAD(\d+).*filled", line):
-            until = time.monotonic() + int(match.group(1) or match.group(2)) / 1000
-            while time.monotonic() < until:
-                if cancelled is not None and cancelled():
-                    self._note("cancelled", {"line": line})
-                    return InfillResult(is_cancelled=True)
-                time.sleep(0.002)
+        if (match := re.search(r"SLEEP(\d+)|AHEAD(\d+).*filled", line)) and not self._sleep(
+            float(match.group(1) or match.group(2)), line, cancelled
+        ):
+            return InfillResult(is_cancelled=True)
         if "DECLINE" in line:
             return InfillResult(declined="empty")
-        texts = ["first", "second", "third"] if "MANY" in line else ["filled"]
+        texts = ["first", "second", "third"][: request.num_alternatives] if "MANY" in line else ["filled"]
         if "ECHO" in line:
             texts = [echo(request.text, request.start, request.end)]
-        return InfillResult(tuple(Proposal(request.typed + text, request.start, request.end, 0.9) for text in texts))
+        confidence = 0.05 if "GUESS" in line else 0.9
+        if confidence < request.min_confidence:
+            return InfillResult(declined="low-confidence")
+        return InfillResult(
+            tuple(Proposal(request.typed + text, request.start, request.end, confidence) for text in texts)
+        )
+
+    def _sleep(self, wait_ms: float, line: str, cancelled: Cancelled | None) -> bool:
+        """Wait, polling the cancel flag; whether nobody set it."""
+        until = time.monotonic() + wait_ms / 1000
+        while time.monotonic() < until:
+            if cancelled is not None and cancelled():
+                self._note("cancelled", {"line": line})
+                return False
+            time.sleep(0.002)
+        return True
 
     def fill_gaps(self, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
         self._note(
@@ -99,8 +111,10 @@ class FakeInfiller:
                 "seed": request.seed,
             },
         )
-        if "SLEEP" in request.text:
-            time.sleep(0.3)
+        if (match := re.search(r"SLEEP(\d+)?", request.text)) and not self._sleep(
+            float(match.group(1) or 300), request.text[:100], cancelled
+        ):
+            return GapsResult(is_cancelled=True)
         if "STUBBORN" in request.text and request.seed < 2:
             # the first two tries change nothing
             spans = [request.text[gap.start : gap.end] for gap in request.gaps]

@@ -6,7 +6,8 @@ the file named by FAKE_LOG as one JSON line with its time.
 
 The text itself steers it. A line that begins like an entry of COMPLETIONS is completed to it; a line with `slow` is
 answered after FAKE_SLOW_MS (300), cancellable; with `null` it is answered null, with `boom` by an error, with `die` the
-process exits at once. `...` and `pass` are holes.
+process exits at once. `...` and `pass` are holes. An edit of a text with `late` is answered when the text has changed.
+FAKE_INIT_MS delays the answer to `initialize`, FAKE_STATUS_MS the one to `lacuna/status`.
 """
 
 import difflib
@@ -31,6 +32,8 @@ COMPLETIONS = (
 MIN_TYPED = 3
 FILL = "return 42"
 LOG = Path(os.environ["FAKE_LOG"]) if "FAKE_LOG" in os.environ else None
+INIT_S = float(os.environ.get("FAKE_INIT_MS", "0")) / 1000
+STATUS_S = float(os.environ.get("FAKE_STATUS_MS", "0")) / 1000
 SLOW_S = float(os.environ.get("FAKE_SLOW_MS", "300")) / 1000
 
 documents: dict[str, tuple[int, str]] = {}
@@ -199,6 +202,14 @@ def next_edits(params):
     return {"edits": edits}
 
 
+def wait_for_change(uri):
+    """In a text that says so: the edit just made is for a text that is no more when it arrives."""
+    before = documents[uri]
+    end = time.monotonic() + 60
+    while "late" in before[1] and documents[uri] == before and time.monotonic() < end:
+        time.sleep(0.002)
+
+
 def answer(ident, method, params):
     if method == "textDocument/inlineCompletion":
         uri, where = params["textDocument"]["uri"], params["position"]
@@ -225,8 +236,10 @@ def answer(ident, method, params):
         result = {**params, "edit": workspace_edit(params["data"]["uri"], edits_of(params["data"], None))}
     elif method == "lacuna/previewEdit":
         result = preview(params)
+        wait_for_change(params["action"]["data"]["uri"])
     elif method == "lacuna/nextEdit":
         result = next_edits(params)
+        wait_for_change(params["textDocument"]["uri"])
     elif method in ("lacuna/pause", "lacuna/resume", "lacuna/unload", "lacuna/status"):
         if method == "lacuna/pause":
             state.update(kind="inactive", message="paused", isPaused=True)
@@ -234,6 +247,8 @@ def answer(ident, method, params):
             state.update(kind="normal", message="", isPaused=False)
         elif method == "lacuna/unload":
             state.update(kind="inactive", message="unloaded")
+        elif method == "lacuna/status":
+            time.sleep(STATUS_S)
         result = dict(state)
     elif method == "lacuna/metrics":
         result = {"numRequests": 1, "numShown": 1, "numAccepted": 0}
@@ -261,6 +276,7 @@ def main():
         if method is None:
             continue
         if method == "initialize":
+            time.sleep(INIT_S)
             send({"id": ident, "result": {"capabilities": CAPABILITIES, "serverInfo": {"name": "lacuna"}}})
         elif method == "initialized":
             send({"method": "lacuna/status", "params": state})

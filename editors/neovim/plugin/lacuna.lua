@@ -20,13 +20,22 @@ end, {
   end,
 })
 
-local group = vim.api.nvim_create_augroup('lacuna.start', {})
+local function look_at(bufnr)
+  -- help, quickfix, prompts and terminals are nobody's code
+  if vim.bo[bufnr].buftype == '' then
+    require('lacuna').on_filetype(bufnr)
+  end
+end
+
 vim.api.nvim_create_autocmd('FileType', {
-  group = group,
+  group = vim.api.nvim_create_augroup('lacuna.start', {}),
   callback = function(args)
-    -- help, quickfix, prompts and terminals are nobody's code
-    if vim.bo[args.buf].buftype == '' then
-      require('lacuna').on_filetype(args.buf)
-    end
+    look_at(args.buf)
   end,
 })
+-- loaded later than the files that are open, as lazy.nvim may do; after setup(), which it calls next
+if vim.v.vim_did_enter == 1 then
+  vim.schedule(function()
+    vim.iter(vim.api.nvim_list_bufs()):filter(vim.api.nvim_buf_is_loaded):each(look_at)
+  end)
+end

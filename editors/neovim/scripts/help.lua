@@ -46,8 +46,13 @@ wrap(
 section('INSTALLATION', 'lacuna-install')
 wrap('Neovim 0.12 or newer, and the server: `pip install lacuna-ls`, or `:Lacuna install`. The plugin:', '')
 put('', 'With |vim.pack|: >lua', "    vim.pack.add({ 'URL of the Lacuna repository' })", '<')
-put('With lazy.nvim: >lua', "    { url = 'URL of the Lacuna repository' }", '<')
-put('From a checkout: >lua', "    vim.opt.runtimepath:append('/path/to/lacuna/editors/neovim')", '<')
+put('With lazy.nvim: >lua', "    { url = 'URL of the Lacuna repository', main = 'lacuna', opts = {} }", '<')
+wrap(
+  '`opts` is what `setup()` is given. `main` names the module, which lazy.nvim looks for in another folder of the '
+    .. 'repository than where it is. The plugin may be loaded at any event: files that are open already are served too.',
+  ''
+)
+put('', 'From a checkout: >lua', "    vim.opt.runtimepath:append('/path/to/lacuna/editors/neovim')", '<')
 wrap(
   'The defaults work; no setup call is needed. To change something, set |g:lacuna| before the plugin loads, or call '
     .. '`require("lacuna").setup()` at any time: >lua',

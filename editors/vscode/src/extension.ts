@@ -7,6 +7,8 @@ import * as protocol from './protocol';
 import type * as sessionModule from './session';
 import { StatusItems, showMenu, toggleLanguage } from './status';
 
+const MENU_WAIT_MS = 300;
+
 let session: sessionModule.Session | undefined;
 
 export function activate(context: vscode.ExtensionContext): void {
@@ -56,9 +58,10 @@ export function activate(context: vscode.ExtensionContext): void {
 
   const commands: Record<string, () => unknown> = {
     'lacuna.menu': async () => {
-      // the server tells its latency now and then; the menu shows the last one
+      // the server tells its latency now and then; the menu shows the last one, and waits for no busy server
       if (session?.isRunning) {
-        await session.control(protocol.STATUS);
+        const enough = new Promise<void>((resolve) => setTimeout(resolve, MENU_WAIT_MS));
+        await Promise.race([session.control(protocol.STATUS), enough]);
       }
       await showMenu(status, session?.isRunning ?? false);
     },
@@ -95,9 +98,9 @@ export function activate(context: vscode.ExtensionContext): void {
       quiet(Date.now() + minutes * 60_000);
     },
     'lacuna.toggleLanguage': async () => {
-      const language = vscode.window.activeTextEditor?.document.languageId;
-      if (language) {
-        await toggleLanguage(language);
+      const document = vscode.window.activeTextEditor?.document;
+      if (document) {
+        await toggleLanguage(document);
       }
     },
     'lacuna.unload': () => session?.control(protocol.UNLOAD),

@@ -12,17 +12,21 @@ export interface Found {
 
 export interface NotFound {
   places: string[];
+  /** For people: what is wrong with the setting, when it is the setting. */
+  mistake?: string;
 }
 
 const IS_WINDOWS = process.platform === 'win32';
 const PROGRAM = IS_WINDOWS ? 'lacuna.exe' : 'lacuna';
 const BIN = IS_WINDOWS ? 'Scripts' : 'bin';
 
-interface PythonApi {
-  environments?: {
-    getActiveEnvironmentPath(resource?: vscode.Uri): { path: string };
-    resolveEnvironment(environment: unknown): Promise<{ executable: { uri?: vscode.Uri } } | undefined>;
-  };
+/** How long the Python extension may take to start before it is done without. */
+const PYTHON_LIMIT_MS = 5000;
+
+interface PythonEnvironments {
+  getActiveEnvironmentPath(resource?: vscode.Uri): { path: string };
+  resolveEnvironment(environment: unknown): Promise<{ executable: { uri?: vscode.Uri } } | undefined>;
+  onDidChangeActiveEnvironmentPath?: vscode.Event<unknown>;
 }
 
 export function isExecutable(file: string): boolean {
@@ -32,6 +36,37 @@ export function isExecutable(file: string): boolean {
   } catch {
     return false;
   }
+}
+
+function realPath(file: string): string {
+  try {
+    return fs.realpathSync.native(file);
+  } catch {
+    return path.resolve(file);
+  }
+}
+
+/** Whether the workspace could have put this file there: by its name, or by where any link on the way to it leads. */
+function isInWorkspace(file: string): boolean {
+  const comparable = (one: string): string => (IS_WINDOWS ? one.toLowerCase() : one);
+  const names = [path.resolve(file), path.join(realPath(path.dirname(file)), path.basename(file)), realPath(file)].map(comparable);
+  const roots = (vscode.workspace.workspaceFolders ?? [])
+    .flatMap(({ uri }) => [path.resolve(uri.fsPath), realPath(uri.fsPath)])
+    .map((root) => comparable(root.endsWith(path.sep) ? root : root + path.sep));
+  return names.some((name) => roots.some((root) => name.startsWith(root)));
+}
+
+/** Whether this may be started at all: an untrusted workspace must not choose the program. */
+export function mayRun(file: string): boolean {
+  return path.isAbsolute(file) && (vscode.workspace.isTrusted || !isInWorkspace(file));
+}
+
+/** The first of these programs on PATH that may be started. */
+export function onPath(...names: string[]): string | undefined {
+  const folders = (process.env.PATH ?? '').split(path.delimiter);
+  return names
+    .flatMap((name) => folders.map((folder) => path.join(folder, name)))
+    .find((file) => mayRun(file) && isExecutable(file));
 }
 
 export function privateEnvironment(context: vscode.ExtensionContext): string {
@@ -49,10 +84,31 @@ function configuredPath(): string {
   return value.trim().replaceAll('${workspaceFolder}', folder).replace(/^~(?=[/\\])/, process.env.HOME ?? '~');
 }
 
-/** The environment selected in the Python extension, when that one is there and has run. */
+/** What the Python extension tells of its environments, when it is there; it is started for that. */
+export async function pythonEnvironments(): Promise<PythonEnvironments | undefined> {
+  try {
+    const python = vscode.extensions.getExtension<{ environments?: PythonEnvironments } | undefined>('ms-python.python');
+    return (await python?.activate())?.environments;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The environment selected in the Python extension. */
 async function selectedEnvironment(): Promise<string | undefined> {
-  const python = vscode.extensions.getExtension<PythonApi>('ms-python.python');
-  const environments = python?.isActive ? python.exports.environments : undefined;
+  let timer: NodeJS.Timeout | undefined;
+  const tooLong = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), PYTHON_LIMIT_MS);
+  });
+  try {
+    return await Promise.race([activeFolder(), tooLong]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function activeFolder(): Promise<string | undefined> {
+  const environments = await pythonEnvironments();
   if (!environments) {
     return undefined;
   }
@@ -66,10 +122,20 @@ async function selectedEnvironment(): Promise<string | undefined> {
   }
 }
 
+function mistakeOf(command: string): string {
+  const named = `lacuna.server.path: ${command}`;
+  if (isExecutable(command) && path.isAbsolute(command)) {
+    return vscode.l10n.t('Lacuna: {0} lies in a workspace that is not trusted', named);
+  }
+  return path.isAbsolute(command) || path.basename(command) === command
+    ? vscode.l10n.t('Lacuna: {0} is not an executable', named)
+    : vscode.l10n.t('Lacuna: {0} is not an absolute path', named);
+}
+
 export async function findServer(context: vscode.ExtensionContext): Promise<Found | NotFound> {
   const places: string[] = [];
   const look = (command: string, where: string): Found | undefined => {
-    if (isExecutable(command)) {
+    if (mayRun(command) && isExecutable(command)) {
       return { command, where };
     }
     places.push(`${where}: ${command}`);
@@ -79,7 +145,9 @@ export async function findServer(context: vscode.ExtensionContext): Promise<Foun
   const configured = configuredPath();
   if (configured !== '') {
     // a setting that names nothing is a mistake to tell, not a reason to start something else
-    return look(configured, 'lacuna.server.path') ?? { places };
+    const isName = path.basename(configured) === configured;
+    const command = isName ? (onPath(configured, ...(IS_WINDOWS ? [`${configured}.exe`] : [])) ?? configured) : configured;
+    return look(command, 'lacuna.server.path') ?? { places, mistake: mistakeOf(command) };
   }
   if (vscode.workspace.isTrusted) {
     const selected = await selectedEnvironment();
@@ -97,14 +165,9 @@ export async function findServer(context: vscode.ExtensionContext): Promise<Foun
       }
     }
   }
-  const roots = (vscode.workspace.workspaceFolders ?? []).map((folder) => folder.uri.fsPath + path.sep);
-  for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
-    const file = path.join(folder, PROGRAM);
-    // a relative entry of PATH, or one inside an untrusted workspace, would let the workspace choose the program
-    const isWorkspaces = !path.isAbsolute(folder) || (!vscode.workspace.isTrusted && roots.some((root) => file.startsWith(root)));
-    if (!isWorkspaces && isExecutable(file)) {
-      return { command: file, where: 'PATH' };
-    }
+  const installed = onPath(PROGRAM);
+  if (installed) {
+    return { command: installed, where: 'PATH' };
   }
   places.push('PATH');
   return look(path.join(privateEnvironment(context), BIN, PROGRAM), 'private environment') ?? { places };

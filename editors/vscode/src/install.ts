@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import * as path from 'node:path';
 import * as vscode from 'vscode';
-import { isExecutable, privateEnvironment } from './find';
+import { onPath, privateEnvironment } from './find';
 
 function run(command: string, args: string[], log: vscode.LogOutputChannel, token: vscode.CancellationToken): Promise<void> {
   log.info(`$ ${[command, ...args].join(' ')}`);
@@ -32,9 +32,7 @@ function run(command: string, args: string[], log: vscode.LogOutputChannel, toke
 }
 
 function findPython(): string | undefined {
-  const names = process.platform === 'win32' ? ['python.exe'] : ['python3', 'python'];
-  const folders = (process.env.PATH ?? '').split(path.delimiter).filter((one) => path.isAbsolute(one));
-  return names.flatMap((name) => folders.map((folder) => path.join(folder, name))).find(isExecutable);
+  return process.platform === 'win32' ? onPath('python.exe') : onPath('python3', 'python');
 }
 
 /** True when the server was installed. */

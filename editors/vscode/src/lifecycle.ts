@@ -18,12 +18,18 @@ export class Lifecycle {
   private running: Promise<void> = Promise.resolve();
   private queued: Promise<void> | undefined;
   private isStopping = false;
+  private hasEnded = false;
 
   constructor(private readonly hooks: Hooks) {}
 
   /** Whether the end of the server now under way was asked for. */
   get isExpectedToEnd(): boolean {
     return this.isStopping;
+  }
+
+  /** Whether the start now under way is no longer wanted: another one waits, or none. */
+  get isSuperseded(): boolean {
+    return this.queued !== undefined || this.hasEnded;
   }
 
   /** Stop what runs and start again. Calls that come while one waits are the same call. */
@@ -34,6 +40,9 @@ export class Lifecycle {
 
   /** The server ended by itself: start it again, later each time, and in the end not at all. */
   crashed(): void {
+    if (this.isSuperseded) {
+      return;
+    }
     const now = Date.now();
     this.crashes = this.crashes.filter((at) => now - at < WINDOW_MS);
     this.crashes.push(now);
@@ -48,17 +57,24 @@ export class Lifecycle {
   /** Stop for good. */
   async end(): Promise<void> {
     clearTimeout(this.timer);
+    this.hasEnded = true;
     this.isStopping = true;
     await this.hooks.stop();
   }
 
   private enqueue(): Promise<void> {
     clearTimeout(this.timer);
+    if (this.hasEnded) {
+      return Promise.resolve();
+    }
     if (!this.queued) {
       const turn = this.running.then(async () => {
         this.queued = undefined;
         this.isStopping = true;
         await this.hooks.stop();
+        if (this.hasEnded) {
+          return;
+        }
         this.isStopping = false;
         await this.hooks.start();
       });

@@ -24,6 +24,10 @@ function edited(document: vscode.TextDocument, edits: vscode.TextEdit[]): string
     );
 }
 
+function changed(): string {
+  return vscode.l10n.t('The text has changed since; nothing was done. Ask again.');
+}
+
 /** Of a diff of several files the stable API tells nothing but the title. */
 function isOurs(tab: vscode.Tab, title: string): boolean {
   const input: unknown = tab.input;
@@ -64,14 +68,24 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     return this.texts.get(uri.toString()) ?? '';
   }
 
-  /** Show the edit. A message when there is nothing to show. */
-  async show(edit: vscode.WorkspaceEdit, title: string, onAccepted?: () => void): Promise<string | undefined> {
+  /** Show the edit, made for these versions of the documents. A message when there is nothing to show. */
+  async show(
+    edit: vscode.WorkspaceEdit,
+    title: string,
+    madeFor: ReadonlyMap<string, number>,
+    onAccepted?: () => void,
+  ): Promise<string | undefined> {
     await this.refuse();
     const versions = new Map<string, number>();
     const sides: [vscode.Uri, vscode.Uri, vscode.Uri][] = [];
     let first: vscode.Range | undefined;
     for (const [uri, edits] of edit.entries()) {
       const document = await vscode.workspace.openTextDocument(uri);
+      const version = madeFor.get(uri.toString());
+      if (version !== undefined && version !== document.version) {
+        this.texts.clear();
+        return changed();
+      }
       const text = edited(document, edits);
       if (text === document.getText()) {
         continue;
@@ -109,7 +123,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     for (const [uri, version] of pending.versions) {
       const document = await vscode.workspace.openTextDocument(vscode.Uri.parse(uri));
       if (document.version !== version) {
-        void vscode.window.showWarningMessage(vscode.l10n.t('The text has changed since; nothing was done. Ask again.'));
+        void vscode.window.showWarningMessage(changed());
         return;
       }
     }

@@ -11,8 +11,9 @@ import {
   State,
 } from 'vscode-languageclient';
 import { LanguageClient } from 'vscode-languageclient/node';
-import { type Found, findServer } from './find';
+import { type Found, type NotFound, findServer, pythonEnvironments } from './find';
 import { selector } from './languages';
+import { LateAsk } from './late';
 import { Lifecycle, MAX_RESTARTS } from './lifecycle';
 import * as protocol from './protocol';
 import { Previews } from './preview';
@@ -21,12 +22,27 @@ import { type StatusItems } from './status';
 /** Settings of the extension: the server knows none of them. */
 const OWN_SECTIONS = ['server', 'editor', 'trace'];
 const MAX_STDERR_LINES = 20;
+/** A server that has not answered `initialize` by then is taken for hung. */
+const START_LIMIT_MS = 60_000;
+const START_CHECK_MS = 200;
 
 function forServer(settings: unknown): unknown {
   if (typeof settings !== 'object' || settings === null) {
     return settings;
   }
   return Object.fromEntries(Object.entries(settings).filter(([name]) => !OWN_SECTIONS.includes(name)));
+}
+
+/** Which version of each document the edits were made for, where the server told. */
+function versionsOf(
+  client: LanguageClient,
+  documents: { uri: string; version?: number | null }[],
+): Map<string, number> {
+  return new Map(
+    documents.flatMap(({ uri, version }) =>
+      typeof version === 'number' ? [[client.protocol2CodeConverter.asUri(uri).toString(), version]] : [],
+    ),
+  );
 }
 
 export class Session implements vscode.Disposable {
@@ -37,6 +53,8 @@ export class Session implements vscode.Disposable {
   private readonly disposables: { dispose(): unknown }[] = [this.previews];
   private told = new Set<string>();
   private hasAskedToInstall = false;
+  private isWatchingPython = false;
+  private late: LateAsk | undefined;
 
   constructor(
     private readonly context: vscode.ExtensionContext,
@@ -81,9 +99,15 @@ export class Session implements vscode.Disposable {
   }
 
   private async start(): Promise<void> {
+    const late = new LateAsk(this.status);
+    this.late = late;
     const found = await findServer(this.context);
+    if (this.lifecycle.isSuperseded) {
+      return;
+    }
     if ('places' in found) {
-      this.onMissing(found.places);
+      late.dispose();
+      this.onMissing(found);
       return;
     }
     this.log.info(`server: ${found.command} (${found.where})`);
@@ -91,22 +115,42 @@ export class Session implements vscode.Disposable {
     const client = this.createClient(found);
     this.client = client;
     // before the start: the first status comes as soon as the server is initialized
-    client.onNotification(protocol.STATUS, (status: protocol.Status) => this.status.update(status));
+    let isTold = false as boolean;
+    client.onNotification(protocol.STATUS, (status: protocol.Status) => {
+      isTold = true;
+      this.status.update(status);
+      late.told(status.kind);
+    });
+    const begun = Date.now();
+    const watchdog = setInterval(() => {
+      if (this.lifecycle.isSuperseded || Date.now() - begun > START_LIMIT_MS) {
+        this.log.warn('the server has not answered `initialize`; killing it');
+        client.serverProcess?.kill('SIGKILL');
+      }
+    }, START_CHECK_MS);
     try {
       await client.start();
+      // it answers without an error, too, when the server ended meanwhile
+      if (!client.isRunning()) {
+        throw new Error('the server ended before it was ready');
+      }
     } catch (error) {
       this.log.error(error instanceof Error ? error : String(error));
       await client.dispose().catch(() => undefined);
       if (this.client === client) {
-        this.client = undefined;
+        this.forget();
         this.lifecycle.crashed();
       }
       return;
+    } finally {
+      clearInterval(watchdog);
     }
     await this.setRunning(true);
-    if (this.status.current.kind === 'busy' && this.status.current.model === undefined) {
+    if (!isTold) {
       this.status.update({ kind: 'normal', message: vscode.l10n.t('ready') });
+      late.told('normal');
     }
+    late.registered();
   }
 
   private createClient(found: Found): LanguageClient {
@@ -122,7 +166,7 @@ export class Session implements vscode.Disposable {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
         closed: () => {
           if (!this.lifecycle.isExpectedToEnd && this.client === client) {
-            this.client = undefined;
+            this.forget();
             void this.setRunning(false);
             this.lifecycle.crashed();
           }
@@ -144,17 +188,23 @@ export class Session implements vscode.Disposable {
           return Array.isArray(answers) ? answers.map(forServer) : (answers as never);
         },
       },
-      provideInlineCompletionItems: async (document, position, context, token, next) => {
+      provideInlineCompletionItems: async (document, position, given, token, next) => {
+        const context = this.late?.takes(document)
+          ? { ...given, triggerKind: vscode.InlineCompletionTriggerKind.Automatic }
+          : given;
         if (this.status.isSnoozed() && context.triggerKind === vscode.InlineCompletionTriggerKind.Automatic) {
           return [];
         }
         const result = await next(document, position, context, token);
         const first = (Array.isArray(result) ? result : result?.items)?.[0];
+        if (first) {
+          this.late?.answered(document);
+        }
         const id: unknown = first?.command?.arguments?.[0];
         // there is no stable event for what is on the screen; what was answered in time is the nearest to it
         if (typeof id === 'string' && !token.isCancellationRequested && !this.told.has(id)) {
           this.told.add(id);
-          void this.client?.sendNotification(protocol.DID_SHOW, { id });
+          this.client?.sendNotification(protocol.DID_SHOW, { id }).catch(() => undefined);
         }
         return result;
       },
@@ -163,17 +213,29 @@ export class Session implements vscode.Disposable {
 
   private async stop(): Promise<void> {
     const client = this.client;
-    this.client = undefined;
+    this.forget();
     this.told.clear();
     await this.setRunning(false);
     if (client) {
+      if (client.state === State.Starting) {
+        // it cannot be stopped in order, and may never answer
+        client.serverProcess?.kill('SIGKILL');
+      }
       try {
         await client.stop(3000);
       } catch (error) {
         this.log.warn(error instanceof Error ? error.message : String(error));
       }
-      await client.dispose();
+      await client.dispose().catch(() => undefined);
     }
+  }
+
+  /** Nothing of a server that is gone stays shown. */
+  private forget(): void {
+    this.client = undefined;
+    this.late?.dispose();
+    this.late = undefined;
+    this.status.update({ model: null, device: null, lastLatencyMs: null, isPaused: false });
   }
 
   private async setRunning(isRunning: boolean): Promise<void> {
@@ -199,21 +261,20 @@ export class Session implements vscode.Disposable {
     });
   }
 
-  private onMissing(places: string[]): void {
+  private onMissing({ places, mistake }: NotFound): void {
     this.log.warn(`no server found; looked at:\n  ${places.slice(0, MAX_STDERR_LINES).join('\n  ')}`);
     this.status.update({ kind: 'error', message: vscode.l10n.t('server not found'), isMissing: true });
+    if (mistake === undefined) {
+      void this.watchPython();
+    }
     if (this.hasAskedToInstall) {
       return;
     }
     this.hasAskedToInstall = true;
     const install = vscode.l10n.t('Install…');
     const choose = vscode.l10n.t('Set Path');
-    const first = places[0] ?? '';
-    const isSetting = first.startsWith('lacuna.server.path');
-    const message = isSetting
-      ? vscode.l10n.t('Lacuna: {0} is not an executable', first)
-      : vscode.l10n.t('Lacuna: the server was not found.');
-    void vscode.window.showWarningMessage(message, ...(isSetting ? [] : [install]), choose).then((choice) => {
+    const message = mistake ?? vscode.l10n.t('Lacuna: the server was not found.');
+    void vscode.window.showWarningMessage(message, ...(mistake === undefined ? [install] : []), choose).then((choice) => {
       if (choice === install) {
         void vscode.commands.executeCommand('lacuna.install');
       } else if (choice === choose) {
@@ -222,9 +283,30 @@ export class Session implements vscode.Disposable {
     });
   }
 
+  /** Another environment of the Python extension may have the server that was not found. */
+  private async watchPython(): Promise<void> {
+    if (this.isWatchingPython || !vscode.workspace.isTrusted) {
+      return;
+    }
+    this.isWatchingPython = true;
+    const environments = await pythonEnvironments();
+    const watch = environments?.onDidChangeActiveEnvironmentPath?.(() => {
+      if (!this.client) {
+        void this.restart();
+      }
+    });
+    if (watch) {
+      this.disposables.push(watch);
+    }
+  }
+
   private async sendSettings(): Promise<void> {
-    // the server asks for what it needs: by folder, which one object could not say
-    await this.client?.sendNotification('workspace/didChangeConfiguration', { settings: null });
+    try {
+      // the server asks for what it needs: by folder, which one object could not say
+      await this.client?.sendNotification('workspace/didChangeConfiguration', { settings: null });
+    } catch (error) {
+      this.log.warn(error instanceof Error ? error.message : String(error));
+    }
   }
 
   private async request<R>(method: string, params?: unknown): Promise<R | undefined> {
@@ -286,7 +368,8 @@ export class Session implements vscode.Disposable {
         // why there is nothing to show is said by the server itself
         return;
       }
-      const message = await this.previews.show(edit, `Lacuna: ${action.title}`);
+      const documents = (result.edit.documentChanges ?? []).flatMap((change) => ('textDocument' in change ? [change.textDocument] : []));
+      const message = await this.previews.show(edit, `Lacuna: ${action.title}`, versionsOf(client, documents));
       if (message) {
         void vscode.window.showInformationMessage(message);
       }
@@ -318,11 +401,15 @@ export class Session implements vscode.Disposable {
       void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no further edit to propose.'));
       return;
     }
-    await this.previews.show(edit, vscode.l10n.t('Lacuna: next edit'), () => {
+    const madeFor = versionsOf(client, result.edits.map((item) => item.textDocument));
+    const message = await this.previews.show(edit, vscode.l10n.t('Lacuna: next edit'), madeFor, () => {
       for (const command of result.edits.flatMap((item) => item.command ?? [])) {
         void this.request('workspace/executeCommand', { command: command.command, arguments: command.arguments ?? [] });
       }
     });
+    if (message) {
+      void vscode.window.showInformationMessage(message);
+    }
   }
 
   async end(): Promise<void> {

@@ -2,7 +2,7 @@
 
 import * as vscode from 'vscode';
 import type { Status } from './protocol';
-import { selector } from './languages';
+import { LANGUAGES, selector } from './languages';
 
 export interface Shown extends Status {
   /** Why there is no server, when there is none. */
@@ -93,7 +93,7 @@ interface Entry extends vscode.QuickPickItem {
 
 export async function showMenu(status: StatusItems, isRunning: boolean): Promise<void> {
   const now = status.current;
-  const language = vscode.window.activeTextEditor?.document.languageId;
+  const document = vscode.window.activeTextEditor?.document;
   const entries: Entry[] = [
     { label: `$(info) ${now.kind}`, description: status.summary(), command: isRunning ? 'lacuna.showLog' : 'lacuna.restart' },
     { label: '', kind: vscode.QuickPickItemKind.Separator },
@@ -108,8 +108,9 @@ export async function showMenu(status: StatusItems, isRunning: boolean): Promise
     const minutes = vscode.workspace.getConfiguration('lacuna.editor').get<number>('snoozeMinutes', 5);
     entries.push({ label: `$(bell-slash) ${vscode.l10n.t('Snooze for {0} minutes', minutes)}`, command: 'lacuna.snooze' });
   }
-  if (language) {
-    const isOff = isLanguageOff(language);
+  if (document) {
+    const language = document.languageId;
+    const isOff = isLanguageOff(document);
     const label = isOff ? vscode.l10n.t('Enable for {0}', language) : vscode.l10n.t('Disable for {0}', language);
     entries.push({ label: `$(code) ${label}`, command: 'lacuna.toggleLanguage' });
   }
@@ -129,21 +130,68 @@ export async function showMenu(status: StatusItems, isRunning: boolean): Promise
 
 type Overrides = Record<string, { enable?: boolean } & Record<string, unknown>>;
 
-export function isLanguageOff(language: string): boolean {
-  const overrides = vscode.workspace.getConfiguration('lacuna').get<Overrides>('languages', {});
-  return overrides[language]?.enable === false;
+/** The values of a setting by level, the level that wins first. */
+function levels<T>(
+  found: { workspaceFolderValue?: T; workspaceValue?: T; globalValue?: T } | undefined,
+): { target: vscode.ConfigurationTarget; value: T | undefined }[] {
+  // where one folder is the workspace, both levels are the same file
+  const isFile = vscode.workspace.workspaceFile !== undefined;
+  return [
+    ...(isFile ? [{ target: vscode.ConfigurationTarget.WorkspaceFolder, value: found?.workspaceFolderValue }] : []),
+    { target: vscode.ConfigurationTarget.Workspace, value: found?.workspaceValue },
+    { target: vscode.ConfigurationTarget.Global, value: found?.globalValue },
+  ];
 }
 
-/** Write the override of one language into the user's settings. */
-export async function toggleLanguage(language: string): Promise<void> {
-  const settings = vscode.workspace.getConfiguration('lacuna');
-  const overrides: Overrides = settings.inspect<Overrides>('languages')?.globalValue ?? {};
-  const { enable: before, ...rest } = overrides[language] ?? {};
-  const changed: Overrides = Object.fromEntries(Object.entries(overrides).filter(([id]) => id !== language));
-  if (before !== false) {
-    changed[language] = { ...rest, enable: false };
-  } else if (Object.keys(rest).length > 0) {
-    changed[language] = rest;
+function settingsFor(document: vscode.TextDocument): vscode.WorkspaceConfiguration {
+  return vscode.workspace.getConfiguration('lacuna', document);
+}
+
+function isSupported(language: string): boolean {
+  const extra = vscode.workspace.getConfiguration('lacuna.editor').get<string[]>('extraLanguages', []);
+  return extra.includes(language) || LANGUAGES.some((one) => one === language);
+}
+
+function isLanguageOff(document: vscode.TextDocument): boolean {
+  const { languageId } = document;
+  const settings = settingsFor(document);
+  return (
+    !isSupported(languageId) ||
+    settings.get<string[]>('disable.languages', []).includes(languageId) ||
+    settings.get<Overrides>('languages', {})[languageId]?.enable === false
+  );
+}
+
+/** Change a list where it is set, or else in the user's settings. */
+async function changeList(settings: vscode.WorkspaceConfiguration, name: string, change: (list: string[]) => string[]): Promise<void> {
+  const level = levels(settings.inspect<string[]>(name)).find(({ value }) => value !== undefined);
+  await settings.update(name, change(level?.value ?? []), level?.target ?? vscode.ConfigurationTarget.Global);
+}
+
+/** Switch one language on or off, at the level of the settings that says what it is now. */
+export async function toggleLanguage(document: vscode.TextDocument): Promise<void> {
+  const { languageId } = document;
+  const settings = settingsFor(document);
+  const isWanted = isLanguageOff(document);
+  if (!isSupported(languageId)) {
+    const editor = vscode.workspace.getConfiguration('lacuna.editor');
+    await changeList(editor, 'extraLanguages', (list) => [...list, languageId]);
   }
-  await settings.update('languages', changed, vscode.ConfigurationTarget.Global);
+  if (settings.get<string[]>('disable.languages', []).includes(languageId)) {
+    await changeList(settings, 'disable.languages', (list) => list.filter((one) => one !== languageId));
+  }
+  const all = levels(settings.inspect<Overrides>('languages')).map(({ target, value }) => ({ target, value: value ?? {} }));
+  const saying = all.filter(({ value }) => value[languageId]?.enable !== undefined);
+  if (isWanted === (saying[0]?.value[languageId]?.enable ?? true)) {
+    return;
+  }
+  const { target, value } = saying[0] ?? { target: vscode.ConfigurationTarget.Global, value: all.at(-1)?.value ?? {} };
+  const entry = { ...value[languageId], enable: isWanted };
+  if (isWanted && saying[1]?.value[languageId]?.enable !== false) {
+    // what is on by default need not be said, unless a weaker level says otherwise
+    delete (entry as { enable?: boolean }).enable;
+  }
+  const others = Object.entries(value).filter(([id]) => id !== languageId);
+  const changed = Object.fromEntries(Object.keys(entry).length > 0 ? [...others, [languageId, entry]] : others);
+  await settings.update('languages', changed, target);
 }

@@ -31,8 +31,7 @@ local function ask_status(method)
   return function()
     server().request(method, vim.empty_dict(), function(status, message)
       if status then
-        server().status = status
-        vim.cmd.redrawstatus()
+        server().set_status(status)
         say(describe(status))
       else
         say('lacuna: ' .. (message or 'no answer'))

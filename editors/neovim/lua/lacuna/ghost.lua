@@ -36,11 +36,12 @@ local AUTOMATIC, INVOKED = 2, 1
 ---@type lacuna.Shown?
 local shown
 -- what is on its way: the answer of any other request is dropped
-local request = nil ---@type { id?: integer, serial: integer, anchor: integer, bufnr: integer }?
+local request = nil ---@type { id?: integer, client: vim.lsp.Client, serial: integer, anchor: integer, bufnr: integer }?
 local serial = 0
 local last_place = ''
 local dismissed_at = nil ---@type string?
 local snooze_until = 0
+local is_cmp_hooked = false
 local debounce = nil ---@type uv.uv_timer_t?
 
 --- Milliseconds from the request to the drawn text, of the last proposal that needed the server.
@@ -79,9 +80,8 @@ local function forget_request()
     debounce:stop()
   end
   if request then
-    local client = server.client()
-    if client and request.id then
-      client:cancel_request(request.id)
+    if request.id then
+      request.client:cancel_request(request.id)
     end
     if api.nvim_buf_is_valid(request.bufnr) then
       api.nvim_buf_del_extmark(request.bufnr, ANCHORS, request.anchor)
@@ -302,6 +302,7 @@ local function ask(kind, on_answer)
   -- left gravity: what is typed while the server thinks stands right of the anchor
   local mine = {
     serial = serial,
+    client = client,
     bufnr = bufnr,
     anchor = api.nvim_buf_set_extmark(bufnr, ANCHORS, row, col, { right_gravity = false }),
   }
@@ -366,11 +367,28 @@ local function place_key()
   )
 end
 
+local update
+
+--- nvim-cmp tells of its menu by events of its own, and is often loaded by the first insert mode.
+local function hook_cmp()
+  local cmp = not is_cmp_hooked and package.loaded['cmp']
+  -- a module that is still being loaded is not a table yet
+  if type(cmp) == 'table' and cmp.event then
+    is_cmp_hooked = true
+    for _, event in ipairs({ 'menu_opened', 'menu_closed' }) do
+      cmp.event:on(event, function()
+        vim.schedule(update)
+      end)
+    end
+  end
+end
+
 --- Everything that may change what should be shown ends here; cheap when nothing did.
-local function update()
+function update()
   if not is_inserting() then
     return
   end
+  hook_cmp()
   local place = place_key()
   if refresh() then
     last_place = place
@@ -449,15 +467,6 @@ function M.attach(bufnr)
       dismissed_at = nil
     end,
   })
-  local cmp = package.loaded['cmp']
-  if cmp and cmp.event and not M.is_cmp_hooked then
-    M.is_cmp_hooked = true
-    for _, event in ipairs({ 'menu_opened', 'menu_closed' }) do
-      cmp.event:on(event, function()
-        vim.schedule(update)
-      end)
-    end
-  end
   if api.nvim_get_current_buf() == bufnr and is_inserting() then
     -- the server came up while the user was typing
     last_place = ''

@@ -32,30 +32,36 @@ local function set_highlights()
   end
 end
 
+--- Be ready for the server: once, before it starts.
+function M.hook()
+  if is_started then
+    return
+  end
+  is_started = true
+  vim.api.nvim_create_autocmd('LspAttach', {
+    group = vim.api.nvim_create_augroup('lacuna.attach', {}),
+    callback = function(args)
+      local client = vim.lsp.get_client_by_id(args.data.client_id)
+      if client and client.name == 'lacuna' then
+        M.attach(args.buf, client)
+      end
+    end,
+  })
+  set_highlights()
+  vim.api.nvim_create_autocmd('ColorScheme', {
+    group = vim.api.nvim_create_augroup('lacuna.highlights', {}),
+    callback = set_highlights,
+  })
+end
+
 --- Called by plugin/lacuna.lua for every file type event.
 function M.on_filetype(bufnr)
   local config = require('lacuna.config').get()
-  if not config.enabled or not vim.list_contains(config.filetypes, vim.bo[bufnr].filetype) then
+  if is_started or not config.enabled or not vim.list_contains(config.filetypes, vim.bo[bufnr].filetype) then
     return
   end
-  if not is_started then
-    is_started = true
-    vim.api.nvim_create_autocmd('LspAttach', {
-      group = vim.api.nvim_create_augroup('lacuna.attach', {}),
-      callback = function(args)
-        local client = vim.lsp.get_client_by_id(args.data.client_id)
-        if client and client.name == 'lacuna' then
-          M.attach(args.buf, client)
-        end
-      end,
-    })
-    set_highlights()
-    vim.api.nvim_create_autocmd('ColorScheme', {
-      group = vim.api.nvim_create_augroup('lacuna.highlights', {}),
-      callback = set_highlights,
-    })
-    require('lacuna.server').start()
-  end
+  M.hook()
+  require('lacuna.server').start()
 end
 
 ---@param client vim.lsp.Client
@@ -123,7 +129,7 @@ function M.statusline()
   local status = server.status
   local word = status and WORDS[status.kind] or (server.client() and '' or '✗')
   local ms = ghost.last_ms and ('%.0f ms'):format(ghost.last_ms) or nil
-  return vim.trim(('lacuna %s %s'):format(word, ms or '')):gsub('%s+', ' ')
+  return (vim.trim(('lacuna %s %s'):format(word, ms or '')):gsub('%s+', ' '))
 end
 
 return M

@@ -4,6 +4,8 @@ local M = {}
 
 -- buffer -> lhs -> the buffer-local mapping that stood there before ours
 local before = {}
+-- buffer -> mode and lhs of each mapping of ours
+local ours = {}
 
 local ACTIONS = {
   accept = 'accept()',
@@ -31,10 +33,22 @@ end
 local function fallback(bufnr, lhs)
   local map = (before[bufnr] or {})[lhs] or global_mapping(lhs)
   if not map then
-    return raw(lhs)
+    -- the editor makes <Esc>x of an <M-x> without a mapping only when it is typed, not when a mapping gives it
+    local char = raw(lhs):match('^\128\252\8(.+)$')
+    if not char then
+      return raw(lhs)
+    end
+    vim.api.nvim_feedkeys('\27' .. char, 'mi', false)
+    return ''
   end
+  local rhs = (map.rhs or ''):gsub('<[sS][iI][dD]>', ('<SNR>%d_'):format(map.sid))
   if map.expr == 1 then
-    local result = map.callback and map.callback() or vim.api.nvim_eval(map.rhs)
+    local result
+    if map.callback then
+      result = map.callback()
+    elseif rhs ~= '' then
+      result = vim.api.nvim_eval(rhs)
+    end
     if type(result) ~= 'string' then
       return ''
     end
@@ -44,7 +58,7 @@ local function fallback(bufnr, lhs)
     vim.schedule(map.callback)
     return ''
   end
-  local keys = raw(map.rhs or '')
+  local keys = raw(rhs)
   if map.noremap == 1 then
     return keys
   end
@@ -52,42 +66,72 @@ local function fallback(bufnr, lhs)
   return ''
 end
 
+local function is_ours(mapping)
+  return mapping.buffer == 1 and (mapping.desc or ''):match('^Lacuna:') ~= nil
+end
+
+local function mapping_at(bufnr, mode, lhs)
+  return vim.api.nvim_buf_call(bufnr, function()
+    return vim.fn.maparg(lhs, mode, false, true)
+  end)
+end
+
+--- Take our keys away and put back what stood there before.
+local function detach(bufnr)
+  for _, key in ipairs(ours[bufnr] or {}) do
+    local mode, lhs = unpack(key)
+    if is_ours(mapping_at(bufnr, mode, lhs)) then
+      vim.keymap.del(mode, lhs, { buf = bufnr })
+      local mapping = mode == 'i' and before[bufnr][lhs]
+      if mapping then
+        vim.api.nvim_buf_call(bufnr, function()
+          vim.fn.mapset('i', false, mapping)
+        end)
+      end
+    end
+  end
+  before[bufnr], ours[bufnr] = {}, {}
+end
+
 ---@param bufnr integer
 function M.attach(bufnr)
-  before[bufnr] = before[bufnr] or {}
+  detach(bufnr)
+  local function map(mode, lhs, rhs, opts)
+    vim.keymap.set(mode, lhs, rhs, vim.tbl_extend('force', { buf = bufnr }, opts))
+    table.insert(ours[bufnr], { mode, lhs })
+  end
   local keys = require('lacuna.config').get().keys
   for name, action in pairs(ACTIONS) do
     local lhs = keys[name]
     if lhs then
-      local mapping = vim.api.nvim_buf_call(bufnr, function()
-        return vim.fn.maparg(lhs, 'i', false, true)
-      end)
-      if mapping.buffer == 1 and not (mapping.desc or ''):match('^Lacuna:') then
+      local mapping = mapping_at(bufnr, 'i', lhs)
+      if mapping.buffer == 1 and not is_ours(mapping) then
         before[bufnr][lhs] = mapping
       end
-      vim.keymap.set('i', lhs, function()
+      map('i', lhs, function()
         -- asking for an alternative where nothing is shown means: ask for a proposal
         if require('lacuna.ghost').is_visible() or name == 'next' or name == 'previous' then
           return raw(("<Cmd>lua require('lacuna').%s<CR>"):format(action))
         end
         return fallback(bufnr, lhs)
-      end, { buf = bufnr, expr = true, replace_keycodes = false, desc = 'Lacuna: ' .. name:gsub('_', ' ') })
+      end, { expr = true, replace_keycodes = false, desc = 'Lacuna: ' .. name:gsub('_', ' ') })
     end
   end
   if keys.trigger then
-    vim.keymap.set('i', keys.trigger, function()
+    map('i', keys.trigger, function()
       require('lacuna').trigger()
-    end, { buf = bufnr, desc = 'Lacuna: trigger' })
+    end, { desc = 'Lacuna: trigger' })
   end
   if keys.next_edit then
-    vim.keymap.set('n', keys.next_edit, function()
+    map('n', keys.next_edit, function()
       require('lacuna').next_edit()
-    end, { buf = bufnr, desc = 'Lacuna: next edit' })
+    end, { desc = 'Lacuna: next edit' })
   end
   vim.api.nvim_create_autocmd('BufWipeout', {
+    group = vim.api.nvim_create_augroup('lacuna.keys.' .. bufnr, {}),
     buffer = bufnr,
     callback = function()
-      before[bufnr] = nil
+      before[bufnr], ours[bufnr] = nil, nil
     end,
   })
 end

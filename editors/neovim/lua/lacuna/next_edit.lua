@@ -45,6 +45,9 @@ local function ask(after)
   local bufnr = api.nvim_get_current_buf()
   local client = server.client(bufnr)
   if not client then
+    if after then
+      after(0, 'the server is not running in this buffer')
+    end
     return
   end
   local params = vim.lsp.util.make_position_params(0, client.offset_encoding)
@@ -79,7 +82,7 @@ local function show()
   local first = found.edits[1]
   local bufnr = vim.uri_to_bufnr(first.textDocument.uri)
   clear()
-  local ok = preview.show({ changes = changes }, client.offset_encoding, function(num_accepted)
+  local ok, reason = preview.show({ changes = changes }, client.offset_encoding, function(num_accepted)
     for _, command in ipairs(num_accepted > 0 and commands or {}) do
       client:exec_cmd(command, { bufnr = bufnr }, function() end)
     end
@@ -91,6 +94,8 @@ local function show()
     end
     api.nvim_win_set_cursor(0, { first.range.start.line + 1, 0 })
     vim.cmd('normal! ^')
+  else
+    vim.notify('lacuna: ' .. reason, vim.log.levels.INFO)
   end
 end
 

@@ -67,6 +67,20 @@ local function draw(hunk, row)
   end
 end
 
+--- What is drawn above the first line is out of sight until a window is told to leave room there.
+local function reveal(hunk)
+  if #hunk.old > 0 or row_of(hunk) ~= 0 then
+    return
+  end
+  for _, win in ipairs(vim.fn.win_findbuf(hunk.bufnr)) do
+    api.nvim_win_call(win, function()
+      if vim.fn.line('w0') == 1 then
+        vim.fn.winrestview({ topfill = #hunk.new })
+      end
+    end)
+  end
+end
+
 local function erase(hunk)
   if api.nvim_buf_is_valid(hunk.bufnr) then
     for _, mark in ipairs({ hunk.mark, unpack(hunk.lines) }) do
@@ -131,6 +145,8 @@ end
 local function apply(hunk)
   local row = row_of(hunk)
   erase(hunk)
+  -- a changed buffer that no list shows would be forgotten unsaved
+  vim.bo[hunk.bufnr].buflisted = true
   api.nvim_buf_set_lines(hunk.bufnr, row, row + #hunk.old, false, hunk.new)
   return row
 end
@@ -171,6 +187,7 @@ function M.go_to(hunk)
   local count = api.nvim_buf_line_count(hunk.bufnr)
   api.nvim_win_set_cursor(0, { math.min(row_of(hunk) + 1, count), 0 })
   vim.cmd('normal! ^')
+  reveal(hunk)
 end
 
 local function step(direction)
@@ -350,6 +367,7 @@ function M.show(edit, encoding, on_done)
   for _, hunk in ipairs(hunks) do
     draw(hunk, hunk.row)
     set_keys(hunk.bufnr)
+    reveal(hunk)
   end
   current = { hunks = hunks, on_done = on_done, num_accepted = 0 }
   return true

@@ -17,7 +17,11 @@ M.status = nil
 local WINDOW_S = 180
 local MAX_RESTARTS = 5
 local crashes = {}
-local is_restart_queued = false
+local is_restart_queued, is_revival_queued = false, false
+-- ids of the clients that were told to stop: their exit is no crash
+local stopping = {} ---@type table<integer, true>
+-- the user's pause, which a crash must not end
+local is_paused = false
 local has_complained = false
 
 local function is_file(path)
@@ -61,9 +65,12 @@ local function tell(message, level)
 end
 
 ---@param status lacuna.Status
-local function set_status(status)
+function M.set_status(status)
   local before = M.status
   M.status = status
+  if status.isPaused ~= nil then
+    is_paused = status.isPaused == true
+  end
   if status.kind == 'error' and status.message ~= '' and not (before and before.message == status.message) then
     tell(status.message, vim.log.levels.ERROR)
   end
@@ -81,20 +88,63 @@ function M.client(bufnr)
   end
 end
 
-local function on_exit(code, signal)
+--- Every client that has not exited yet, those that wait for a server that hangs at its start among them.
+local function processes()
+  -- no public filter finds the latter; the core itself uses this one everywhere
+  return vim.lsp.get_clients({ name = 'lacuna', _uninitialized = true })
+end
+
+--- One server for the whole editor: a file of another project joins it, and the root becomes a folder of its workspace.
+---@param client vim.lsp.Client
+local function reuse_client(client, config)
+  if client.name ~= config.name or client:is_stopped() then
+    return false
+  end
+  local folders = client.workspace_folders or {}
+  local dir = config.root_dir
+  local is_known = not dir or vim.iter(folders):any(function(folder)
+    return folder.uri == vim.uri_from_fname(dir)
+  end)
+  if not is_known then
+    local folder = { uri = vim.uri_from_fname(dir), name = dir }
+    client.workspace_folders = vim.list_extend(folders, { folder })
+    -- before that on_init tells it
+    if client.initialized then
+      client:notify('workspace/didChangeWorkspaceFolders', { event = { added = { folder }, removed = {} } })
+    end
+  end
+  return true
+end
+
+local function on_init(client)
+  -- the one that initialize has told is the root's
+  local joined = vim.list_slice(client.workspace_folders or {}, client.root_dir and 2 or 1)
+  if #joined > 0 then
+    client:notify('workspace/didChangeWorkspaceFolders', { event = { added = joined, removed = {} } })
+  end
+  if is_paused then
+    client:request('lacuna/pause', vim.empty_dict(), function(_, status)
+      if status then
+        M.set_status(status)
+      end
+    end)
+  end
+end
+
+local function on_exit(code, signal, id)
   vim.schedule(function()
     if vim.v.exiting ~= vim.NIL then
       return
     end
-    local was_wanted = M.is_stopping
-    M.is_stopping = false
+    local was_wanted = stopping[id]
+    stopping[id] = nil
     require('lacuna.ghost').reset()
     if was_wanted then
       if is_restart_queued then
         is_restart_queued = false
         M.start()
-      else
-        set_status({ kind = 'inactive', message = 'stopped' })
+      elseif not M.client() then
+        M.set_status({ kind = 'inactive', message = 'stopped' })
       end
       return
     end
@@ -105,7 +155,7 @@ local function on_exit(code, signal)
     crashes[#crashes + 1] = now
     local how = signal ~= 0 and ('signal %d'):format(signal) or ('code %d'):format(code)
     if #crashes > MAX_RESTARTS then
-      set_status({
+      M.set_status({
         kind = 'error',
         message = ('the server stopped %d times in %d minutes (%s); see :Lacuna log, then :Lacuna restart'):format(
           #crashes,
@@ -116,16 +166,17 @@ local function on_exit(code, signal)
       return
     end
     local wait_ms = 250 * 2 ^ (#crashes - 1)
-    set_status({ kind = 'warning', message = ('the server stopped (%s); starting it again'):format(how) })
-    if is_restart_queued then
+    M.set_status({ kind = 'warning', message = ('the server stopped (%s); starting it again'):format(how) })
+    if is_revival_queued then
       return
     end
-    is_restart_queued = true
+    is_revival_queued = true
     vim.defer_fn(function()
-      is_restart_queued = false
-      if not M.client() then
+      -- :Lacuna stop may have come in between
+      if is_revival_queued and not M.client() then
         M.start()
       end
+      is_revival_queued = false
     end, wait_ms)
   end)
 end
@@ -146,9 +197,11 @@ function M.config()
     exit_timeout = 1000,
     handlers = {
       ['lacuna/status'] = function(_, params)
-        set_status(params)
+        M.set_status(params)
       end,
     },
+    reuse_client = reuse_client,
+    on_init = { on_init },
     on_exit = { on_exit },
   }
 end
@@ -165,6 +218,7 @@ function M.start()
     return false
   end
   has_complained = false
+  require('lacuna').hook()
   -- settings may have changed since the config was read from lsp/lacuna.lua
   local config = M.config()
   vim.lsp.config('lacuna', { cmd = config.cmd, settings = config.settings, init_options = config.init_options })
@@ -173,15 +227,26 @@ function M.start()
 end
 
 function M.stop()
-  is_restart_queued = false
-  M.is_stopping = M.client() ~= nil
+  is_restart_queued, is_revival_queued, is_paused = false, false, false
+  local clients = processes()
+  for _, client in ipairs(clients) do
+    stopping[client.id] = true
+  end
   vim.lsp.enable('lacuna', false)
+  for _, client in ipairs(clients) do
+    -- the core leaves out one that is still starting
+    if not client:is_stopped() then
+      client:stop(true)
+    end
+  end
 end
 
 --- One running, at most one queued.
 function M.restart()
   crashes = {}
-  if M.client() then
+  if #processes() == 0 then
+    M.start()
+  elseif not is_restart_queued then
     M.stop()
     is_restart_queued = true
   else
