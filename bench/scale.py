@@ -90,7 +90,7 @@ def _summary(size: int, answers: Sequence[Answer], subject: ServerSubject) -> Js
 
 
 def _num_from_drafts(answers: Sequence[Answer]) -> int | None:
-    """How many answers a similar place gave, mostly without the model; None where the server does not tell."""
+    """How many answers a similar place gave, with or without the model; None where the server does not tell."""
     if not any(answer.told for answer in answers):
         return None
     return sum(answer.told.get("source") == DRAFTED for answer in answers)

@@ -129,8 +129,11 @@ class _Collector(LineIndex):
         super().__init__()
         self.texts: dict[str, str] = {}
 
-    def update(self, path: str, text: str) -> None:
+    def update(
+        self, path: str, text: str, generation: int | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> bool:
         self.texts[path] = redact(text.replace("\r\n", "\n"))
+        return True
 
 
 def read_repository(repo: Path, deny: Sequence[str] = ()) -> list[tuple[str, str]]:
