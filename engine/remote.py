@@ -4,8 +4,8 @@ Prompts and canvases travel as token ids, so the tokenizer here and the model th
 asks); where it is not here, they travel as text (chat_api.py). Pinned and seeded canvases go through vLLM's extra
 arguments; a server that shows it does not know them is asked for a plain continuation instead, which ends where the
 first pinned row after the gap begins. Failures become a state, not noise: after a few in a row the server is left alone
-for a while. Knows no layout and no editor. Longer than other files because what a network does to one request is
-handled where the request is made.
+for a while. A server that does not answer yet is one of them: it is asked again when somebody asks. Knows no layout and
+no editor. Longer than other files because what a network does to one request is handled where the request is made.
 """
 
 from __future__ import annotations
@@ -44,8 +44,16 @@ BREAK_AFTER = 3
 BREAK_S = 5.0
 MAX_BREAK_S = 60.0
 POLL_S = 0.005
+MIN_ASK_S = 0.01
+"""With less than this left nothing is asked: no answer would come in time, and that says nothing about the server."""
+NO_TOKENIZE = frozenset((400, 404, 405, 422, 500, 501))
+"""HTTP statuses of a server that has no way to ask for tokens; others may pass, or are the user's to mend."""
 MAX_ANSWER_BYTES = 16 << 20
 MAX_CANVASES = 8
+
+
+class UnreachableError(EngineError):
+    """The server does not answer, or not yet; later it may."""
 
 
 class _FailedError(Exception):
@@ -54,6 +62,15 @@ class _FailedError(Exception):
     def __init__(self, message: str, *, can_retry: bool = False, status: int = 0, after_s: float = 0.0) -> None:
         super().__init__(message)
         self.can_retry, self.status, self.after_s = can_retry, status, after_s
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting does not help: the server answers, and refuses."""
+        return 400 <= self.status < 500 and self.status not in (408, 425, 429)
+
+
+class _LateError(Exception):
+    """There was no time left to ask."""
 
 
 class _CancelledError(Exception):
@@ -107,8 +124,8 @@ class RemoteEngine:
         end_tokens: Sequence[int] = (1, 106, 50),
     ) -> None:
         """model: the name to ask for; empty: the first one that the server lists. num_vocab: ids that noise is drawn
-        from. end_tokens: ids that end an answer and are no part of it. Raises: EngineError when the address is
-        unusable or the server does not answer."""
+        from. end_tokens: ids that end an answer and are no part of it. Asks nothing: the server need not be there yet.
+        Raises: EngineError when the address is unusable."""
         self._address = Address.parse(url)
         self._url = url
         self._timeout_s = timeout_s
@@ -121,16 +138,17 @@ class RemoteEngine:
         self._breaker = _Breaker()
         self._is_closed = False
         self._pool = ThreadPoolExecutor(MAX_CANVASES, thread_name_prefix="lacuna-remote")
-        try:
-            self._model = model or self._first_model()
-        except _FailedError as error:
-            self._pool.shutdown(wait=False)
-            raise EngineError(f"The server {url} cannot be used: {error}. Start it, or use another engine.") from error
+        self._model = model
 
     @property
     def model(self) -> str:
-        """The name of the model that is asked."""
+        """The name of the model that is asked; empty until the server has told it."""
         return self._model
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether the server failed so often that it is not asked for a while."""
+        return not self._breaker.allows()
 
     def use_vocabulary(self, num_vocab: int, end_tokens: Sequence[int], *, is_text: bool = False) -> None:
         """Which ids the problems are made of. is_text: code points instead of tokens, for the server's chat."""
@@ -153,25 +171,38 @@ class RemoteEngine:
         def is_over() -> bool:
             return gone.is_set() or (cancelled is not None and cancelled())
 
+        try:
+            self._find_model(begun + limit_s, is_over)
+        except _FailedError as error:
+            self._breaker.failed(str(error))
+            return [_empty(canvas) for canvas in problem.canvases]
+        except _LateError:
+            return [_empty(canvas) for canvas in problem.canvases]
+        except _CancelledError:
+            return [_empty(canvas, is_cancelled=True) for canvas in problem.canvases]
         calls = [self._pool.submit(self._one, problem, canvas, begun + limit_s, is_over) for canvas in problem.canvases]
         results: list[CanvasResult] = []
         failure: _FailedError | None = None
+        is_late = False
         for call, canvas in zip(calls, problem.canvases, strict=True):
             try:
                 results.append(call.result())
             except _CancelledError:
                 results.append(_empty(canvas, is_cancelled=True))
+            except _LateError:
+                is_late = True
+                results.append(_empty(canvas))
             except _FailedError as error:
                 failure = error
                 results.append(_empty(canvas))
         if failure is not None:
             self._breaker.failed(str(failure))
-        elif not any(result.is_cancelled for result in results):
+        elif not is_late and not any(result.is_cancelled for result in results):
             self._breaker.succeeded()
         return results
 
     def status(self) -> EngineStatus:
-        """ready, or failed with the reason while the server is left alone."""
+        """ready, or failed with the reason: while the server is left alone, and while it has never answered."""
         if self._is_closed:
             return EngineStatus("closed")
         trouble = self._breaker.trouble
@@ -187,20 +218,42 @@ class RemoteEngine:
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def agrees_on(self, text: str, tokens: Sequence[int]) -> bool | None:
-        """Whether the server makes the same tokens of a text; None when it cannot be asked."""
-        body = {"model": self._model, "prompt": text, "add_special_tokens": False}
+    def agrees_on(self, text: str, tokens: Sequence[int], cancelled: Cancelled | None = None) -> bool | None:
+        """Whether the server makes the same tokens of a text; None when it has no way to be asked.
+
+        Raises: UnreachableError when it does not answer or cancelled first, EngineError when it refuses.
+        """
+        until = time.monotonic() + self._timeout_s
+        is_over = cancelled or (lambda: False)
         try:
-            answer = self._request("POST", "/tokenize", body, time.monotonic() + self._timeout_s, lambda: False)
+            self._find_model(until, is_over)
+            body = {"model": self._model, "prompt": text, "add_special_tokens": False}
+            answer = self._request("POST", "/tokenize", body, until, is_over)
+        except (_CancelledError, _LateError) as error:
+            raise UnreachableError(f"There was no time to ask the server {self._url}.") from error
         except _FailedError as error:
-            logger.warning("The server's tokenizer cannot be compared (%s).", error)
-            return None
+            # a server that has shown its models may still keep this to itself
+            is_mute = error.status in NO_TOKENIZE or (error.is_final and bool(self._token))
+            if self._model and is_mute:
+                logger.warning("The server's tokenizer cannot be compared (%s).", error)
+                return None
+            message = f"The server {self._url} cannot be used: {error}. Start it, or use another engine."
+            self._breaker.failed(str(error))
+            raise (EngineError if error.is_final else UnreachableError)(message) from error
+        self._breaker.succeeded()
         return cast(object, answer.get("tokens")) == list(tokens)
 
-    def _first_model(self) -> str:
-        answer = self._request("GET", "/v1/models", None, time.monotonic() + self._timeout_s, lambda: False)
+    def complain(self, reason: str) -> None:
+        """The server answers, but is of no use as it is: it is left alone for a while."""
+        self._breaker.failed(reason, is_enough=True)
+
+    def _find_model(self, until: float, cancelled: Callable[[], bool]) -> None:
+        """Have the name of a model to ask for. Raises: _FailedError, _CancelledError, _LateError."""
+        if self._model:
+            return
+        answer = self._request("GET", "/v1/models", None, until, cancelled)
         try:
-            return str(answer["data"][0]["id"])
+            self._model = str(answer["data"][0]["id"])
         except (KeyError, IndexError, TypeError) as error:
             raise _FailedError("it lists no model") from error
 
@@ -315,7 +368,7 @@ class RemoteEngine:
                 return self._request("POST", path, body, until, cancelled)
             except _FailedError as error:
                 wait_s = min(MAX_RETRY_S, error.after_s or RETRY_S * 2**number)
-                if not error.can_retry or number == MAX_RETRIES or time.monotonic() + wait_s >= until:
+                if not error.can_retry or number == MAX_RETRIES or time.monotonic() + wait_s + MIN_ASK_S >= until:
                     raise
                 end = time.monotonic() + wait_s
                 while time.monotonic() < end:
@@ -329,8 +382,8 @@ class RemoteEngine:
     ) -> dict[str, Any]:
         """One request on a connection of its own, so that hanging up cancels it on the server as well."""
         left_s = until - time.monotonic()
-        if left_s <= 0:
-            raise _FailedError("it took too long")
+        if left_s < MIN_ASK_S:
+            raise _LateError
         address = self._address
         connection = (
             http.client.HTTPSConnection(
@@ -436,22 +489,23 @@ class _Breaker:
         self._num_failures = 0
         self._until = 0.0
         self._reason = ""
+        self._has_succeeded = False
 
     @property
     def trouble(self) -> str:
-        """Why the server is left alone, or empty."""
+        """Why the server is left alone, or has never answered; else empty."""
         with self._lock:
-            return self._reason if self._num_failures >= BREAK_AFTER else ""
+            return self._reason if self._num_failures >= BREAK_AFTER or not self._has_succeeded else ""
 
     def allows(self) -> bool:
         """Whether the server may be asked now."""
         with self._lock:
             return time.monotonic() >= self._until
 
-    def failed(self, reason: str) -> None:
-        """A request failed for good."""
+    def failed(self, reason: str, *, is_enough: bool = False) -> None:
+        """A request failed for good. is_enough: as if it had failed so often that the server is left alone."""
         with self._lock:
-            self._num_failures += 1
+            self._num_failures = max(self._num_failures + 1, BREAK_AFTER if is_enough else 0)
             self._reason = reason
             if self._num_failures >= BREAK_AFTER:
                 wait_s = min(MAX_BREAK_S, BREAK_S * 2 ** (self._num_failures - BREAK_AFTER))
@@ -462,3 +516,4 @@ class _Breaker:
         """A request was answered."""
         with self._lock:
             self._num_failures, self._until, self._reason = 0, 0.0, ""
+            self._has_succeeded = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from lacuna_ls.engine import chat_api, remote
 from lacuna_ls.engine.errors import EngineError
 from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
-from lacuna_ls.engine.remote import Address, RemoteEngine
+from lacuna_ls.engine.remote import Address, RemoteEngine, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
@@ -204,15 +205,82 @@ def test_addresses_that_may(url):
     assert not address.path.endswith("v1")
 
 
-def test_a_server_that_is_not_there():
-    with pytest.raises(EngineError, match="cannot be used"):
-        RemoteEngine("http://127.0.0.1:9", timeout_s=1)
+def later(behaviour=None):
+    """(address, begin): a server that is not there until begin is called."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    return f"http://127.0.0.1:{port}", lambda: FakeVllm(behaviour, port)
+
+
+def test_a_server_that_is_not_there_yet(monkeypatch):
+    monkeypatch.setattr(remote, "BREAK_S", 0.2)
+    url, begin = later()
+    engine = RemoteEngine(url, timeout_s=1)
+    assert not engine.fill(problem())[0].is_finished
+    # told at once, not only when it has happened a few times
+    status = engine.status()
+    assert (status.state, status.device) == ("failed", url)
+    assert "the connection failed" in status.detail
+    with pytest.raises(UnreachableError, match="cannot be used"):
+        engine.agrees_on("x", [1])
+    assert not engine.is_left_alone
+    assert not engine.fill(problem())[0].is_finished
+    assert engine.is_left_alone
+    with begin() as server:
+        time.sleep(0.25)
+        assert engine.fill(problem())[0].is_finished
+        assert engine.model == server.requests[-1]["model"] == "served-model"
+        assert engine.status().state == "ready"
+    engine.close()
+
+
+@pytest.mark.parametrize(("status", "is_final"), [(401, True), (404, True), (503, False), (429, False), (0, False)])
+def test_what_a_server_says_of_its_models_first(serve, monkeypatch, status, is_final):
+    engine, _ = serve(Behaviour(model_statuses=[status]))
+    with pytest.raises(EngineError, match="cannot be used") as caught:
+        engine.agrees_on("x", [1])
+    assert isinstance(caught.value, UnreachableError) is not is_final
+    assert engine.status().state == "failed"
+    assert engine.agrees_on("x", [1]) is False
+    assert engine.status().state == "ready"
+
+
+def test_no_time_left_is_not_the_servers_failure(serve):
+    engine, server = serve()
+    for _ in range(10):
+        assert not engine.fill(problem(deadline_ms=1))[0].is_finished
+    assert not server.requests
+    assert not engine.is_left_alone
+    assert engine.status().state == "ready"
+    # nor is it an answer that makes good what failed before
+    for _ in range(2):
+        server.behaviour.statuses = [500] * 3
+        engine.fill(problem())
+        engine.fill(problem(deadline_ms=1))
+    server.behaviour.statuses = [500] * 3
+    engine.fill(problem())
+    assert engine.is_left_alone
+
+
+def test_a_cancel_while_the_server_is_looked_for(serve):
+    engine, _ = serve(Behaviour(model_latency_s=0.5))
+    begun = time.monotonic()
+    assert engine.fill(problem(), lambda: time.monotonic() - begun > 0.05)[0].is_cancelled
+    assert time.monotonic() - begun < 0.4
+    assert engine.status().state == "ready"
 
 
 def test_tokenizers_are_compared(serve):
-    engine, _ = serve(Behaviour(text_tokens=[1, 2, 3]))
+    engine, server = serve(Behaviour(text_tokens=[1, 2, 3]))
     assert engine.agrees_on("x", [1, 2, 3]) is True
     assert engine.agrees_on("x", [1, 2]) is False
+    server.behaviour.tokenize_status = 404
+    assert engine.agrees_on("x", [1, 2]) is None
+    assert engine.status().state == "ready"
+    server.behaviour.tokenize_status = 502
+    with pytest.raises(UnreachableError):
+        engine.agrees_on("x", [1, 2])
 
 
 def test_closed(serve):

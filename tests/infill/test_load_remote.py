@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 from chat_tokenizer import chat_backend
 from fake_vllm import Behaviour, FakeVllm
 from infill_cases import CURSOR, asked
+from lacuna_ls.engine import remote
 from lacuna_ls.engine.errors import EngineError, VocabularyError
 from lacuna_ls.engine.modelfile import EMBEDDED
 from lacuna_ls.infill.chat import CharTokenizer, ChatTokenizer
 from lacuna_ls.infill.load import load_tokenizer
 from lacuna_ls.infill.load_remote import PROBE, load_remote
+from lacuna_ls.infill.request import GapSpan, GapsRequest
 
 pytestmark = pytest.mark.skipif(not EMBEDDED.exists(), reason="this tree carries no embedded model")
 
@@ -118,6 +123,51 @@ def test_a_tokenizer_that_is_not_the_servers_is_refused(serve, folder):
         serve(Behaviour(text_tokens=[1, 2]), str(folder / "nothing"))
 
 
-def test_a_server_that_is_not_there():
-    with pytest.raises(EngineError, match="cannot be used"):
-        load_remote("http://127.0.0.1:9", timeout_s=1)
+@pytest.mark.parametrize("how", ["in our layout", "in its turns", "by text"])
+def test_a_server_that_is_not_there_yet_is_asked_in_its_layout_later(folder, monkeypatch, how):
+    monkeypatch.setattr(remote, "BREAK_S", 0.1)
+    tokenizer = {"in our layout": load_tokenizer(EMBEDDED), "in its turns": CHAT, "by text": CharTokenizer()}[how]
+    behaviour = Behaviour(knows_canvases=False, text_tokens=[1, 2], text="```\n    return first + second\n```")
+    if how != "by text":
+        behaviour.text_tokens = tokenizer.encode(PROBE)
+        behaviour.tokens = [*tokenizer.encode("second"), tokenizer.eos]
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    infiller = load_remote(f"http://127.0.0.1:{port}", str(folder) if how == "in its turns" else "", timeout_s=20)
+    try:
+        assert infiller.status().state == "failed"
+        for _ in range(4):
+            infiller.prefetch(asked(TEXT))
+            assert infiller.fill(asked(TEXT)).declined == "unreachable"
+        gaps = GapsRequest(text="x = 1\n", gaps=(GapSpan(4, 5),), language="python")
+        assert [fill.declined for fill in infiller.fill_gaps(gaps).fills] == ["unreachable"]
+        assert "the connection failed" in infiller.status().detail
+        with FakeVllm(behaviour, port):
+            until = time.monotonic() + 20
+            while not (result := infiller.fill(asked(TEXT))).proposals and time.monotonic() < until:
+                time.sleep(0.05)
+            assert result.proposals[0].text == "second"
+            assert type(infiller.tokenizer) is type(tokenizer)
+            assert infiller.status().state == "ready"
+    finally:
+        infiller.close()
+
+
+def test_a_server_that_begins_with_another_tokenizer_says_so(folder):
+    behaviour = Behaviour(model_statuses=[503], text_tokens=[1, 2])
+    with FakeVllm(behaviour) as server:
+        infiller = load_remote(server.url, str(folder), timeout_s=20)
+        assert infiller.fill(asked(TEXT)).declined == "unreachable"
+        assert infiller.status().state == "failed"
+        assert "another tokenizer" in infiller.status().detail
+        infiller.close()
+
+
+@pytest.mark.parametrize("asked_for", ["", "a-model"], ids=["the first", "by name"])
+def test_what_waiting_does_not_help_is_told_at_once(asked_for):
+    with pytest.raises(EngineError, match="unencrypted"):
+        load_remote("http://example.org")
+    behaviour = Behaviour(model_statuses=[401], tokenize_status=401)
+    with FakeVllm(behaviour) as server, pytest.raises(EngineError, match="LACUNA_REMOTE_TOKEN"):
+        load_remote(server.url, asked_for=asked_for)

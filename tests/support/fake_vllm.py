@@ -19,6 +19,7 @@ class Behaviour:
     """knows_canvases: whether the extra arguments have an effect. rejects_canvases: HTTP 400 for them.
 
     statuses: HTTP statuses of the next completions, one each; 0 hangs up, -1 truncates the body, -2 answers no JSON.
+    model_statuses, model_latency_s, tokenize_status: the same for the list of models, and for tokenizing.
     text, is_cut: what chat completions answer, and whether for lack of room they end there.
     """
 
@@ -33,12 +34,15 @@ class Behaviour:
     model: str = "served-model"
     text: str = "answer"
     is_cut: bool = False
+    model_statuses: list[int] = field(default_factory=list)
+    model_latency_s: float = 0.0
+    tokenize_status: int = 200
 
 
 class FakeVllm:
     """Context manager: `with FakeVllm(Behaviour()) as server:` then server.url."""
 
-    def __init__(self, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, behaviour: Behaviour | None = None, port: int = 0) -> None:
         self.behaviour = behaviour or Behaviour()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -50,18 +54,23 @@ class FakeVllm:
                 pass
 
             def do_GET(self) -> None:
-                fake.answer(self, {"data": [{"id": fake.behaviour.model}]})
+                time.sleep(fake.behaviour.model_latency_s)
+                status = fake.behaviour.model_statuses.pop(0) if fake.behaviour.model_statuses else 200
+                if status:
+                    fake.answer(self, {"data": [{"id": fake.behaviour.model}]}, status)
+                else:
+                    self.connection.close()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 fake.headers.append(dict(self.headers))
                 if self.path.endswith("/tokenize"):
-                    fake.answer(self, {"tokens": fake.behaviour.text_tokens})
+                    fake.answer(self, {"tokens": fake.behaviour.text_tokens}, fake.behaviour.tokenize_status)
                     return
                 fake.requests.append(body)
                 fake.complete(self, body)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
