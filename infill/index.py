@@ -22,7 +22,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -350,7 +350,7 @@ class WorkspaceIndexer:
                 continue
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self) -> Generator[None]:
         """Whatever one entry does, the others are read."""
         try:
             yield

@@ -162,6 +162,8 @@ def test_setup_is_optional_and_wins_over_the_global(nvim):
 
 def test_stop_start_restart(nvim):
     ed = nvim()
+    # the second finds the first under way
+    ed.vim.command("Lacuna restart")
     ed.vim.command("Lacuna restart")
     until(lambda: len(ed.server_pids()) == 2, "a restart")
     ed.wait_ready()

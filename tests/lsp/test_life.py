@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -272,3 +273,12 @@ def test_a_reader_that_stalls_does_not_block_the_server():
     assert out.count(b'"result"') == 4001
     process.stdin.close()
     process.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTSTP"), reason="this system stops no process")
+def test_ctrl_z_does_not_stop_the_server(start):
+    # other windows may share its model
+    server = start()
+    server.process.send_signal(signal.SIGTSTP)
+    server.open(URI, "x = \n")
+    assert server.inline(URI, 0, 4) != []

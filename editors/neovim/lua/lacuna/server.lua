@@ -249,8 +249,6 @@ function M.restart()
   elseif not is_restart_queued then
     M.stop()
     is_restart_queued = true
-  else
-    M.start()
   end
 end
 
