@@ -158,7 +158,9 @@ def generated(model: str = "") -> Baseline:
     tokenizer, reference = load_tokenizer(source), Reference(source)
 
     def propose(context: Context) -> str:
-        before, after = context.document[: context.cursor], context.document[context.cursor :]
+        # a tokenizer that was trained on plain newlines has no use for others; the cursor stands in the text as it is
+        before = context.document[: context.cursor].replace("\r\n", "\n")
+        after = context.document[context.cursor :].replace("\r\n", "\n")
         is_block = _wants_block(before)
         prompt = build_prompt(tokenizer, before, after)
         tokens = reference.generate(prompt.tokens, reference.canvas_length * (2 if is_block else 1))

@@ -87,7 +87,7 @@ class ChatTokenizer(Tokenizer):
 
     @property
     def banned_ids(self) -> tuple[int, ...]:
-        return tuple(sorted({self.bos, self._begin, self._channel, self._end_channel}))
+        return (*sorted({self.bos, self._begin, self._channel, self._end_channel}), *self.unused_ids)
 
     def stop_ids(self, is_multiline: bool) -> tuple[int, ...]:
         if not is_multiline:

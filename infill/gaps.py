@@ -58,7 +58,7 @@ def fill_gaps(infiller: LocalInfiller, request: GapsRequest, cancelled: Cancelle
     if joint is None or joint.is_cancelled:
         return joint or alone
     # where the encoder decides a single gap it decides here, too: it reads both documents to the end
-    return joint if infiller.policy.decoding == "denoise" else _likelier(infiller, request, alone, joint, started)
+    return _likelier(infiller, request, alone, joint, started) if infiller.policy.can_score else joint
 
 
 def _one_by_one(

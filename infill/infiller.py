@@ -12,13 +12,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..engine.problem import CanvasProblem, CanvasResult, Engine, Loadable, Timings
-from .calibration import Calibration
+from ..engine.problem import Canvas, CanvasProblem, CanvasResult, Engine, Loadable, Timings
+from .calibration import Calibration, Features
 from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer
 from .gaps import fill_gaps
 from .healing import can_open
-from .index import LineIndex, WorkspaceIndexer
+from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
 from .pose import Policy, canvases_for, problem_for, prompt_for, tokens_after
@@ -45,6 +45,9 @@ MAX_TREES = 8
 
 TRIM_RESERVE_MS = 4.0
 """Kept back from a deadline for what comes after the engine."""
+
+MAX_LEARNED = 64
+"""With more open documents than this on record, those that are open no longer are forgotten."""
 
 MAX_SHOWN_DRAFTS = 3
 
@@ -87,7 +90,7 @@ class LocalInfiller:
         self.rules = rules or TriggerRules()
         self.recent = RecentProposals()
         self.refusals: Counter[str] = Counter()
-        """How many results were not shown, by reason; declines of the trigger count too."""
+        """How many results were not shown, by reason; declines of the trigger count too, drafts as "draft-"."""
         self.index = index or LineIndex()
         """Lines of the workspace. The open documents come in with the requests; a WorkspaceIndexer brings the rest."""
         limits = self.policy.limits
@@ -121,7 +124,7 @@ class LocalInfiller:
         self.engine.prefill(prompt.tokens, cancelled)
         # so that no fill has to
         self._learns_ahead = True
-        while not (cancelled is not None and cancelled()) and self._learn(request):
+        while not (cancelled is not None and cancelled()) and self._learn(request, cancelled):
             pass
 
     def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult:
@@ -142,7 +145,7 @@ class LocalInfiller:
     ) -> InfillResult:
         """Fill a gap that is decided already: pose, denoise, trim, rank, floor."""
         started = time.perf_counter()
-        drafts = self._drafts(request, scene, gap) if self.policy.use_drafts else []
+        drafts = self._drafts(request, scene, gap, cancelled) if self.policy.use_drafts else []
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
@@ -157,7 +160,9 @@ class LocalInfiller:
         trim_started = time.perf_counter()
         candidates, reason = self._trim(results, scene, gap, problem, prompt.typed)
         if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
-            candidates += self._alternatives(request, scene, gap, problem, prompt.typed, started, cancelled)
+            others = self._alternatives(request, scene, gap, problem, prompt.typed, started, cancelled)
+            now = replace(problem, deadline_ms=_left_ms(request, started))
+            candidates = self._comparable(candidates, others, gap, now, prompt.typed, cancelled)
         ranked = ranked_by_confidence(agreed(candidates, drafts))[: max(1, request.num_alternatives)]
         shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
@@ -271,27 +276,70 @@ class LocalInfiller:
             return []
         return self._trim(results, scene, gap, other, typed)[0]
 
-    def _drafts(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
+    def _drafts(
+        self, request: InfillRequest, scene: Scene, gap: Gap, cancelled: Cancelled | None
+    ) -> list[Candidate]:
         """What similar places suggest, as far as it passes the gates, the likeliest first."""
         if not self._learns_ahead:
-            self._learn(request)
+            self._learn(request, cancelled)
         found: list[Candidate] = []
         for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
             outcome = self.trim(draft.text, True, scene, gap)
-            if isinstance(outcome, Trimmed):
-                confidence = draft.probability()
-                found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
+            if isinstance(outcome, Refusal):
+                self.refusals[f"draft-{outcome.reason}"] += 1
+                continue
+            confidence = draft.probability()
+            found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
         return sorted(found, key=lambda candidate: -candidate.confidence)
 
-    def _learn(self, request: InfillRequest) -> bool:
-        """Take one open document into the index that is new or has changed; False where there is none."""
+    def _learn(self, request: InfillRequest, cancelled: Cancelled | None) -> bool:
+        """Take one open document into the index that is new or has changed; False where there is none, or no time."""
+        if len(self._learned) > MAX_LEARNED:
+            # none of those that are open, however many, or they would be learnt over and over
+            here = {neighbour.path for neighbour in request.neighbours}
+            self._learned = {path: stamp for path, stamp in self._learned.items() if path in here}
         for neighbour in request.neighbours:
+            if len(neighbour.text) > MAX_FILE_BYTES:
+                continue
             stamp = hash(neighbour.text)
             if self._learned.get(neighbour.path) != stamp and not self.rules.is_excluded(neighbour.path):
+                if not self.index.update(neighbour.path, neighbour.text, cancelled=cancelled):
+                    return False
                 self._learned[neighbour.path] = stamp
-                self.index.update(neighbour.path, neighbour.text)
                 return True
         return False
+
+    def _comparable(
+        self,
+        candidates: list[Candidate],
+        others: list[Candidate],
+        gap: Gap,
+        problem: CanvasProblem,
+        typed: str,
+        cancelled: Cancelled | None,
+    ) -> list[Candidate]:
+        """All candidates by one measure, the encoder's: where diffusion is given an answer's end, that end costs it
+        nothing, and the shortest would win. candidates: the causal answer, if it may be shown. others: by diffusion.
+        """
+        every = [*candidates, *others]
+        if not self.policy.can_score or not others or len(every) < 2:
+            return every
+        texts = [typed + each.trimmed.middle.replace("\r\n", "\n") for each in every]
+        tokens = [(*self.tokenizer.encode(text), *self.tokenizer.ending) for text in texts]
+        canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
+        scoring = replace(problem, decoding="score", canvases=canvases, opening=(), floor=None)
+        results = self.engine.fill(scoring, cancelled)
+        if any(result.is_cancelled for result in results):
+            return every
+        sums = [sum(result.logprob) for result in results]
+        # the causal answer was held to the word that is typed, which nothing is while it is scored: it keeps what it
+        # has, and the others stand as far from it as the scores do
+        shift = candidates[0].logprob - sums[0] if candidates else 0.0
+        for i in range(len(candidates), len(every)):
+            logprob = sums[i] + shift
+            features = Features(logprob, len(tokens[i]), gap.extent, problem.decoding)
+            every[i] = replace(every[i], confidence=self.calibration.probability(features), logprob=logprob)
+        return every
 
     def trim(self, raw: str, is_complete: bool, scene: Scene, gap: Gap) -> Trimmed | Refusal:
         """What to show of a middle (trim.py)."""

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.errors import VocabularyError
-from ..engine.modelfile import CALIBRATION_KEY, EMBEDDED, read_metadata, read_tokenizer
+from ..engine.config import ModelConfig
+from ..engine.errors import ConfigError, VocabularyError
+from ..engine.modelfile import CALIBRATION_KEY, CONFIG_KEY, EMBEDDED, read_metadata, read_tokenizer
 from ..engine.problem import Engine, Loadable
 from .calibration import Calibration
 from .chat import CharTokenizer, ChatTokenizer, tokenizer_of
@@ -48,6 +49,13 @@ def load_infiller(
     """
     source = _find(model) if model else EMBEDDED
     tokenizer = load_tokenizer(source)
+    num_ids = _num_ids(source)
+    if tokenizer.vocab_size > num_ids:
+        raise VocabularyError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {num_ids}; "
+            "copy the tokenizer.json that the model was trained with"
+        )
+    tokenizer.ban_unused(num_ids)
     calibration = load_calibration(source)
 
     def load() -> Engine:
@@ -62,15 +70,7 @@ def load_infiller(
         def load_model(kv_tokens: int) -> Engine:
             leave_a_core()
             adapted = load_adapter(adapter, load_config(source)) if adapter else None
-            engine = load_engine(source if model else None, device, kv_tokens, cap_bytes, adapter=adapted)
-            vocab_size = engine.model.config.vocab_size
-            if tokenizer.vocab_size > vocab_size:
-                engine.close()
-                raise VocabularyError(
-                    f"the tokenizer of {source} has {tokenizer.vocab_size} tokens but the model knows {vocab_size}; "
-                    "copy the tokenizer.json that the model was trained with"
-                )
-            return engine
+            return load_engine(source if model else None, device, kv_tokens, cap_bytes, adapter=adapted)
 
         return ManagedEngine(load_model, kv_tokens or KV_TOKENS, source.name if model else "embedded", idle_minutes)
 
@@ -87,8 +87,8 @@ def load_infiller(
 
 
 def policy_for(tokenizer: Tokenizer, *, is_remote: bool = False) -> Policy:
-    """How a model of this kind is asked. is_remote: it is a server's, which knows no openings (healing.py)."""
-    policy = Policy(use_drafts=True, use_healing=not is_remote)
+    """How a model of this kind is asked. is_remote: a server's, which knows no openings (healing.py) and no scores."""
+    policy = Policy(use_drafts=True, use_healing=not is_remote, use_scores=not is_remote)
     if not isinstance(tokenizer, ChatTokenizer):
         return policy
     # the released sampler; what stands elsewhere helps a model of this size
@@ -104,6 +104,20 @@ def _find(model: str) -> Path:
     from ..engine.find import find_model
 
     return find_model(model)
+
+
+def _num_ids(source: Path) -> int:
+    """How many token ids a model knows. Raises: ModelNotFoundError, ConfigError, CheckpointError."""
+    # not engine/checkpoint.py's way, which needs torch
+    if source.is_dir():
+        return ModelConfig.load(source / "config.json").vocab_size
+    text = read_metadata(source).get(CONFIG_KEY)
+    if text is None:
+        raise ConfigError(f"{source} carries no config; it was not written by `lacuna export`")
+    try:
+        return ModelConfig.from_dict(json.loads(text), source=str(source)).vocab_size
+    except ValueError as error:
+        raise ConfigError(f"{source}: the config in its header is not valid JSON ({error}); copy it again") from None
 
 
 def load_tokenizer(source: Path) -> Tokenizer:

@@ -54,12 +54,19 @@ class Policy:
     """Whether a word that is typed in part is tokenised anew (healing.py)."""
     use_syntax_gate: bool = True
     """Whether a result that adds a syntax error is refused."""
+    use_scores: bool = True
+    """Whether the engine can say how likely it finds a text (decoding="score"). A server cannot."""
     use_lengths: bool = False
     """Whether diffusion tries every candidate length for one answer, too, and the likeliest result is taken."""
     use_seeds: bool = False
     """Whether the best draft warm-starts a canvas of diffusion beside the one that starts from noise."""
     use_pins: bool = False
     """Whether the first tokens right of the gap are pinned behind a candidate length, instead of the end alone."""
+
+    @property
+    def can_score(self) -> bool:
+        """Whether there is an encoder that decides, and can be asked about a text that is there already."""
+        return self.use_scores and self.decoding != "denoise"
 
 
 def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = SUFFIX_CHARS) -> tuple[str, str]:

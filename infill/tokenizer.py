@@ -37,6 +37,8 @@ class Tokenizer:
     """
 
     pad, eos, bos, suf, pre, mid, ctx, file = range(8)
+    unused_ids: tuple[int, ...] = ()
+    """Ids that the model knows and no token has."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """backend: must hold SPECIAL_TOKENS at ids 0..7. Raises: ValueError if it does not."""
@@ -67,6 +69,12 @@ class Tokenizer:
     def newline_ids(self) -> frozenset[int]:
         return frozenset(self._backend.encode("\n", add_special_tokens=False).ids)
 
+    def ban_unused(self, num_ids: int) -> None:
+        """num_ids: how many the model knows. Rows that only pad its table would decode to nothing."""
+        if num_ids > self.vocab_size:
+            used = set(self._backend.get_vocab(with_added_tokens=True).values())
+            self.unused_ids = tuple(i for i in range(num_ids) if i not in used)
+
     @property
     def ending(self) -> tuple[int, ...]:
         """What a perfect answer has behind the middle."""
@@ -85,7 +93,7 @@ class Tokenizer:
     @property
     def banned_ids(self) -> tuple[int, ...]:
         """What no answer contains."""
-        return tuple(token for token in range(NUM_RESERVED) if token != self.eos)
+        return (*(token for token in range(NUM_RESERVED) if token != self.eos), *self.unused_ids)
 
     def stop_ids(self, is_multiline: bool) -> tuple[int, ...]:
         """What ends an answer beside `eos`."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from infill_cases import TOKENIZER, infiller
+from infill_cases import BYTE_POLICY, TOKENIZER, infiller
 from lacuna_ls.infill.holes import find_holes
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.request import GapSpan, GapsRequest
@@ -110,9 +110,10 @@ def test_the_encoder_decides_between_the_two(newline: str):
     assert written(text, result) == written(text, alone) == FILLED.replace("\n", newline)
     assert read[0] == FILLED[len("def f(a):\n    ") :].removesuffix("\n") + TOKENIZER.decode([TOKENIZER.eos])
     assert [each.count("\n") for each in read] == [10, 10]
-    # an engine that only denoises has no encoder to ask
-    subject.policy = replace(subject.policy, decoding="denoise")
-    subject.fill_gaps(request_for(text, jointly=True))
+    # an engine that only denoises has no encoder to ask, and a server's cannot be asked
+    for change in ({"decoding": "denoise"}, {"use_scores": False}):
+        subject.policy = replace(BYTE_POLICY, **change)
+        subject.fill_gaps(request_for(text, jointly=True))
     assert len(read) == 2
 
 

@@ -145,6 +145,7 @@ def test_alternatives_are_ranked_and_each_text_comes_once():
         return ["f(1)", "g(2)", "h(3)", "h(3)"]
 
     subject = infiller(answer, logprob=[-0.1, -0.01, -0.5, -0.5])
+    subject.engine.scored = lambda text: {"f(1)": -0.1, "g(2)": -0.01, "h(3)": -0.5}[text.strip()]
     result = subject.fill(asked(f"x = {B}\n", num_alternatives=4))
     assert [p.text for p in result.proposals] == ["g(2)", "f(1)", "h(3)"]
     confidences = [p.confidence for p in result.proposals]
@@ -152,6 +153,38 @@ def test_alternatives_are_ranked_and_each_text_comes_once():
     pinned = [sum(canvas.pinned) for canvas in subject.engine.problems[1].canvases]
     assert pinned[0] == 0
     assert all(pinned[1:]), "the other canvases have their end pinned"
+
+
+def test_an_end_that_was_given_to_diffusion_is_no_advantage():
+    """The rows of a pinned end cost nothing; the encoder says what each answer and its end are worth."""
+
+    def answer(problem):
+        return ["call(first)"] if problem.decoding != "denoise" else ["call(second)", "call"]
+
+    def shown(use_scores: bool):
+        subject = infiller(answer, logprob=[-0.05, -0.06, -0.06])
+        subject.policy = replace(BYTE_POLICY, use_scores=use_scores)
+        subject.engine.scored = lambda text: {"call(first)": -0.1, "call(second)": -0.1}.get(text.strip(), -2.0)
+        return subject, subject.fill(asked(f"x = {B}\ny = 2\n", num_alternatives=3)).proposals
+
+    subject, ranked = shown(use_scores=True)
+    assert [each.text for each in ranked] == ["call(first)", "call(second)", "call"]
+    causal, _, scored = subject.engine.problems
+    assert (scored.decoding, scored.prompt) == ("score", causal.prompt)
+    assert all(canvas.tokens[-1] == TOKENIZER.eos and not any(canvas.pinned) for canvas in scored.canvases)
+    alone = infiller("call(first)", logprob=-0.05).fill(asked(f"x = {B}\ny = 2\n")).proposals[0]
+    assert ranked[0].confidence == alone.confidence, "alternatives change nothing of the answer itself"
+    subject, ranked = shown(use_scores=False)
+    assert ranked[0].text == "call"
+    assert "score" not in [problem.decoding for problem in subject.engine.problems], "a server cannot"
+
+
+def test_one_answer_is_never_scored():
+    for decoding in ("verify", "denoise"):
+        subject = infiller("f(1)")
+        subject.policy = replace(BYTE_POLICY, decoding=decoding, use_healing=False)
+        subject.fill(asked(f"x = {B}\n"))
+        assert [problem.decoding for problem in subject.engine.problems] == [decoding]
 
 
 @pytest.mark.parametrize("use_pins", [True, False], ids=["the text right of it pinned", "the end pinned"])
@@ -205,6 +238,8 @@ def test_a_likely_draft_answers_without_the_model():
 
 def test_asked_by_a_key_the_model_has_its_say_and_the_likelier_comes_first():
     subject = with_drafts("other(a)", instant_confidence=0.3)
+    # what a candidate length cuts in the middle of a word is no likely text
+    subject.engine.scored = lambda text: -0.01 if text.strip() == "other(a)" else -9.0
     result = subject.fill(asked(TWIN, kind="line", is_explicit=True, num_alternatives=2))
     assert [(p.text, p.source) for p in result.proposals] == [
         ("total += weight[a]", "similar"),
@@ -231,6 +266,7 @@ def test_a_draft_passes_the_same_gates():
     text = f"a = [\n    1,\n]\nb(a)\n\na = {B}\n1\nb(a)\n"
     subject = with_drafts("2")
     assert [p.text for p in subject.fill(asked(text, num_alternatives=3)).proposals] == ["2"]
+    assert subject.refusals["draft-syntax"] == 1
 
 
 def test_open_documents_are_drafted_from():
@@ -243,6 +279,39 @@ def test_open_documents_are_drafted_from():
     hidden.rules = TriggerRules(is_excluded=lambda path: path == "b.py")
     assert hidden.fill(replace(request, neighbours=(other,))).proposals[0].text == "other()"
     assert (len(subject.index), len(hidden.index)) == (1, 0)
+
+
+def test_only_documents_of_a_bearable_length_are_learnt_and_nobody_waits_for_one():
+    subject = with_drafts("other()")
+    small, large = (Neighbour(f"{n}.py", f"value_{n} = 1\n" * n) for n in (4_000, 20_000))
+    request = replace(asked(f"x = {B}\n"), neighbours=(large, small))
+    calls = []
+
+    def cancelled() -> bool:
+        calls.append(1)
+        return len(calls) > 4
+
+    subject.prefetch(request, cancelled)
+    assert (len(subject.index), len(calls)) == (0, 5), "given up in the middle of the document"
+    subject.prefetch(request)
+    assert set(subject._learned) == {"4000.py"}
+    assert len(subject.index) == 1
+
+
+def test_what_is_remembered_of_documents_is_bounded():
+    subject = with_drafts("other()")
+    for i in range(200):
+        now = tuple(Neighbour(f"{k}.py", f"value_{k} = 1\n") for k in range(i, i + 3))
+        subject.prefetch(replace(asked(f"x = {B}\n"), neighbours=now))
+    assert len(subject._learned) < 80
+    # however many are open at once, each is learnt once
+    many = tuple(Neighbour(f"{k}.py", f"value_{k} = 1\n") for k in range(150))
+    learnt = []
+    update = subject.index.update
+    subject.index.update = lambda path, text, **more: learnt.append(path) or update(path, text, **more)
+    for _ in range(3):
+        subject.prefetch(replace(asked(f"x = {B}\n"), neighbours=many))
+    assert len(learnt) == len(set(learnt)) <= 150
 
 
 def test_crlf_reaches_the_model_as_plain_newlines_and_comes_back_as_crlf():

@@ -54,6 +54,8 @@ def test_a_model_like_ours_is_asked_in_our_layout(serve):
     infiller, server = serve(behaviour)
     assert infiller.fill(asked(TEXT)).proposals[0].text == "second"
     assert server.requests[-1]["prompt"][0] == tokenizer.suf
+    # a server would take a text that is to be scored for a canvas to begin with
+    assert not infiller.policy.can_score
 
 
 @pytest.mark.parametrize("how", ["named", "as served"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import tokenizers
+from chat_tokenizer import chat_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lacuna_ls.infill.chat import ChatTokenizer
 from lacuna_ls.infill.tokenizer import NUM_RESERVED, SPECIAL_TOKENS, Tokenizer
 
 
@@ -34,6 +36,15 @@ def test_specials_stand_at_their_ids_and_are_left_out_of_text(small_tokenizer: T
     again = Tokenizer.from_json(small_tokenizer.to_json())
     assert again.vocab_size == small_tokenizer.vocab_size
     assert again.encode_batch(["a = 1", "b"]) == [again.encode("a = 1"), again.encode("b")]
+
+
+def test_ids_that_no_token_has_are_in_no_answer(small_tokenizer: Tokenizer) -> None:
+    for tokenizer in (Tokenizer.from_json(small_tokenizer.to_json()), ChatTokenizer(chat_backend())):
+        specials, num_tokens = tokenizer.banned_ids, tokenizer.vocab_size
+        tokenizer.ban_unused(num_tokens)
+        assert tokenizer.banned_ids == specials
+        tokenizer.ban_unused(num_tokens + 3)
+        assert tokenizer.banned_ids == (*specials, num_tokens, num_tokens + 1, num_tokens + 2)
 
 
 def test_a_foreign_vocabulary_is_refused() -> None:
