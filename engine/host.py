@@ -1,7 +1,7 @@
 """The hosting side of a shared engine: a Unix socket that other Lacuna processes of the same user attach to.
 
-One engine, calls one at a time in the order they came; a cancel reaches a call that is under way or waiting. Only
-processes of the same user are let in. Knows frames; loads no model and elects nobody.
+One engine, calls one at a time in the order they came; a cancel reaches a call that is under way or waiting, and a ping
+is answered meanwhile. Only processes of the same user are let in. Knows frames; loads no model and elects nobody.
 """
 
 from __future__ import annotations
@@ -27,8 +27,15 @@ from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, Loadable
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 2
+PROTOCOL = 3
 HELLO_TIMEOUT_S = 5.0
+
+# sys/un.h and sys/ucred.h of macOS, which Python does not know
+SOL_LOCAL = 0
+LOCAL_PEERCRED = 1
+XUCRED_VERSION = 0
+XUCRED = struct.Struct("=IIh2x16I")
+"""Version, user, number of groups, groups."""
 
 
 class Turnstile:
@@ -65,8 +72,21 @@ def is_same_user(connection: socket.socket) -> bool:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         _, uid, _ = struct.unpack("3i", credentials)
         return bool(uid == os.getuid())
+    if sys.platform == "darwin":
+        try:
+            return user_of_xucred(connection.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, XUCRED.size)) == os.getuid()
+        except OSError:
+            return False
     # elsewhere the folder's and the socket's modes are the guard
     return True
+
+
+def user_of_xucred(data: bytes) -> int | None:
+    """The user in macOS' description of the process at the other end; None for a description that is not known."""
+    if len(data) < XUCRED.size:
+        return None
+    version, user = XUCRED.unpack_from(data)[:2]
+    return int(user) if version == XUCRED_VERSION else None
 
 
 class _Calls:
@@ -75,6 +95,8 @@ class _Calls:
     def __init__(self) -> None:
         self.queue: queue.SimpleQueue[Value | None] = queue.SimpleQueue()
         self.is_over = False
+        self.sending = threading.Lock()
+        """Held while a frame is sent: pings are answered by another thread than calls."""
         self._current = 0
         self._cancelled = 0
         """The highest number that was cancelled: a client never asks anew before it has given up the call before."""
@@ -112,6 +134,7 @@ class EngineHost:
             os.umask(old)
         self._socket.listen(64)
         self._clients: set[socket.socket] = set()
+        self._changing = threading.Lock()
         self._is_closed = False
         threading.Thread(target=self._accept, name="lacuna-host", daemon=True).start()
 
@@ -122,9 +145,11 @@ class EngineHost:
 
     def close(self) -> None:
         """Stop listening and hang up on everybody; they elect another host."""
-        self._is_closed = True
+        with self._changing:
+            self._is_closed = True
+            clients = list(self._clients)
         self._path.unlink(missing_ok=True)
-        for connection in [self._socket, *self._clients]:
+        for connection in [self._socket, *clients]:
             # close alone does not wake a thread that waits in accept or recv
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -140,7 +165,12 @@ class EngineHost:
                 logger.warning("A process of another user tried to attach to the engine and was turned away.")
                 connection.close()
                 continue
-            self._clients.add(connection)
+            with self._changing:
+                if self._is_closed:
+                    # it came while everybody else was hung up on
+                    connection.close()
+                    return
+                self._clients.add(connection)
             threading.Thread(target=self._serve, args=(connection,), name="lacuna-host-client", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -158,6 +188,9 @@ class EngineHost:
                 while (frame := read_frame(stream.read)) is not None:
                     if frame.get("op") == "cancel":
                         calls.cancel(frame.get("id"))
+                    elif frame.get("op") == "ping":
+                        with calls.sending:
+                            _send(connection, {"op": "pong"})
                     else:
                         calls.queue.put(frame)
         except (OSError, FrameError, ValueError, TypeError) as error:
@@ -166,7 +199,8 @@ class EngineHost:
             # what it asked for is of no use to anybody now
             calls.is_over = True
             calls.queue.put(None)
-            self._clients.discard(connection)
+            with self._changing:
+                self._clients.discard(connection)
             connection.close()
 
     def _work(self, connection: socket.socket, calls: _Calls) -> None:
@@ -180,7 +214,8 @@ class EngineHost:
                 logger.exception("A call of the shared engine failed.")
                 answer = {"id": number, "error": f"{type(error).__name__}: {error}"}
             try:
-                _send(connection, answer)
+                with calls.sending:
+                    _send(connection, answer)
             except (OSError, FrameError):
                 return
 

@@ -2,7 +2,8 @@
 
 Who hosts is decided by a file lock that the kernel gives back when a process dies, however it dies: whoever holds it
 is the only one that may load the model, so there is never a second copy. When the host goes away, what is under way
-ends as cancelled, one survivor gets the lock and loads the model, and the others attach to it. Knows the Engine
+ends as cancelled, one survivor gets the lock and loads the model, and the others attach to it. A host that is there and
+does not answer (it was stopped, or hangs) keeps the lock: nothing is filled until it answers again. Knows the Engine
 protocol, frames, and nothing of text.
 """
 
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,13 @@ POLL_S = 0.005
 ELECTION_POLL_S = 0.02
 WATCH_S = 0.5
 ATTACH_TIMEOUT_S = 120.0
-"""How long a host may take to listen and to say hello before those who wait for it give up."""
+"""How long a host may take to listen before those who wait for it give up."""
+PING_S = 1.0
+"""A host that has said nothing for so long is asked whether it is there."""
+SILENCE_S = 5.0
+"""A host that does not say so within this time is not waited for any more."""
+SILENT = "the window that hosts the model does not answer"
+CLOSED = "The shared engine was closed. Restart the server."
 STATUS_TIMEOUT_S = 0.2
 """A host that does not say in this time how it is, is as it was."""
 
@@ -59,10 +67,13 @@ def private_folder() -> Path:
 
 
 class _Link:
-    """A connection to a host. One call at a time; a thread reads the answers."""
+    """A connection to a host. One call at a time; a thread reads the answers.
+
+    Nothing here waits for a host that has stopped reading: what does not fit into the socket is sent later.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Attach. Raises: OSError, FrameError, EngineError when the host is of another version."""
+        """Connect. Raises: OSError, EngineError when the socket is another user's."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stream = self._socket.makefile("rb")
         try:
@@ -70,48 +81,98 @@ class _Link:
             self._socket.connect(str(path))
             if not is_same_user(self._socket):
                 raise EngineError("The shared engine's socket belongs to another user. Set engine.kind to local.")
-            self._socket.settimeout(ATTACH_TIMEOUT_S)
-            self._socket.sendall(pack({"protocol": PROTOCOL}))
-            hello = read_frame(self._stream.read)
-            if hello is None:
-                raise ConnectionResetError("the host hung up")
-            if hello.get("protocol") != PROTOCOL:
-                raise EngineError(f"The shared engine cannot be used: {hello.get('error')}. Restart the other editors.")
             self._socket.settimeout(None)
         except BaseException:
             # the stream holds the socket open
             self._stream.close()
             self._socket.close()
             raise
-        self.pid = int(hello.get("pid", 0))
-        self.status = status_from(hello.get("status"))
+        self.pid = 0
+        self.status = EngineStatus("loading")
+        self._refusal = ""
         self._answers: dict[int, Value] = {}
         self._news = threading.Condition()
         self._number = 0
+        self._outgoing = bytearray()
+        self._owes_since: float | None = time.monotonic()
+        """Since when the host owes an answer and has said nothing."""
+        self._pinged_at: float | None = self._owes_since
+        """When it was asked for a sign of life that it has not given yet; its hello is the first."""
+        self.greeted = threading.Event()
+        """Set when it has answered, or never will."""
         self.ended = threading.Event()
+        self._post({"protocol": PROTOCOL})
         threading.Thread(target=self._read, name="lacuna-link", daemon=True).start()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the host should have given a sign of life. Over when it does."""
+        pinged_at = self._pinged_at
+        return pinged_at is not None and time.monotonic() - pinged_at > SILENCE_S
+
+    def check(self) -> None:
+        """Raises: ConnectionError when the host is gone, EngineError when it is of another version."""
+        if self._refusal:
+            raise EngineError(f"The shared engine cannot be used: {self._refusal}. Restart the other editors.")
+        if self.ended.is_set():
+            raise ConnectionResetError("the host went away")
+
     def call(self, value: Value, cancelled: Cancelled | None) -> Value | None:
-        """The answer; None when cancelled. Raises: ConnectionError when the host is gone, EngineError as it reports."""
+        """The answer; None when cancelled, or when the host is silent. Raises: as check, EngineError as it reports."""
         with self._news:
             self._number += 1
             number = self._number
+        is_posted = False
         try:
-            self._socket.sendall(pack({**value, "id": number}))
-            with self._news:
-                while number not in self._answers:
-                    if self.ended.is_set():
-                        raise ConnectionResetError("the host went away")
-                    if cancelled is not None and cancelled():
-                        self._socket.sendall(pack({"op": "cancel", "id": number}))
-                        return None
-                    self._news.wait(POLL_S)
-                answer = self._answers.pop(number)
+            while (answer := self._taken(number)) is None:
+                self.check()
+                # also while it is silent: it may go on reading in the middle of a frame
+                self._flush()
+                if self.is_silent or (cancelled is not None and cancelled()):
+                    if is_posted:
+                        self._post({"op": "cancel", "id": number})
+                    return None
+                if not is_posted and not self._outgoing:
+                    self._post({**value, "id": number})
+                    is_posted = True
+                self._ping_if_due()
+                with self._news:
+                    if number not in self._answers and not self.ended.is_set():
+                        self._news.wait(POLL_S)
         except OSError as error:
             raise ConnectionResetError("the host went away") from error
         if "error" in answer:
             raise EngineError(str(answer["error"]))
         return answer
+
+    def _taken(self, number: int) -> Value | None:
+        with self._news:
+            return self._answers.pop(number, None)
+
+    def _post(self, value: Value) -> None:
+        self._outgoing += pack(value)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what the socket takes."""
+        while self._outgoing:
+            try:
+                sent = self._socket.send(self._outgoing, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            del self._outgoing[:sent]
+
+    def _ping_if_due(self) -> None:
+        now = time.monotonic()
+        with self._news:
+            if self._owes_since is None:
+                self._owes_since = now
+            is_due = self._pinged_at is None and now - self._owes_since > PING_S
+            if is_due:
+                self._pinged_at = now
+        if is_due:
+            # one at a time: it lies in the socket until the host goes on, and is answered then
+            self._post({"op": "ping"})
 
     def close(self) -> None:
         """Detach."""
@@ -123,8 +184,13 @@ class _Link:
         try:
             while (frame := read_frame(self._stream.read)) is not None:
                 with self._news:
+                    self._owes_since = None
                     number = frame.get("id")
-                    if isinstance(number, int):
+                    if not self.greeted.is_set():
+                        self._greet(frame)
+                    elif frame.get("op") == "pong":
+                        self._pinged_at = None
+                    elif isinstance(number, int):
                         # the answer to a call that was cancelled is not waited for any more
                         self._answers = {key: value for key, value in self._answers.items() if key == self._number}
                         if number == self._number:
@@ -136,7 +202,18 @@ class _Link:
             self._stream.close()
             with self._news:
                 self.ended.set()
+                self.greeted.set()
                 self._news.notify_all()
+
+    def _greet(self, hello: Value) -> None:
+        """Read the first frame. Raises: FrameError."""
+        if hello.get("protocol") == PROTOCOL:
+            self.pid = int(hello.get("pid", 0))
+            self.status = status_from(hello.get("status"))
+        else:
+            self._refusal = str(hello.get("error"))
+        self._pinged_at = None
+        self.greeted.set()
 
 
 class SharedEngine:
@@ -178,14 +255,16 @@ class SharedEngine:
         return timings_from(answer["timings"]) if answer is not None else Timings()
 
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
-        """See Engine.fill. When the host dies meanwhile the results are cancelled, and the next call finds another."""
+        """See Engine.fill. When the host dies meanwhile the results are cancelled, and the next call finds another.
+        While it does not answer they are not finished: whoever asked may look at the status."""
         if not self._join(cancelled):
             return cancelled_results(problem)
         if (engine := self._engine) is not None:
             return fill_in_turn(engine, self._turnstile, problem, cancelled)
         answer = self._call({"op": "fill", "problem": problem_value(problem)}, cancelled)
         if answer is None:
-            return cancelled_results(problem)
+            is_cancelled = not self._is_silent
+            return [replace(result, is_cancelled=is_cancelled) for result in cancelled_results(problem)]
         results = [result_from(each) for each in answer["results"]]
         return results if len(results) == len(problem.canvases) else cancelled_results(problem)
 
@@ -210,6 +289,8 @@ class SharedEngine:
             answer = self._call({"op": "status"}, lambda: time.monotonic() > until)
             if answer is not None:
                 link.status = status_from(answer.get("status"))
+            if link.is_silent:
+                return replace(link.status, state="failed", detail=SILENT)
             status, where = link.status, f"hosted by process {link.pid}"
         else:
             return EngineStatus("loading", detail="waiting for the shared engine")
@@ -239,15 +320,20 @@ class SharedEngine:
             self._lock_file = None
 
     def _tell_all(self, operation: str, do: Callable[[Loadable], None]) -> None:
-        """Have the host do it; when it goes away meanwhile, the next one."""
+        """Have the host do it; when it goes away meanwhile, the next one. While it does not answer nothing is done."""
         while self._join(None):
             if (engine := self._engine) is not None:
                 if isinstance(engine, Loadable):
                     with self._turnstile.turn():
                         do(engine)
                 return
-            if self._call({"op": operation}, None) is not None:
+            answer = self._call({"op": operation}, lambda: self._is_closed)
+            if answer is not None or self._is_silent:
                 return
+
+    @property
+    def _is_silent(self) -> bool:
+        return (link := self._link) is not None and link.is_silent
 
     def _call(self, value: Value, cancelled: Cancelled | None) -> Value | None:
         link = self._link
@@ -287,7 +373,7 @@ class SharedEngine:
             if error is not None:
                 raise error
             if self._is_closed:
-                raise EngineError("The shared engine was closed. Restart the server.")
+                raise EngineError(CLOSED)
             if self._link is not None and self._link.ended.is_set():
                 self._link.close()
                 self._link = None
@@ -295,7 +381,9 @@ class SharedEngine:
             while self._engine is None and self._link is None:
                 if cancelled is not None and cancelled():
                     return False
-                if self._try_to_host() or self._try_to_attach():
+                if self._is_closed:
+                    raise EngineError(CLOSED)
+                if self._try_to_host() or self._try_to_attach(cancelled):
                     break
                 if time.monotonic() > until:
                     raise EngineError("The process that hosts the model does not answer. Restart the other editors.")
@@ -327,13 +415,27 @@ class SharedEngine:
         logger.info("The model is hosted by this process.")
         return True
 
-    def _try_to_attach(self) -> bool:
+    def _try_to_attach(self, cancelled: Cancelled | None) -> bool:
         try:
-            self._link = _Link(self._socket_path)
+            link = _Link(self._socket_path)
         except (OSError, FrameError):
             # the host is loading, or has just gone
             return False
-        logger.info("The model is hosted by process %d.", self._link.pid)
+        # a host that says no hello yet is the host all the same
+        while not link.greeted.wait(POLL_S) and not link.is_silent:
+            if self._is_closed or (cancelled is not None and cancelled()):
+                link.close()
+                return False
+        try:
+            link.check()
+        except ConnectionError:
+            link.close()
+            return False
+        except EngineError:
+            link.close()
+            raise
+        self._link = link
+        logger.info("The model is hosted by process %d.", link.pid)
         return True
 
 

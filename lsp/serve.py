@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,6 +68,9 @@ def serve(
     # first, because nobody should be greeted by a server that ends over a file that it cannot write
     observer = _recorder(record, with_contents=with_contents) if record is not None else None
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if hasattr(signal, "SIGTSTP"):
+        # Ctrl-Z in a terminal stops the editor's whole group, but other windows may share the model of this process
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     greeting = Greeting(sys.stdin.buffer, wire)
     try:
         code = _run(greeting, wire, load_infiller, observer)

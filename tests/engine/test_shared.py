@@ -74,6 +74,11 @@ class Process:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def stop(self):
+        self.process.send_signal(signal.SIGSTOP)
+        # it may still answer until all of its threads have stopped
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
     def end(self):
         self.process.kill()
         self.process.wait()
@@ -346,6 +351,129 @@ def test_kill_9_of_the_host_under_load(processes, tmp_path):
     assert len(loads(tmp_path)) == 2
     assert {answer["by"] for answer in answers} == {loads(tmp_path)[1]}
     assert loads(tmp_path)[1] in {each.process.pid for each in survivors}
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(shared, "PING_S", 0.1)
+    monkeypatch.setattr(shared, "SILENCE_S", 0.3)
+
+
+def finished(engine, within_s=10.0):
+    """The first results of this engine that are finished."""
+    until = time.monotonic() + within_s
+    while not (results := engine.fill(problem()))[0].is_finished and time.monotonic() < until:
+        time.sleep(0.02)
+    return results
+
+
+def test_a_stopped_host_is_not_waited_for_and_comes_back(processes, join, tmp_path, impatient):
+    stopped = processes()
+    pid = stopped.joined()["joined"]
+    window = join()
+    assert window.fill(problem())[0].steps == pid
+    stopped.stop()
+    begun = time.monotonic()
+    results = window.fill(problem())
+    assert [(result.is_finished, result.is_cancelled) for result in results] == [(False, False)] * 2
+    assert time.monotonic() - begun < 2
+    # from now on nothing waits, however much is asked
+    begun = time.monotonic()
+    for _ in range(20):
+        assert not window.fill(CanvasProblem((1,) * 1_000, (Canvas.free(4),)))[0].is_finished
+    assert window.prefill((1, 2)).num_prefilled == 0
+    window.load()
+    window.unload()
+    status = window.status()
+    assert time.monotonic() - begun < 1
+    assert (status.state, status.model, status.detail) == ("failed", "fake", shared.SILENT)
+    # a window that is opened now is no worse off, and loads no second model
+    another = join()
+    another.load()
+    assert (another.status().state, another.status().detail) == ("failed", shared.SILENT)
+    assert not another.fill(problem())[0].is_finished
+    stopped.process.send_signal(signal.SIGCONT)
+    for engine in (window, another):
+        assert [result.steps for result in finished(engine)] == [pid, pid]
+        assert engine.status().state == "ready"
+        assert engine.status().detail == f"hosted by process {pid}"
+        assert not engine.is_host
+    assert loads(tmp_path) == [pid]
+
+
+def test_a_host_that_stops_reading_blocks_nobody(processes, join, impatient, monkeypatch):
+    monkeypatch.setattr(shared, "SILENCE_S", 3.0)
+    stopped = processes()
+    pid = stopped.joined()["joined"]
+    window = join()
+    stopped.stop()
+    # more than a socket holds
+    large = CanvasProblem((1, *[70_000] * 100_000), (Canvas.free(4),))
+    for _ in range(3):
+        begun = time.monotonic()
+        assert window.fill(large, lambda begun=begun: time.monotonic() - begun > 0.1)[0].is_cancelled
+        assert time.monotonic() - begun < 2
+    assert not window.fill(large)[0].is_finished
+    stopped.process.send_signal(signal.SIGCONT)
+    # what was sent in part is sent to its end
+    assert finished(window)[0].steps == pid
+    assert window.fill(large)[0].steps == pid
+
+
+def test_a_stopped_host_that_dies_is_followed(processes, join, impatient):
+    stopped = processes()
+    stopped.joined()
+    window = join()
+    stopped.stop()
+    assert not window.fill(problem())[0].is_finished
+    stopped.kill()
+    assert finished(window)[0].steps == os.getpid()
+    assert window.is_host
+
+
+def test_a_busy_host_is_not_silent(join, impatient):
+    class Slow(FakeEngine):
+        def load(self):
+            time.sleep(1.0)
+            super().load()
+
+    host_engine, window = join(Slow), join(Slow)
+    window.load()
+    assert window.status().state == "ready"
+    assert host_engine.is_host
+
+
+def test_who_attaches_while_the_host_leaves_is_hung_up_on(tmp_path, monkeypatch):
+    arrived, may_go_on = threading.Event(), threading.Event()
+
+    def slow_check(connection):
+        arrived.set()
+        return may_go_on.wait(10)
+
+    monkeypatch.setattr(host, "is_same_user", slow_check)
+    leaving = host.EngineHost(FakeEngine(), tmp_path / "s", host.Turnstile())
+    with socket.socket(socket.AF_UNIX) as late:
+        # sooner than a client that says no hello is hung up on
+        late.settimeout(3)
+        late.connect(str(tmp_path / "s"))
+        assert arrived.wait(10)
+        leaving.close()
+        may_go_on.set()
+        assert late.recv(100) == b""
+    assert leaving.num_clients == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "user"),
+    [
+        (struct.pack("=IIh2x16I", 0, 501, 3, 20, 12, 61, *[0] * 13), 501),
+        (struct.pack("=IIh2x16I", 1, 501, 0, *[0] * 16), None),
+        (b"", None),
+    ],
+    ids=["as macOS has it", "another version", "nothing"],
+)
+def test_who_is_at_the_other_end_on_macos(data, user):
+    assert host.user_of_xucred(data) == user
 
 
 def test_the_socket_is_private(join, tmp_path):
