@@ -130,7 +130,9 @@ class LocalInfiller:
     def fill(self, request: InfillRequest, cancelled: Cancelled | None = None) -> InfillResult:
         started = time.perf_counter()
         remembered = self.recall(request)
-        if remembered is not None:
+        is_enough = remembered is not None and len(remembered.proposals) >= request.num_alternatives
+        # a key that asks for more than what is remembered is not answered with that
+        if remembered is not None and (is_enough or not request.is_explicit):
             return remembered
         scene = self.read(request)
         gap = self._decide(request, scene)

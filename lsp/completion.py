@@ -44,7 +44,8 @@ LOOK_AHEAD_AFTER_S = 0.06
 """A pause this long over a proposal is worth computing what follows it."""
 
 MIN_ASKED = 3
-"""So many proposals at least are looked for when somebody asks by a key: he wants to see more than what he sees."""
+"""So many proposals at least are looked for when a key asks where there is one already. The first press gets the best
+one at once: others take a second, because diffusion has to find them."""
 
 MAX_REMEMBERED = 256
 _WORD = re.compile(r"\w+\Z")
@@ -203,6 +204,10 @@ class InlineCompletions:
         revision = document.revision
         place = (document.uri, revision, asked.request.end)
         found = self._recall(asked, document)
+        if found and is_explicit:
+            num_wanted = max(options.proposal.alternatives, MIN_ASKED)
+            asked = replace(asked, request=replace(asked.request, num_alternatives=num_wanted))
+            found = self._recall(asked, document)
         if found and (not is_explicit or len(found) >= asked.request.num_alternatives or place == self._asked_last):
             self._look_ahead(asked, found, document)
             self._log(document, params.position, start, f"recent {len(found[0].text)} chars")
@@ -225,7 +230,7 @@ class InlineCompletions:
         known = {each.text for each in found}
         proposals = (*found, *(each for each in result.proposals if each.text not in known))
         self._recent.remember(asked.request, proposals)
-        if is_explicit:
+        if is_explicit and found:
             self._asked_last = place
         self._look_ahead(asked, proposals, document)
         self._log(document, params.position, start, _summary(result))
@@ -278,7 +283,7 @@ class InlineCompletions:
             kind=extents.get(options.proposal.extent, "auto"),
             typed=typed,
             neighbours=self.neighbours(document, options),
-            num_alternatives=max(options.proposal.alternatives, MIN_ASKED if is_explicit else 1),
+            num_alternatives=options.proposal.alternatives,
             indent=indent,
             min_confidence=0.0 if is_explicit else options.proposal.min_confidence,
             is_explicit=is_explicit,
