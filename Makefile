@@ -35,12 +35,13 @@ lint: $(VENV)/.dev  ## ruff
 types: $(VENV)/.dev  ## mypy and pyright, both strict, on every room
 	@status=0; $(BIN)/mypy || status=1; $(BIN)/pyright --pythonpath $(BIN)/python || status=1; exit $$status
 
-# two files of tests side by side, and then the editors alone: they are typed into, and see what the user would see
+# two files of tests side by side, each with one thread of torch's, because four on two cores take twice as long; and then
+# the editors alone: they are typed into, and see what the user would see
 pytest: $(VENV)/.dev  ## all tests; ARGS narrows them: make pytest ARGS='tests/infill -x'
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	@status=0; $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not editor' || status=1; \
+	@status=0; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not editor' || status=1; \
 	    $(BIN)/python -m pytest -m editor || status=1; exit $$status
 endif
 
