@@ -30,6 +30,7 @@ Position = tuple[int, int]
 
 INITIALIZE_FILE = Path(__file__).with_name("vscode_initialize.json")
 INITIALIZE_TIMEOUT_S = 60.0
+LAST_WORDS_S = 1.0
 STOP_TIMEOUT_S = 5.0
 MAX_STDERR_LINES = 400
 MAX_MESSAGE_BYTES = 64 << 20
@@ -263,8 +264,9 @@ class LspClient:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), 1.0)
             failure = f"The server ended (exit code {self._process.returncode})."
-        # its last words come through another pipe
-        await asyncio.sleep(0.01)
+        # its last words come through another pipe, which a process that it started may hold open
+        has_ended = self._process.returncode is not None
+        await asyncio.wait([self._tasks[1]], timeout=LAST_WORDS_S if has_ended else 0.01)
         for _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(ServerError(failure + self.last_words()))
