@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOMS = ("lsp", "infill", "engine", "kernels", "training", "bench")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/EDITORS.md")
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def test_links_lead_somewhere(repository: Path, document: str):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        assert not path or (repository / path).exists(), f"{document} links to {target}"
+        assert not path or ((repository / document).parent / path).exists(), f"{document} links to {target}"
         assert path or anchor in headings, f"{document} links to {target}"
 
 
@@ -74,6 +74,13 @@ def test_paths_in_backticks_exist(repository: Path, document: str):
     text = (repository / document).read_text(encoding="utf-8")
     rooted = re.findall(r"`((?:lsp|infill|engine|kernels|training|bench|editors|tests)/[\w./-]*)`", text)
     assert not [path for path in rooted if not (repository / path).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_in_backticks_exist(repository: Path, document: str):
+    named = set(re.findall(r"`(test_\w+)`", (repository / document).read_text(encoding="utf-8")))
+    files = (file.read_text(encoding="utf-8") for file in (repository / "tests").rglob("test_*.py"))
+    assert named <= {name for text in files for name in re.findall(r"(?m)^(?:async )?def (test_\w+)", text)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

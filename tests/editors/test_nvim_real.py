@@ -61,6 +61,7 @@ def proposed(editor, fits=bool):
     raise AssertionError(f"nothing that fits was proposed for any of {len(EASY)} easy texts")
 
 
+@pytest.mark.journey
 def test_a_proposal_of_the_model_is_accepted_and_undone(real):
     ed = real()
     before, ghost = proposed(ed)
@@ -74,6 +75,7 @@ def test_a_proposal_of_the_model_is_accepted_and_undone(real):
     assert status.endswith(" ms")
 
 
+@pytest.mark.journey
 def test_pieces_of_the_model_s_proposal(real):
     ed = real()
     before, ghost = proposed(ed)
@@ -88,6 +90,7 @@ def test_pieces_of_the_model_s_proposal(real):
     assert ed.text == before + ghost
 
 
+@pytest.mark.journey
 def test_lines_of_the_model_s_proposal(real):
     ed = real()
     before, ghost = proposed(ed)
@@ -99,6 +102,7 @@ def test_lines_of_the_model_s_proposal(real):
         assert ed.ghost_text() == ("".join(steps[n + 1 :]) or None)
 
 
+@pytest.mark.journey
 def test_alternatives_of_the_model_are_cycled(real):
     ed = real(settings={"proposal": {**SETTINGS["proposal"], "alternatives": 3}})
     before, ghost = proposed(ed, lambda ghost: re.search(r" \(1/\d\)$", ghost))
@@ -118,6 +122,7 @@ def test_alternatives_of_the_model_are_cycled(real):
     ed.see_text(before + bare[-1])
 
 
+@pytest.mark.journey
 def test_typing_along_and_dismissing(real):
     ed = real()
     before, ghost = proposed(ed)
@@ -150,6 +155,7 @@ def previewed(editor, command):
     raise AssertionError(f"no hole was filled in any of {len(HOLES)} texts")
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("command", ["Lacuna fill", "Lacuna fillall"])
 def test_holes_are_filled_by_the_model(real, command):
     ed = real()
@@ -168,6 +174,7 @@ def test_holes_are_filled_by_the_model(real, command):
     ed.see_text(before)
 
 
+@pytest.mark.journey
 def test_what_the_model_would_fill_in_is_refused(real):
     ed = real()
     before, (struck, _) = previewed(ed, "Lacuna fillall")
@@ -178,6 +185,7 @@ def test_what_the_model_would_fill_in_is_refused(real):
     assert ed.text == before
 
 
+@pytest.mark.journey
 def test_a_selection_is_rewritten_by_the_model(real):
     ed = real()
     set_text(ed, BODY.rstrip("\n"))
@@ -217,6 +225,7 @@ def test_a_rename_is_carried_on(real):
     ed.see_text("def area(width, height):\n    total = width * height\n    print(total)\n    return total")
 
 
+@pytest.mark.journey
 def test_a_killed_server_comes_back_with_its_model(real):
     ed = real()
     pid = ed.lua("return vim.lsp.get_clients({ name = 'lacuna' })[1].rpc.pid") or server_pid(ed)
@@ -236,6 +245,7 @@ def server_pid(editor):
     return children[0].pid if children else None
 
 
+@pytest.mark.journey
 def test_a_setting_that_the_server_refuses_is_said(real):
     ed = real(settings={"proposal": {"extent": "galaxy", "deadlineMs": 30000}})
     until(lambda: "lacuna.proposal.extent" in ed.lua("return vim.fn.execute('messages')"), "the message")
@@ -244,6 +254,7 @@ def test_a_setting_that_the_server_refuses_is_said(real):
     ed.see_text(before + ghost)
 
 
+@pytest.mark.journey
 def test_a_real_terminal_shows_the_model_s_proposal(real, tmp_path):
     tmux = shutil.which("tmux")
     if not tmux:

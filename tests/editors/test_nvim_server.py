@@ -89,6 +89,7 @@ def test_a_server_that_always_dies_is_given_up_and_typing_goes_on(nvim):
     assert ed.lua("return require('lacuna').statusline()") == "lacuna ✗"
 
 
+@pytest.mark.journey
 def test_a_missing_server_is_said_once(nvim):
     ed = nvim(cmd=["/no/such/lacuna", "serve"], wait=False)
     until(lambda: "server not found" in notifications(ed), "the message")

@@ -89,6 +89,7 @@ def proposed(w, texts=EASY):
     raise AssertionError(f"nothing was proposed for any of {len(EASY)} easy texts")
 
 
+@pytest.mark.journey
 def test_a_proposal_of_the_model_is_accepted_and_undone(real):
     w = real().focus()
     before, ghost = proposed(w)
@@ -101,6 +102,7 @@ def test_a_proposal_of_the_model_is_accepted_and_undone(real):
     until(lambda: re.search(r"\d+ ms", w.status_label()), "the latency", 10)
 
 
+@pytest.mark.journey
 def test_a_word_and_escape(real):
     w = real().focus()
     before, ghost = proposed(w)
@@ -112,6 +114,7 @@ def test_a_word_and_escape(real):
     w.see_file(taken)
 
 
+@pytest.mark.journey
 def test_a_line_of_it(real):
     w = real().focus()
     before, ghost = proposed(w)
@@ -124,6 +127,7 @@ def test_a_line_of_it(real):
     w.see_file(before)
 
 
+@pytest.mark.journey
 def test_alternatives_of_the_model(real, real_code):
     real_code.write_settings(**{"lacuna.proposal.alternatives": 3})
     w = real().focus()
@@ -193,6 +197,7 @@ def saved_edit(w, before):
     return reads[-1]
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize(
     ("key", "title"),
     [
@@ -203,13 +208,7 @@ def saved_edit(w, before):
     ],
 )
 def test_holes_are_filled_by_the_model(real, key, title):
-    for text in HOLES:
-        w = real(text).focus()
-        clear_toasts(w)
-        row = text.split("\n").index(next(line for line in text.split("\n") if line.strip() == "..."))
-        w.keys("Control+Home", *["ArrowDown"] * row, "End")
-        if previewed(w, key, title):
-            break
+    w, text = with_filled_holes(real, key, title)
     assert w.file.read_text() == text
     w.keys("Alt+Enter")
     no_preview(w)
@@ -220,22 +219,64 @@ def test_holes_are_filled_by_the_model(real, key, title):
     w.see_file(text)
 
 
+def with_filled_holes(real, key, title):
+    """The first file with holes for which the model has an answer, which is in preview: the window and the text."""
+    for text in HOLES:
+        w = real(text).focus()
+        clear_toasts(w)
+        row = text.split("\n").index(next(line for line in text.split("\n") if line.strip() == "..."))
+        w.keys("Control+Home", *["ArrowDown"] * row, "End")
+        if previewed(w, key, title):
+            return w, text
+    raise AssertionError(f"no hole was filled in any of {len(HOLES)} texts")
+
+
+@pytest.mark.journey
+def test_what_the_model_would_fill_in_is_refused(real):
+    w, text = with_filled_holes(real, "Control+Alt+Shift+h", "fill all holes")
+    w.keys("Escape")
+    no_preview(w)
+    w.see_file(text)
+
+
+@pytest.mark.journey
 def test_a_selection_is_rewritten_by_the_model(real):
     w = real(BODY).focus()
-    clear_toasts(w)
-    w.keys("Control+Home", *["ArrowDown"] * BODY_ROWS[0], "Home", "Shift+End", "Control+Alt+i")
-    w.page.wait_for_selector(".quick-input-widget input", state="visible")
-    w.type("shorter")
-    if not previewed(w, "Enter", "rewrite selection"):
-        # a small model may write nothing that parses: that was told, and nothing has changed
-        w.save()
-        assert w.file.read_text() == BODY
-        return
+    for row in BODY_ROWS:
+        clear_toasts(w)
+        w.keys("Control+Home", *["ArrowDown"] * row, "Home", "Shift+End", "Control+Alt+i")
+        w.instruct("shorter")
+        # a small model may write nothing that parses: that is told, and another line is tried
+        if previewed(w, "Enter", "rewrite selection"):
+            break
+        w.focus()
+    else:
+        raise AssertionError("the model rewrote nothing")
+    assert w.file.read_text() == BODY
     w.keys("Alt+Enter")
     no_preview(w)
-    saved_edit(w, BODY)
+    after = saved_edit(w, BODY)
+    # the other lines are as they were
+    lines = BODY.split("\n")
+    assert after.startswith("\n".join([*lines[:row], ""]))
+    assert after.endswith("\n".join(["", *lines[row + 1 :]]))
     w.keys("Control+z")
     w.see_file(BODY)
+
+
+@pytest.mark.journey
+def test_a_setting_that_the_server_refuses_is_said(real, real_code):
+    w = real().focus()
+    clear_toasts(w)
+    real_code.write_settings(**{"lacuna.proposal.extent": "galaxy"})
+    try:
+        until(lambda: "lacuna.proposal.extent" in w.toasts(), "the message")
+        before, ghost = proposed(w)
+        w.keys("Tab")
+        w.see_file(before + ghost)
+    finally:
+        real_code.write_settings(**{"lacuna.proposal.extent": None})
+        clear_toasts(w)
 
 
 def test_a_rename_is_carried_on(real):
@@ -249,6 +290,7 @@ def test_a_rename_is_carried_on(real):
     w.see_file("total = 3\nprint(total)\n")
 
 
+@pytest.mark.journey
 def test_a_killed_server_comes_back_with_its_model(real_code, open_window):
     w = wait_for_model(open_window(real_code, text=""))
     (first,) = servers(w)

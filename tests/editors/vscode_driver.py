@@ -328,6 +328,13 @@ class Window:
         )
         self.keys("Enter")
 
+    def instruct(self, text):
+        """Type into the box that asks how to rewrite the selection, once that one has the focus: a list of commands
+        that is just closing looks the same, and what is typed then goes into the file."""
+        box = self.page.locator(".quick-input-widget", has_text="Rewrite the selection")
+        box.locator("input:focus").wait_for()
+        self.type(text)
+
     def status_text(self):
         found = self.page.query_selector("[id='lacuna.lacuna.lacuna.status']")
         return found.inner_text() if found else ""
