@@ -30,6 +30,11 @@ _ASKED = (
     "One place in a source file is empty. Write what is missing there, nothing else.\n\n"
     f"After the gap:\n{FENCE}\n"
 )
+_ASKED_ANEW = (
+    "One part of a source file is to be written anew. Write what is to stand there instead, nothing else.\n\n"
+    f"After that part:\n{FENCE}\n"
+)
+_OLD = f"\n{FENCE}\n\nThe part as it is now; a comment right above it may say what to change:\n{FENCE}\n"
 _BEFORE = f"Before the gap:\n{FENCE}\n"
 _GOES_ON = (
     "Reply with one code block. It goes on exactly where the text before the gap ends, in the same indentation, ends "
@@ -177,18 +182,29 @@ def tokenizer_of(text: str) -> Tokenizer:
 
 
 def prompt_of(
-    tokenizer: Tokenizer, prefix: str, suffix: str, neighbours: str = "", limits: Limits | None = None
+    tokenizer: Tokenizer, prefix: str, suffix: str, neighbours: str = "", limits: Limits | None = None, old: str = ""
 ) -> Prompt:
-    """The prompt in the layout that the tokenizer's model knows, for training and serving alike."""
+    """The prompt in the layout that the tokenizer's model knows, for training and serving alike.
+
+    old: what stands in the gap, to be written anew. Only a model that can be told so is shown it.
+    """
     if isinstance(tokenizer, ChatTokenizer):
-        return build_chat_prompt(tokenizer, prefix, suffix, neighbours, limits)
+        return build_chat_prompt(tokenizer, prefix, suffix, neighbours, limits, old)
     return build_prompt(tokenizer, prefix, suffix, neighbours, limits)
 
 
 def build_chat_prompt(
-    tokenizer: ChatTokenizer, prefix: str, suffix: str, neighbours: str = "", limits: Limits | None = None
+    tokenizer: ChatTokenizer,
+    prefix: str,
+    suffix: str,
+    neighbours: str = "",
+    limits: Limits | None = None,
+    old: str = "",
 ) -> Prompt:
-    """prefix, suffix: all text before and after the gap; neighbours: text from elsewhere, the most useful first."""
+    """prefix, suffix: all text before and after the gap; neighbours: text from elsewhere, the most useful first.
+
+    old: what stands in the gap and is to be written anew; it may take as much room as the prefix.
+    """
     limits = limits or tokenizer.limits
     head = prefix[prefix.rfind("\n") + 1 :]
     if len(head) > MAX_HEAD_CHARS:
@@ -197,9 +213,11 @@ def build_chat_prompt(
     suf = suffix_tokens(tokenizer, suffix, limits.num_suffix)
     ctx = suffix_tokens(tokenizer, neighbours, limits.num_neighbour) if neighbours else []
     elsewhere = [*tokenizer.encode(f"Elsewhere:\n{FENCE}\n"), *ctx, *tokenizer.encode(f"\n{FENCE}\n\n")] if ctx else []
+    anew = [*tokenizer.encode(_OLD), *suffix_tokens(tokenizer, old, limits.num_prefix)] if old else []
     question = [
-        *tokenizer.encode(_ASKED),
+        *tokenizer.encode(_ASKED_ANEW if old else _ASKED),
         *suf,
+        *anew,
         *tokenizer.encode(f"\n{FENCE}\n\n"),
         *elsewhere,
         *tokenizer.encode(_BEFORE),

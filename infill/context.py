@@ -1,8 +1,9 @@
-"""What else the model gets to read: signatures of the names in use, and similar regions of other documents.
+"""What else the model gets to read: signatures of names in use, similar regions elsewhere, and what was edited lately.
 
 Within a budget of characters, each piece only where it is not in the window already, secrets redacted, excluded files
 left out. The choice is sticky: it is made when the cursor comes to a line and stays while that line is typed, and
 pieces that are still useful keep their place on the next line: whatever changes here is read by the model anew.
+What was edited lately stands last, because it changes most.
 Knows no model.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import tree_sitter
 
 from .languages import Language, language_for, language_for_path
+from .layout import Limits
 from .privacy import redact
 from .request import InfillRequest, Neighbour
 from .snapshot import Snapshot
@@ -25,6 +27,9 @@ from .syntax import SyntaxTree
 
 NEARBY_LINES = 12
 """The names in use are those of this many lines above and below the gap, and of its own line."""
+
+EDITED_SHARE = 0.5
+"""At most so much of the budget is for what was edited lately."""
 
 REGION_LINES = 12
 MAX_NEIGHBOUR_CHARS = 200_000
@@ -58,15 +63,29 @@ def names_in(text: str) -> Counter[str]:
     return Counter(name for name in _NAME.findall(text) if name.lower() not in _COMMON)
 
 
+def gatherer_for(limits: Limits, is_excluded: Callable[[str], bool], chars_per_token: int) -> ContextGatherer:
+    """A gatherer for prompts within limits. chars_per_token: how much text a token is worth, on the safe side."""
+    budget, above, below = (
+        num * chars_per_token for num in (limits.num_neighbour, limits.num_prefix, limits.num_suffix)
+    )
+    return ContextGatherer(budget, above, is_excluded, below)
+
+
 class ContextGatherer:
     """Callable: a request, its snapshot, its tree and its gap in; text for the prompt out, at most budget_chars."""
 
     def __init__(
-        self, budget_chars: int, window_chars: int = 600, is_excluded: Callable[[str], bool] = lambda path: False
+        self,
+        budget_chars: int,
+        window_chars: int = 600,
+        is_excluded: Callable[[str], bool] = lambda path: False,
+        below_chars: int | None = None,
     ) -> None:
-        """window_chars: about how much text on each side of the gap the prompt shows anyway."""
+        """window_chars: about how much text before the gap the prompt shows anyway; below_chars: behind it, None: as
+        much."""
         self._budget = budget_chars
         self._window = window_chars
+        self._below = window_chars if below_chars is None else below_chars
         self._is_excluded = is_excluded
         self._pieces: OrderedDict[tuple[str, str, int], list[Piece]] = OrderedDict()
         self._chosen: OrderedDict[str, tuple[tuple[int, str], list[Piece]]] = OrderedDict()
@@ -93,7 +112,7 @@ class ContextGatherer:
         self, request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, gap: Gap, before: list[Piece]
     ) -> list[Piece]:
         wanted = names_in(_nearby(snapshot, gap))
-        shown = snapshot.text[max(0, gap.start - self._window) : gap.end + self._window]
+        shown = snapshot.text[max(0, gap.start - self._window) : gap.end + self._below]
         pool = list(self._own(request, tree, gap))
         for neighbour in request.neighbours:
             if not self._is_excluded(neighbour.path):
@@ -102,7 +121,9 @@ class ContextGatherer:
         ranked = sorted(
             ((_score(piece, wanted, rarity, len(pool)), -i, piece) for i, piece in enumerate(pool)), reverse=True
         )
-        room = self._budget
+        edited = self._edited(request, shown)
+        room = self._budget - sum(len(piece.text) + 1 for piece in edited)
+        shown += "".join(piece.text for piece in edited)
         chosen: list[Piece] = []
         for score, _, piece in ranked:
             if score <= 0:
@@ -111,12 +132,32 @@ class ContextGatherer:
                 chosen.append(piece)
                 room -= len(piece.text) + 1
         # pieces that stay keep their order and come first; what is new is read after them
-        return [piece for piece in before if piece in chosen] + [piece for piece in chosen if piece not in before]
+        stable = [piece for piece in before if piece in chosen]
+        return stable + [piece for piece in chosen if piece not in stable] + edited
+
+    def _edited(self, request: InfillRequest, shown: str) -> list[Piece]:
+        """The newest of what was edited lately, the newest last, within their share of the budget."""
+        room = self._budget * EDITED_SHARE
+        found: list[Piece] = []
+        for each in reversed(request.edited):
+            text = redact(each.text).strip("\n")
+            if not text.strip() or self._is_excluded(each.path) or text.strip() in shown:
+                continue
+            is_whole = len(text) < room
+            if not is_whole:
+                text = _core(text, room)
+            if text.strip():
+                found.insert(0, Piece(text, frozenset(), False))
+            if not is_whole:
+                break
+            room -= len(text) + 1
+            shown += text
+        return found
 
     def _own(self, request: InfillRequest, tree: SyntaxTree, gap: Gap) -> Iterator[Piece]:
         """Signatures of the same document that its windows do not show."""
         for start, piece in _signatures(tree):
-            if not gap.start - self._window < start < gap.end + self._window:
+            if not gap.start - self._window < start < gap.end + self._below:
                 yield piece
 
     def _of(self, neighbour: Neighbour, language: Language) -> list[Piece]:
@@ -134,6 +175,14 @@ class ContextGatherer:
                 self._pieces.popitem(last=False)
         self._pieces.move_to_end(key)
         return known
+
+
+def _core(text: str, room: float) -> str:
+    """The lines in the middle of a text that are shorter than room: what was edited, without what stands around it."""
+    lines = text.split("\n")
+    while lines and sum(map(len, lines)) + len(lines) > room:
+        lines.pop(0 if len(lines) % 2 else -1)
+    return "\n".join(lines)
 
 
 def _nearby(snapshot: Snapshot, gap: Gap) -> str:

@@ -225,6 +225,7 @@ def _request_for(request: GapsRequest, span: GapSpan, done: _Filled, started: fl
         deadline_ms=deadline_ms,
         min_confidence=request.min_confidence,
         is_explicit=True,
+        is_rewrite=request.is_rewrite,
         seed=request.seed,
     )
 

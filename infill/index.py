@@ -1,16 +1,15 @@
 """The workspace's lines by what stands above and below them: code repeats itself, so a similar place is a draft.
 
-Bounded: the text of recently seen files up to a budget, and one table of fixed size whose newest entries win.
+Bounded: the text of files up to a budget, and one table of fixed size whose newest entries win. Over the budget the
+file goes that was of use longest ago, and open documents go last; reading in the background ends there instead.
 Incremental: a file is taken in by itself, at once when it is saved, or in the background in slices of a few
-milliseconds. Every
-candidate is compared with the real text before it is believed, so a lossy table costs recall and never truth.
-Knows paths and text, no model.
+milliseconds. Every candidate is compared with the real text before it is believed, so a lossy table costs recall and
+never truth. Knows paths and text, no model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import logging
 import os
@@ -22,11 +21,12 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .languages import PLAIN_TEXT, language_for_path
+from .places import Lines, Place, block_at, likeness, past_docstring, rest_of
 from .privacy import redact
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ MAX_FILE_BYTES = 150_000
 
 POLL_LINES = 256
 """After so many lines a caller's cancel flag is looked at: about ten milliseconds."""
+
+FILE_BYTES = 200
+"""What Python takes for a file besides its path, its text and its line starts, on the safe side (120 were measured)."""
+
+RESERVE_BYTES = 2_000
+"""By so much less than its size a file may be estimated: hidden secrets may be longer than they were."""
 
 SLOTS = 4
 """How many places one key remembers; the oldest is overwritten."""
@@ -48,17 +54,10 @@ _NUMBER_OR_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a gap is: the two lines above and below it that are not blank, the nearest first, and its line so far."""
-
-    head: str
-    above: tuple[str, str]
-    below: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Match:
-    """A line that begins like the one asked about. rest: what follows the head. likeness: of its place, in [0, 1]."""
+    """A line, or a block, that begins like the one asked about. rest: what follows the head. number: of its line among
+    those that are not blank. likeness: of its place, in [0, 1].
+    """
 
     path: str
     number: int
@@ -67,35 +66,27 @@ class Match:
 
 
 @dataclass(slots=True)
-class _File:
+class _File(Lines):
     path: str
-    base: int
-    text: str
-    starts: array[int]
-    """Where each line that is not blank begins in text."""
+    base: int = 0
 
     @property
     def num_bytes(self) -> int:
         # one character beyond Latin-1 doubles what every other one takes, an emoji makes it four times as much
-        return sys.getsizeof(self.text) + sys.getsizeof(self.starts)
-
-    def line(self, i: int) -> str:
-        if not 0 <= i < len(self.starts):
-            return ""
-        start = self.starts[i]
-        end = self.text.find("\n", start)
-        return self.text[start : end if end >= 0 else len(self.text)].rstrip()
+        return FILE_BYTES + sum(map(sys.getsizeof, (self.path, self.text, self.starts)))
 
 
 class LineIndex:
     """The index. Thread-safe: a background thread fills it while the engine's thread asks it."""
 
     def __init__(self, max_text_bytes: int = 24_000_000) -> None:
-        """max_text_bytes: memory for source text and line starts; the table beside it takes SLOTS * NUM_KEYS * 4."""
+        """max_text_bytes: memory for paths, text and line starts; the table beside it takes SLOTS * NUM_KEYS * 4."""
         self._max_bytes = max_text_bytes
         self._num_bytes = 0
         self._generation = 0
         self._files: OrderedDict[str, _File] = OrderedDict()
+        """By path; what was of use longest ago comes first."""
+        self._kept: frozenset[str] = frozenset()
         self._bases: list[int] = []
         self._by_base: list[_File] = []
         self._next_line = 1
@@ -107,9 +98,13 @@ class LineIndex:
         """How many files are in the index."""
         return len(self._files)
 
+    def __contains__(self, path: object) -> bool:
+        """Whether a file is in the index."""
+        return path in self._files
+
     @property
     def num_bytes(self) -> int:
-        """About how much memory the index takes: text, line starts and the table."""
+        """About how much memory the index takes: paths, text, line starts and the table."""
         return self._num_bytes + len(self._table) * self._table.itemsize + len(self._next_slot)
 
     @property
@@ -122,11 +117,12 @@ class LineIndex:
     ) -> bool:
         """Take a file in, in place of what was known of it. generation: when the caller began; None: now.
 
-        Returns False where cancelled said so before anything was changed.
+        Where there is no room, what was of use longest ago is forgotten for it, and what is kept (see keep) after all
+        others. Returns False where cancelled said so before anything was changed.
         """
         text = redact(text.replace("\r\n", "\n"))
-        starts = array("I", _line_starts(text))
-        file = _File(path, 0, text, starts)
+        starts = Lines.of(text).starts
+        file = _File(text, starts, path)
         # the slow part happens before the lock is taken, or a keystroke would wait for it
         lines = ["", *(file.line(i) for i in range(len(starts))), ""]
         keys: list[tuple[int, ...]] = []
@@ -154,8 +150,18 @@ class LineIndex:
                 for key in of_line:
                     self._put(key, file.base + i)
             while self._num_bytes > self._max_bytes:
-                self._drop(next(iter(self._files)))
+                self._drop(next((each for each in self._files if each not in self._kept), next(iter(self._files))))
         return True
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """From now on these files, and no others, are forgotten last: the open documents."""
+        self._kept = frozenset(paths)
+
+    def has_room(self, text: str) -> bool:
+        """Whether a file could be taken in now without another one being forgotten for it."""
+        # an array that grows takes an eighth more than it needs
+        num_bytes = sys.getsizeof(text) + 4.5 * text.count("\n") + FILE_BYTES + RESERVE_BYTES
+        return self._num_bytes + num_bytes <= self._max_bytes
 
     def remove(self, path: str, generation: int | None = None) -> None:
         """Forget a file, or every file of a folder. generation: see update."""
@@ -176,7 +182,10 @@ class LineIndex:
             self._clear()
 
     def similar(self, place: Place, num_wanted: int = 8) -> list[Match]:
-        """Lines that go on from the place's head and stand in places like it, the most alike first."""
+        """Lines that go on from the place's head and stand in places like it, the most alike first.
+
+        Files that have such lines are of use, and stay longer.
+        """
         found: dict[int, Match] = {}
         with self._lock:
             for key in (*_keys(place.above[0], place.below[0]), *_head_key(place.head)):
@@ -186,15 +195,48 @@ class LineIndex:
                         match = self._match(line_id, place)
                         if match is not None:
                             found[line_id] = match
-        return sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
+            best = sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
+            for match in best:
+                self._files.move_to_end(match.path)
+        return best
 
-    def _match(self, line_id: int, place: Place) -> Match | None:
+    def similar_blocks(self, place: Place, indent: str, num_wanted: int = 8) -> list[Match]:
+        """Blocks that begin in places like it, the most alike first; see similar. indent: of the gap's line.
+
+        What stands in the way of a key may be a docstring, which is passed by.
+        """
+        found: dict[tuple[str, int], Match] = {}
+        with self._lock:
+            for key in (*_keys(place.above[0], ""), *_head_key(place.head)):
+                slot = key % NUM_KEYS * SLOTS
+                for line_id in self._table[slot : slot + SLOTS]:
+                    known = self._line_of(line_id)
+                    if known is None:
+                        continue
+                    file, i = known
+                    block = block_at(file, past_docstring(file, i), place, indent)
+                    if block is not None:
+                        found[file.path, block.first] = Match(file.path, block.first, block.text, block.likeness)
+            best = sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
+            for match in best:
+                self._files.move_to_end(match.path)
+        return best
+
+    def _line_of(self, line_id: int) -> tuple[_File, int] | None:
+        """The file and the line that an entry of the table stands for, if they are still there."""
         at = bisect_right(self._bases, line_id) - 1
         if at < 0:
             return None
         file, i = self._by_base[at], line_id - self._bases[at]
         if i >= len(file.starts) or self._files.get(file.path) is not file:
             return None
+        return file, i
+
+    def _match(self, line_id: int, place: Place) -> Match | None:
+        known = self._line_of(line_id)
+        if known is None:
+            return None
+        file, i = known
         rest = rest_of(file.line(i), place.head)
         if not rest:
             return None
@@ -223,14 +265,6 @@ class LineIndex:
         self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
 
 
-def _line_starts(text: str) -> Iterator[int]:
-    at = 0
-    for line in text.split("\n"):
-        if line.strip():
-            yield at
-        at += len(line) + 1
-
-
 def _shape(line: str) -> str:
     """A line with its numbers and strings blanked out: what differs between repetitions."""
     return _NUMBER_OR_STRING.sub("0", line.strip())
@@ -254,60 +288,41 @@ def _head_key(line: str) -> Iterator[int]:
         yield zlib.crc32(("h" + " ".join(words[:HEAD_WORDS])).encode("utf-8", "replace"))
 
 
-def rest_of(line: str, head: str) -> str:
-    """What follows head in a line that begins with it, indentation apart; "" where it does not, or nothing follows."""
-    body, begun = line.strip(), head.lstrip()
-    return body[len(begun) :] if body.startswith(begun) else ""
-
-
-def likeness(place: Place, above: tuple[str, str], below: tuple[str, str]) -> float:
-    """How alike two places are by the words of the lines around them; the nearest lines count most."""
-    # that both stand at the top or at the end of their file makes no likeness by itself
-    near = sum(alike(a, b) for a, b in ((place.above[0], above[0]), (place.below[0], below[0])) if a.strip())
-    if not near:
-        return 0.0
-    return 0.35 * near + 0.15 * (alike(place.above[1], above[1]) + alike(place.below[1], below[1]))
-
-
-def alike(first: str, second: str) -> float:
-    """How alike two lines are: 1 for the same, 0 for no word in common."""
-    if first == second or first.strip() == second.strip():
-        return 1.0
-    a, b = _words(first), _words(second)
-    return len(a & b) / len(a | b) if a and b else 0.0
-
-
-@functools.lru_cache(maxsize=16_384)
-def _words(line: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(line[:400]))
-
-
 class WorkspaceIndexer:
-    """Fills a LineIndex from folders, a few milliseconds at a time; the caller decides when and on which thread."""
+    """Fills a LineIndex from folders, a few milliseconds at a time; the caller decides when and on which thread.
 
-    def __init__(
-        self,
-        index: LineIndex,
-        roots: Iterable[str | Path],
-        is_excluded: Callable[[str], bool],
-        max_files: int = 20_000,
-    ) -> None:
-        """is_excluded: paths that are not read. max_files: after so many the rest of the workspace is left out."""
+    Goes on until all is read, or the index is full: no file is forgotten for one that nobody has asked for.
+    """
+
+    def __init__(self, index: LineIndex, roots: Iterable[str | Path], is_excluded: Callable[[str], bool]) -> None:
+        """is_excluded: paths that are not read."""
         self._index = index
         self._generation = index.generation
         self._has_complained = False
         self._roots = tuple(Path(root) for root in roots)
         self._is_excluded = is_excluded
-        self._room = max_files
+        self._is_full = self._is_over = False
         self._work = self._walk(deque(str(root) for root in self._roots))
         self._changed: deque[str] = deque()
+        self._preferred: deque[str] = deque()
+        self._known_folders: set[str] = set()
+        """Folders that have been preferred."""
         self._news = threading.Event()
         self.num_read = 0
 
-    def refresh(self, paths: Iterable[str]) -> None:
+    def refresh(self, paths: Sequence[str]) -> None:
         """These files were written, or are gone: read them anew, before what is left of the folders. Any thread."""
         self._changed.extend(paths)
+        self.prefer(paths)
         self._news.set()
+
+    def prefer(self, paths: Iterable[str]) -> None:
+        """Documents that the user works on: the folders they lie in are read before the others. Any thread."""
+        for path in () if self._is_over else paths:
+            folder = str(Path(path).parent)
+            if folder not in self._known_folders:
+                self._known_folders.add(folder)
+                self._preferred.append(folder)
 
     def step(self, budget_ms: float) -> bool:
         """Work for about budget_ms, but at least on one file or entry. Returns whether there is more to do."""
@@ -318,36 +333,69 @@ class WorkspaceIndexer:
         while self._changed:
             path = Path(self._changed.popleft())
             with self._guarded():
-                self._index.remove(str(path), self._generation)
-                if self._is_inside(path) and self._is_wanted(path.name, str(path)):
-                    self._read(path)
+                is_read = False
+                try:
+                    is_read = self._is_inside(path) and self._is_wanted(path.name, str(path)) and self._read(path)
+                finally:
+                    if not is_read:
+                        self._index.remove(str(path), self._generation)
             yield
 
     def _is_inside(self, path: Path) -> bool:
         """Whether the walk would come to this file."""
+        return path.is_file() and not path.is_symlink() and self._is_reached(path.parent)
+
+    def _is_reached(self, folder: Path) -> bool:
+        """Whether the walk would come to this folder."""
         for root in self._roots:
-            if path.is_relative_to(root) and path.is_file() and not path.is_symlink():
-                folders = [each for each in path.parents if each != root and each.is_relative_to(root)]
-                if not any(_is_skipped(each.name) or each.is_symlink() for each in folders):
+            if folder.is_relative_to(root):
+                inner = [each for each in (folder, *folder.parents) if each != root and each.is_relative_to(root)]
+                if not any(_is_skipped(each.name) or each.is_symlink() for each in inner):
                     return True
         return False
 
     def _is_wanted(self, name: str, path: str) -> bool:
+        # by the name first: the rules look at the disk
         return language_for_path(name) is not PLAIN_TEXT and not self._is_excluded(path)
 
     def _walk(self, folders: deque[str]) -> Iterator[None]:
-        """Every folder in turn, the outer ones first; yields after each entry."""
-        while folders and self._room > 0:
+        """Every folder in turn, the preferred ones first, then the outer ones; yields after each entry."""
+        done: set[str] = set()
+        while folder := self._next(folders):
+            if folder in done:
+                continue
+            done.add(folder)
             try:
-                with os.scandir(folders.popleft()) as entries:
+                with os.scandir(folder) as entries:
                     for entry in entries:
                         with self._guarded():
-                            if self._room > 0 and not entry.is_symlink():
+                            if not entry.is_symlink():
                                 self._visit(entry, folders)
                         yield
+                        if self._is_full:
+                            break
             except OSError:
                 # a folder that went away, or that we may not read, is not part of the workspace
                 continue
+            if self._is_full:
+                logger.info(
+                    "After %d files there is no room for more of the workspace. Left out: the rest of %s, and %d "
+                    "folders with all that is in them.",
+                    self.num_read,
+                    folder,
+                    len(set(folders) - done),
+                )
+                break
+        self._is_over = True
+
+    def _next(self, folders: deque[str]) -> str:
+        """The folder to read next; "" where none is left."""
+        while self._preferred:
+            folder = Path(self._preferred.popleft())
+            with self._guarded():
+                if self._is_reached(folder):
+                    return str(folder)
+        return folders.popleft() if folders else ""
 
     @contextlib.contextmanager
     def _guarded(self) -> Generator[None]:
@@ -367,15 +415,20 @@ class WorkspaceIndexer:
         if entry.is_dir():
             if not _is_skipped(entry.name):
                 folders.append(entry.path)
-        elif self._is_wanted(entry.name, entry.path):
-            self._room -= self._read(Path(entry.path))
+        elif entry.path not in self._index and self._is_wanted(entry.name, entry.path):
+            # what is known already comes from an open document, or was read when it was saved
+            self._read(Path(entry.path), is_asked_for=False)
 
-    def _read(self, path: Path) -> bool:
+    def _read(self, path: Path, *, is_asked_for: bool = True) -> bool:
+        """Take a file in, if it can be read. is_asked_for: others may be forgotten for it."""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 return False
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
+            return False
+        if not is_asked_for and not self._index.has_room(text):
+            self._is_full = True
             return False
         self.num_read += 1
         self._index.update(str(path), text, self._generation)

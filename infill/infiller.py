@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from ..engine.problem import Canvas, CanvasProblem, CanvasResult, Engine, Loadable, Timings
 from .calibration import Calibration, Features
 from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
-from .context import ContextGatherer
+from .context import ContextGatherer, gatherer_for
 from .gaps import fill_gaps
 from .healing import can_open
 from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
-from .pose import Policy, canvases_for, problem_for, prompt_for, tokens_after
+from .pose import CHARS_PER_TOKEN, Policy, canvases_for, problem_for, prompt_for, tokens_after
 from .recent import RecentProposals
 from .request import (
     Cancelled,
@@ -51,8 +51,9 @@ MAX_LEARNED = 64
 
 MAX_SHOWN_DRAFTS = 3
 
-CHARS_PER_TOKEN = 3
-"""How much text a token budget is worth, on the safe side."""
+REWRITE_ROWS = 16
+MAX_REWRITE = 2
+"""A rewrite gets at most so many times the rows of a block: a quarter more than what stands there, and a few."""
 
 MIN_SECOND_FILL_MS = 20.0
 """With less than this left, alternatives are not worth beginning."""
@@ -93,10 +94,7 @@ class LocalInfiller:
         """How many results were not shown, by reason; declines of the trigger count too, drafts as "draft-"."""
         self.index = index or LineIndex()
         """Lines of the workspace. The open documents come in with the requests; a WorkspaceIndexer brings the rest."""
-        limits = self.policy.limits
-        self._gather = gather or ContextGatherer(
-            limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
-        )
+        self._gather = gather or gatherer_for(self.policy.limits, self.rules.is_excluded, CHARS_PER_TOKEN)
         self._learned: dict[str, int] = {}
         self._learns_ahead = False
         """Whether somebody prefetches, which is the time to learn in: nobody waits."""
@@ -147,7 +145,9 @@ class LocalInfiller:
     ) -> InfillResult:
         """Fill a gap that is decided already: pose, denoise, trim, rank, floor."""
         started = time.perf_counter()
-        drafts = self._drafts(request, scene, gap, cancelled) if self.policy.use_drafts else []
+        # who has something rewritten wants what stands there, only better, and not what stands elsewhere
+        may_draft = self.policy.use_drafts and not request.is_rewrite
+        drafts = self._drafts(request, scene, gap, cancelled) if may_draft else []
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
@@ -199,8 +199,9 @@ class LocalInfiller:
         self._stop_indexing()
         # what was read by other rules, or in other folders, is forgotten
         self.index.clear()
-        self._learned.clear()
         self._indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.rules.is_excluded)
+        self._indexer.prefer(self._learned)
+        self._learned.clear()
         self._stop_indexing = self._indexer.start(is_busy=is_busy)
 
     def refresh_files(self, paths: Sequence[str]) -> None:
@@ -233,7 +234,8 @@ class LocalInfiller:
         neighbours = ""
         if self.policy.use_neighbours:
             neighbours = self._gather(request, scene.snapshot, scene.tree, gap)
-        return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours, request.head)
+        old = scene.snapshot.text[gap.start : gap.end] if request.is_rewrite else ""
+        return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours, request.head, old)
 
     def problem(
         self,
@@ -247,8 +249,14 @@ class LocalInfiller:
         """What the engine is asked for a gap, within what is left of the deadline."""
         deadline_ms = _left_ms(request, started)
         num_alternatives = request.num_alternatives
+        policy = self.policy
+        if request.is_rewrite and gap.is_multiline:
+            # it may get longer than it was, and what the policy gives a gap is made for shorter ones
+            num_old = len(self.tokenizer.encode(request.text[gap.start : gap.end]))
+            num_rows = min(num_old * 5 // 4 + REWRITE_ROWS, MAX_REWRITE * policy.num_rows_block)
+            policy = replace(policy, num_rows_block=max(policy.num_rows_block, num_rows))
         problem = problem_for(
-            self.tokenizer, prompt, gap, self.policy, num_alternatives, deadline_ms, request.seed, seeds, after
+            self.tokenizer, prompt, gap, policy, num_alternatives, deadline_ms, request.seed, seeds, after
         )
         rows = max(len(canvas.tokens) for canvas in problem.canvases)
         floor = self.calibration.least_logprob(request.min_confidence, gap.extent, problem.decoding, rows)
@@ -286,11 +294,14 @@ class LocalInfiller:
             self._learn(request, cancelled)
         found: list[Candidate] = []
         for draft in drafts_for(scene.snapshot, gap, self.index, request.path)[:MAX_SHOWN_DRAFTS]:
+            confidence = draft.probability()
+            if draft.is_block and confidence < request.min_confidence:
+                # most are: the gates would cost more than finding them did, and so little makes no answer likelier
+                continue
             outcome = self.trim(draft.text, True, scene, gap)
             if isinstance(outcome, Refusal):
                 self.refusals[f"draft-{outcome.reason}"] += 1
                 continue
-            confidence = draft.probability()
             found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
         return sorted(found, key=lambda candidate: -candidate.confidence)
 
@@ -300,11 +311,15 @@ class LocalInfiller:
             # none of those that are open, however many, or they would be learnt over and over
             here = {neighbour.path for neighbour in request.neighbours}
             self._learned = {path: stamp for path, stamp in self._learned.items() if path in here}
+        if self._indexer is not None:
+            self._indexer.prefer((request.path, *(neighbour.path for neighbour in request.neighbours)))
         for neighbour in request.neighbours:
             if len(neighbour.text) > MAX_FILE_BYTES:
                 continue
             stamp = hash(neighbour.text)
             if self._learned.get(neighbour.path) != stamp and not self.rules.is_excluded(neighbour.path):
+                # before it comes in, or it would be the first to go where only open documents are left
+                self.index.keep((*self._learned, neighbour.path))
                 if not self.index.update(neighbour.path, neighbour.text, cancelled=cancelled):
                     return False
                 self._learned[neighbour.path] = stamp

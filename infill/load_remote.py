@@ -13,9 +13,10 @@ from ..engine.errors import EngineError, LacunaError, VocabularyError
 from ..engine.modelfile import EMBEDDED
 from ..engine.remote import RemoteEngine, UnreachableError
 from .chat import CharTokenizer
-from .context import ContextGatherer
-from .infiller import CHARS_PER_TOKEN, LocalInfiller
+from .context import gatherer_for
+from .infiller import LocalInfiller
 from .load import load_tokenizer, policy_for
+from .pose import CHARS_PER_TOKEN
 from .privacy import PathRules
 from .request import Cancelled, GapFill, GapsRequest, GapsResult, InfillRequest, InfillResult
 from .tokenizer import Tokenizer
@@ -68,10 +69,8 @@ class RemoteInfiller(LocalInfiller):
         self._remote.use_vocabulary(tokenizer.vocab_size, tokenizer.end_ids, is_text=is_text)
         self.tokenizer = tokenizer
         self.policy = policy_for(tokenizer, is_remote=True)
-        limits = self.policy.limits
-        self._gather = ContextGatherer(
-            limits.num_neighbour * CHARS_PER_TOKEN, limits.num_prefix * CHARS_PER_TOKEN, self.rules.is_excluded
-        )
+        # where code points stand for tokens, one is one
+        self._gather = gatherer_for(self.policy.limits, self.rules.is_excluded, 1 if is_text else CHARS_PER_TOKEN)
         self._is_settled = True
 
     def prefetch(self, request: InfillRequest, cancelled: Cancelled | None = None) -> None:

@@ -19,6 +19,9 @@ from .tokenizer import Tokenizer
 ANCHOR_GRID = 16_384
 """A prefix longer than two of these is cut at a line start that only moves once per this many characters."""
 
+CHARS_PER_TOKEN = 3
+"""How much text a token budget is worth, on the safe side."""
+
 HEADER_CHARS = 4_000
 SUFFIX_CHARS = 8_192
 
@@ -91,11 +94,17 @@ def _clean(text: str) -> str:
 
 
 def prompt_for(
-    tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap, policy: Policy, neighbours: str = "", head: str = ""
+    tokenizer: Tokenizer,
+    snapshot: Snapshot,
+    gap: Gap,
+    policy: Policy,
+    neighbours: str = "",
+    head: str = "",
+    old: str = "",
 ) -> Prompt:
     """The prompt of a gap. neighbours: text from elsewhere; the file's own import lines come first.
 
-    head: the top of the document, where the snapshot begins below it.
+    head: the top of the document, where the snapshot begins below it. old: see chat.prompt_of.
     """
     prefix, suffix = windows(snapshot, gap, SUFFIX_CHARS if policy.use_suffix else 0)
     typed = typed_piece(prefix) if policy.use_healing else ""
@@ -106,9 +115,23 @@ def prompt_for(
     header = ""
     if is_far:
         header = file_header(head, len(head)) if head else file_header(snapshot.text[:HEADER_CHARS], gap.start)
+    if header and neighbours:
+        # both share one budget, whose end is cut off: what was chosen for this very gap goes before imports
+        header = _first_lines(tokenizer, header, policy.limits.num_neighbour - len(tokenizer.encode(neighbours)))
     whole = prefix.removesuffix(typed) if typed and not isinstance(tokenizer, ChatTokenizer) else prefix
-    prompt = prompt_of(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits)
+    prompt = prompt_of(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits, _clean(old))
     return prompt if isinstance(tokenizer, ChatTokenizer) else replace(prompt, typed=typed)
+
+
+def _first_lines(tokenizer: Tokenizer, text: str, num_tokens: int) -> str:
+    """The first lines of text that together take at most num_tokens."""
+    end = 0
+    for line in text.splitlines(keepends=True):
+        num_tokens -= len(tokenizer.encode(line))
+        if num_tokens < 0:
+            break
+        end += len(line)
+    return text[:end]
 
 
 def canvases_for(

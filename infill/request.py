@@ -50,6 +50,8 @@ class InfillRequest:
     kind: Kind = "auto"
     typed: str = ""
     neighbours: tuple[Neighbour, ...] = ()
+    edited: tuple[Neighbour, ...] = ()
+    """What was edited lately, in this document and in others, with a line or two around it; the newest last."""
     num_alternatives: int = 1
     indent: IndentStyle = IndentStyle()
     deadline_ms: float | None = None
@@ -58,6 +60,8 @@ class InfillRequest:
     """The user asked by a key: trigger rules that keep quiet while typing do not apply."""
     in_comments: bool = True
     """Whether to propose inside comments while typing."""
+    is_rewrite: bool = False
+    """What stands in the span is to be written anew: a model that can be told so is shown it."""
     seed: int = 0
     head: str = ""
 
@@ -109,6 +113,7 @@ class GapsRequest:
     indent: IndentStyle = IndentStyle()
     deadline_ms: float | None = None
     min_confidence: float = 0.0
+    is_rewrite: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

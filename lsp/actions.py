@@ -262,6 +262,7 @@ class CodeActions:
                 jointly=plan.kind == "fillAll",
                 neighbours=self._server.completions.neighbours(document, options),
                 indent=IndentStyle(),
+                is_rewrite=plan.kind == "rewrite",
                 deadline_ms=DEADLINE_S * 1000,
             ),
             plan.kind,

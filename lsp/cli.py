@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what was found on this machine, and what to do about what is missing")
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--model", default="", metavar="DIR", help="also its memory plan, before anything is loaded")
+    doctor.add_argument("--engine", default="local", metavar="URL", help="also whether this server answers")
     doctor.add_argument("--kv-tokens", type=int, metavar="N", help="as the option engine.kvTokens")
     doctor.add_argument("--vram-cap", type=float, metavar="GIB", help="as the option engine.vramCapGib")
     doctor.set_defaults(command=_doctor)
@@ -133,7 +134,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     default = EngineOptions()
     engine = EngineOptions(
-        kind="local",
+        kind=options.engine,
         model=options.model,
         kv_tokens=options.kv_tokens or default.kv_tokens,
         vram_cap_gib=options.vram_cap or default.vram_cap_gib,

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from lsprotocol import types
 
+from ..infill.privacy import redact
 from ..infill.recent import RecentProposals
 from ..infill.request import IndentStyle, Infiller, InfillRequest, InfillResult, Kind, Neighbour, Proposal
 from . import protocol as names
 from .actions import action_key
 from .cancel import CancelToken
-from .documents import Document, Snapshot
+from .documents import MAX_EDITED, Document, Snapshot
 from .metrics import KEPT_AFTER_S, Metrics, default_file, num_kept
 from .next_edit import next_key
 from .options import Options
@@ -46,6 +47,9 @@ LOOK_AHEAD_AFTER_S = 0.06
 MIN_ASKED = 3
 """So many proposals at least are looked for when a key asks where there is one already. The first press gets the best
 one at once: others take a second, because diffusion has to find them."""
+
+MAX_EDITED_CHARS = 400
+"""So much is shown of each of the last places that were edited."""
 
 MAX_REMEMBERED = 256
 _WORD = re.compile(r"\w+\Z")
@@ -283,6 +287,7 @@ class InlineCompletions:
             kind=extents.get(options.proposal.extent, "auto"),
             typed=typed,
             neighbours=self.neighbours(document, options),
+            edited=self.edited(document, options),
             num_alternatives=options.proposal.alternatives,
             indent=indent,
             min_confidence=0.0 if is_explicit else options.proposal.min_confidence,
@@ -308,6 +313,17 @@ class InlineCompletions:
         )
         latest = islice(others, options.context.max_documents)
         return tuple(Neighbour(other.path or other.uri, privacy.text(other, options)) for other in latest)
+
+    def edited(self, document: Document, options: Options) -> tuple[Neighbour, ...]:
+        """What was edited lately in the document and, where they may be context, in others: without secrets."""
+        privacy = self._server.privacy
+        others = list(self._server.documents) if options.context.open_documents else [document]
+        readable = [other for other in others if other.edited and privacy.may_read(other, options)]
+        spans = [(span, other) for other in readable for span in other.edited]
+        spans.sort(key=lambda each: each[0].when)
+        hide = redact if options.privacy.redact_secrets else str
+        texts = ((other, other.edited_text(span, MAX_EDITED_CHARS)) for span, other in spans[-MAX_EDITED:])
+        return tuple(Neighbour(other.path or other.uri, hide(text)) for other, text in texts if text)
 
     def _debounce_s(self, options: Options) -> float:
         wait_s = options.trigger.debounce_ms / 1000

@@ -133,7 +133,12 @@ def _model(engine: EngineOptions) -> Iterator[Finding]:
         return
     try:
         status = infiller.status()
-        yield Finding("model", "ok", " ".join(part for part in (status.model, "on", status.device) if part))
+        found = " ".join(part for part in (status.model, "on", status.device) if part)
+        if status.state == "failed":
+            trouble = f"{status.device}: {status.detail}"
+            yield Finding("model", "missing", trouble, "Start that server, or choose another engine.kind.")
+        else:
+            yield Finding("model", "ok", found)
     finally:
         infiller.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
@@ -44,6 +44,26 @@ class Edit:
     when: float
 
 
+MAX_EDITED = 8
+"""So many places are remembered of each document, and told of all together."""
+
+EDITED_MARGIN = 2
+"""Lines on each side that are shown of what was edited."""
+
+KEY_LINES = 100
+"""No block of a private key is longer: so near to one nothing is shown, as a part of it would not be recognised."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditedLines:
+    """Lines [low, high) were edited lately, line at last of all. when: time.monotonic seconds."""
+
+    low: int
+    high: int
+    at: int
+    when: float
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One state of one document, safe to hand to another thread.
@@ -73,6 +93,8 @@ class Document:
         self.revision = 0
         """Counts changes since it was opened; unlike version, never absent and never reset by a client."""
         self.edits: deque[Edit] = deque(maxlen=64)
+        self.edited: tuple[EditedLines, ...] = ()
+        """Where it was edited lately, the newest last; what touches is one."""
         self.notebook = ""
         """Uri of the notebook that this is a cell of, or empty."""
         self._lines = split_lines(text)
@@ -109,6 +131,7 @@ class Document:
                 self._last_change = None
                 self._lines = split_lines(change.text)
                 self.edits.clear()
+                self.edited = ()
             self._text = self._starts = None
             self.revision += 1
         self.version = version
@@ -132,8 +155,47 @@ class Document:
             # the replaced lines ended with a terminator: what comes after them starts a line already
             fresh.pop()
         lines[first_line : last_line + 1] = fresh
-        if len(old) + len(new) <= EDIT_CHARS:
+        is_short = len(old) + len(new) <= EDIT_CHARS
+        if is_short:
             self.edits.append(Edit(first_line, old, new, time.monotonic()))
+        self._note(first_line, last_line + 1 - first_line, len(fresh), is_short)
+
+    def _note(self, first: int, num_old: int, num_new: int, is_short: bool) -> None:
+        """num_new lines stand from first on where num_old stood: move what was edited below them, and add them."""
+        low, high, grown = first, first + max(1, num_new), num_new - num_old
+        apart: list[EditedLines] = []
+        for each in self.edited:
+            if each.high < first:
+                apart.append(each)
+            elif each.low > first + num_old:
+                apart.append(EditedLines(each.low + grown, each.high + grown, each.at + grown, each.when))
+            else:
+                low, high = min(low, each.low), max(high, each.high + grown)
+        if is_short:
+            apart.append(EditedLines(low, high, first + max(1, num_new) - 1, time.monotonic()))
+        self.edited = tuple(apart[-MAX_EDITED:])
+
+    def edited_text(self, edited: EditedLines, max_chars: int) -> str:
+        """The lines that were edited with EDITED_MARGIN around them, or what of them is nearest to the last edit; "\\n"
+        ends each. Empty where one line is too long, or near to a private key.
+        """
+        lines = self._lines
+        low, high = max(0, edited.low - EDITED_MARGIN), min(len(lines), edited.high + EDITED_MARGIN)
+        at = min(edited.at, len(lines) - 1)
+        if any("PRIVATE KEY-----" in line for line in lines[max(0, at - KEY_LINES) : at + KEY_LINES]):
+            return ""
+        first, last, room = at, at + 1, max_chars - len(lines[at]) - 1
+        while room >= 0:
+            above = len(lines[first - 1]) + 1 if first > low else max_chars
+            below = len(lines[last]) + 1 if last < high else max_chars
+            if min(above, below) > room:
+                return clean("".join(line.rstrip("\r\n") + "\n" for line in lines[first:last]))
+            # evenly, as long as both fit
+            if above <= room and (at - first <= last - at - 1 or below > room):
+                first, room = first - 1, room - above
+            else:
+                last, room = last + 1, room - below
+        return ""
 
     def last_cursor(self) -> types.Position | None:
         """Where the cursor most likely is after the last change: at its end; None when nobody can know."""
@@ -274,6 +336,8 @@ class Documents:
             self._set_cells(uri, array.start, array.delete_count, array.cells or ())
             for opened in cells.structure.did_open or ():
                 self._open_cell(opened, uri)
+        # a cell that was made a text cell, or code again
+        self._set_kinds(cells.data or ())
         changed = [
             self.change(each.document.uri, each.document.version, each.changes) for each in cells.text_content or ()
         ]
@@ -289,7 +353,12 @@ class Documents:
         old = self._cells[uri][start : start + num_deleted]
         self._code_cells.difference_update(old)
         self._cells[uri][start : start + num_deleted] = [cell.document for cell in cells]
-        self._code_cells.update(cell.document for cell in cells if cell.kind == types.NotebookCellKind.Code)
+        self._set_kinds(cells)
+
+    def _set_kinds(self, cells: Iterable[types.NotebookCell]) -> None:
+        for cell in cells:
+            is_code = cell.kind == types.NotebookCellKind.Code
+            (self._code_cells.add if is_code else self._code_cells.discard)(cell.document)
 
     def around(self, document: Document) -> tuple[str, str]:
         """Text of the code cells before and after a cell, in its language; empty for a plain document."""

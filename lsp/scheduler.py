@@ -98,6 +98,8 @@ class EngineThread:
         self._num_crashes = 0
         self._not_before = 0.0
         self._looked = time.monotonic()
+        self._onlookers: list[Future[None]] = []
+        """Who waits for a look."""
         self.cancel_lags_ms: deque[float] = deque(maxlen=1000)
         """Milliseconds from a cancel to the end of the work it cancelled."""
         self._thread = threading.Thread(target=self._run, name="lacuna-engine", daemon=True)
@@ -117,7 +119,7 @@ class EngineThread:
         """Queue a job. Foreground work interrupts background work; background work is one per key, the latest."""
         with self._wake:
             if self._is_stopped or not self._wanted:
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
                 return
             if job.is_background:
                 self._drop_locked(job.key)
@@ -135,7 +137,7 @@ class EngineThread:
 
     def _drop_locked(self, key: str) -> None:
         if (old := self._background.pop(key, None)) is not None:
-            _finish(old, Ending.SUPERSEDED)
+            _finish(old.future, Ending.SUPERSEDED)
         current = self._current
         if current is not None and current.is_background and current.key == key:
             current.token.cancel()
@@ -165,6 +167,17 @@ class EngineThread:
                 self._current.token.cancel()
             self._wake.notify_all()
 
+    def look(self) -> Future[None]:
+        """Look between two jobs what the engine has become; done once that has been told."""
+        future = Future[None]()
+        with self._wake:
+            if self._is_stopped or not self._wanted:
+                _finish(future, None)
+            else:
+                self._onlookers.append(future)
+                self._wake.notify_all()
+        return future
+
     def stop(self, timeout_s: float) -> bool:
         """Close the infiller and end the thread. Returns whether it ended in time."""
         with self._wake:
@@ -185,6 +198,7 @@ class EngineThread:
                     break
                 is_outdated, self._is_outdated = self._is_outdated, False
                 order, self._order = self._order, ""
+                onlookers, self._onlookers = self._onlookers, []
                 can_load = time.monotonic() >= self._not_before
             if is_outdated:
                 self._release()
@@ -195,15 +209,21 @@ class EngineThread:
                 self._obey(self._infiller, order)
             if (job := self._take()) is not None:
                 self._work(job)
+            if onlookers:
+                self._looked = float("-inf")
             self._look()
+            for onlooker in onlookers:
+                _finish(onlooker, None)
         self._release()
         self._tell(EngineState("closed"))
         with self._wake:
+            for onlooker in self._onlookers:
+                _finish(onlooker, None)
             while (job := self._take_locked()) is not None:
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
 
     def _has_work(self) -> bool:
-        if self._jobs or self._background or self._is_outdated or self._order:
+        if self._jobs or self._background or self._is_outdated or self._order or self._onlookers:
             return True
         now = time.monotonic()
         return now >= self._not_before if self._infiller is None else now >= self._looked + self._look_s
@@ -228,24 +248,24 @@ class EngineThread:
     def _work(self, job: Job[Any]) -> None:
         try:
             if job.token():
-                _finish(job, Ending.SUPERSEDED)
+                _finish(job.future, Ending.SUPERSEDED)
                 return
             if self._infiller is None:
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
                 return
             # what may never be asked for does not bring the model back
             if self._told.state == "unloaded" and (job.is_background or not self._obey(self._infiller, "load")):
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
                 return
             try:
                 value = job.work(self._infiller, job.token)
             except LacunaError as error:
                 # the engine has said what the matter is, and tries again by itself when it can
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
                 self._failed(error)
                 return
             except BaseException as error:
-                _finish(job, Ending.UNAVAILABLE)
+                _finish(job.future, Ending.UNAVAILABLE)
                 self._crashed(error)
                 return
             self._num_crashes = 0
@@ -253,9 +273,9 @@ class EngineThread:
                 self._looked = float("-inf")
             if job.token.cancelled_at is not None:
                 self.cancel_lags_ms.append((time.monotonic() - job.token.cancelled_at) * 1000)
-                _finish(job, Ending.SUPERSEDED)
+                _finish(job.future, Ending.SUPERSEDED)
             else:
-                _finish(job, value)
+                _finish(job.future, value)
         finally:
             with self._wake:
                 self._current = None
@@ -276,8 +296,12 @@ class EngineThread:
             self._crashed(error)
             return
         self._looked = time.monotonic()
-        logger.info("Model %s is ready on %s after %.2f s.", status.model, status.device, self._looked - start)
-        self._tell(EngineState("ready", status.detail, status.model, status.device, is_new=True))
+        # a server that does not answer yet is an infiller all the same, and asked again by itself
+        is_ready = status.state != "failed"
+        what = "is ready" if is_ready else "does not answer yet"
+        logger.info("Model %s %s on %s after %.2f s.", status.model, what, status.device, self._looked - start)
+        state = EngineState("ready" if is_ready else "failed", status.detail, status.model, status.device, is_new=True)
+        self._tell(state)
 
     def _obey(self, infiller: Infiller, order: str) -> bool:
         """Load or unload the model. Returns whether that went well; if not, the state says why."""
@@ -352,10 +376,10 @@ class EngineThread:
             logger.warning("Closing the engine failed: %s", error)
 
 
-def _finish(job: Job[Any], value: Any) -> None:
+def _finish(future: Future[Any], value: Any) -> None:
     # the loop may have cancelled the future in the meantime
-    if job.future.set_running_or_notify_cancel():
-        job.future.set_result(value)
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
 
 
 class Scheduler:

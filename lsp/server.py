@@ -8,6 +8,7 @@ than other files because `create_server` names every method that the server know
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
@@ -42,6 +43,7 @@ COPILOT_NEXT_EDIT = "textDocument/copilotInlineEdit"
 PROGRESS_TOKEN = "lacuna/load"
 STOP_TIMEOUT_S = 2.0
 METRICS_INTERVAL_S = 60.0
+STATUS_WAIT_S = 0.25
 COMPLETION_ID = "lacuna-completion"
 COMPLETION_TRIGGERS = (".", "(", " ")
 
@@ -415,7 +417,11 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     def did_dismiss(params: names.DidDismissParams) -> None:
         server.completions.on_dismiss(params)
 
-    def status(params: Any) -> names.StatusParams:
+    async def status(params: Any) -> names.StatusParams:
+        # who asks wants to know how it is now, not how it was at the last look; but a fill that is under way is not
+        # waited for
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(server.engine.look()), STATUS_WAIT_S)
         return server.status_board.current()
 
     def pause(params: Any) -> names.StatusParams:

@@ -39,6 +39,18 @@ def test_the_turns_of_a_prompt():
     assert "Elsewhere:\n```\nuseful()\n```" in visible(build_chat_prompt(CHAT, PREFIX, SUFFIX, "useful()"))
 
 
+@pytest.mark.parametrize("tokenizer", [CHAT, CHAR], ids=["tokens", "characters"])
+def test_what_is_to_be_written_anew_is_shown(tokenizer):
+    shown = tokenizer.decode(build_chat_prompt(tokenizer, PREFIX, SUFFIX, old="path.read_text()").tokens)
+    assert "to be written anew" in shown
+    assert f"{FENCE}\npath.read_text()\n{FENCE}" in shown
+    assert shown.index("path.read_text()") < shown.index(PREFIX)
+    # as much as the prefix may take, and no more
+    long = build_chat_prompt(tokenizer, PREFIX, SUFFIX, old="x = 1\n" * 5000)
+    without = build_chat_prompt(tokenizer, PREFIX, SUFFIX, old="x")
+    assert len(long.tokens) - len(without.tokens) <= tokenizer.limits.num_prefix
+
+
 def test_typing_changes_only_what_comes_last():
     first = build_chat_prompt(CHAT, PREFIX, SUFFIX, "useful()").tokens
     second = build_chat_prompt(CHAT, PREFIX + "os", SUFFIX, "useful()").tokens

@@ -102,3 +102,57 @@ def test_other_languages_have_signatures_too():
     rust = Neighbour("a.rs", "impl A { pub fn open_reader(&self, path: &str) -> u8 { 1 } }\n")
     request = asked(f"fn f() {{ a.open_reader({B}) }}\n", "rust", neighbours=(rust,))
     assert "fn open_reader(&self, path: &str) -> u8" in gathered(ContextGatherer(300), request)
+
+
+def edited(*texts: str, path: str = "lib.py") -> tuple[Neighbour, ...]:
+    return tuple(Neighbour(path, text) for text in texts)
+
+
+def test_what_was_edited_lately_stands_last_and_the_newest_very_last():
+    neighbours = (Neighbour("lib.py", LIBRARY),)
+    request = asked(f"r = open_reader({B})\n", neighbours=neighbours, edited=edited("first = 1\n", "second = 2\n"))
+    text = gathered(ContextGatherer(400), request)
+    assert text.startswith("def open_reader(path: str, mode: str) -> Reader:\n")
+    assert text.endswith("\nfirst = 1\nsecond = 2\n")
+
+
+def test_of_what_was_edited_the_newest_is_taken_as_far_as_its_share_goes():
+    spans = edited(*(f"value_{i} = {i}\n" for i in range(8)))
+    # two of twelve characters each, in half of it
+    assert gathered(ContextGatherer(50), asked(f"x = {B}\n", edited=spans)) == "value_6 = 6\nvalue_7 = 7\n"
+    assert gathered(ContextGatherer(0), asked(f"x = {B}\n", edited=spans)) == ""
+    # of one that is too long its middle
+    long = edited("value = 1\n", "above = 1\nabove = 2\nhere = 3\nbelow = 4\nbelow = 5\n")
+    assert gathered(ContextGatherer(60), asked(f"x = {B}\n", edited=long)) == "above = 2\nhere = 3\nbelow = 4\n"
+    assert gathered(ContextGatherer(10), asked(f"x = {B}\n", edited=long)) == ""
+    for budget in range(0, 300, 7):
+        request = asked(f"open_reader({B})\n", edited=spans, neighbours=(Neighbour("lib.py", LIBRARY),))
+        assert len(gathered(ContextGatherer(budget), request)) <= budget
+
+
+def test_what_was_edited_is_shown_once_and_not_where_the_window_shows_it():
+    here = f"near = 1\nx = {B}\n"
+    spans = edited("near = 1\nx = \n", "far = 2\n", path="here.py") + edited("far = 2\n", "  \n")
+    assert gathered(ContextGatherer(400), asked(here, path="here.py", edited=spans)) == "far = 2\n"
+    # nor as a piece that is like it
+    region = "for name in sorted(os.listdir(folder)):\n    paths.append(os.path.join(folder, name))\n"
+    request = asked(
+        f"for name in os.listdir(folder):\n    {B}\n", neighbours=(Neighbour("b.py", region),), edited=edited(region)
+    )
+    assert gathered(ContextGatherer(800), request) == region
+
+
+def test_what_was_edited_in_private_stays_private():
+    spans = edited("key = 1\n", path="conf.py") + edited('password = "hunter2hunter2"\n')
+    request = asked(f"x = {B}\n", edited=spans)
+    text = gathered(ContextGatherer(400, is_excluded=lambda path: path == "conf.py"), request)
+    assert text == 'password = "<redacted>"\n'
+
+
+def test_what_was_edited_stays_the_same_while_a_line_is_typed():
+    gatherer = ContextGatherer(400)
+    first = gathered(gatherer, asked(f"a = 1\nx = {B}\n", edited=edited("one = 1\n")))
+    assert first == "one = 1\n"
+    spans = edited("one = 1\n", "two = 2\n")
+    assert gathered(gatherer, asked(f"a = 1\nx = t{B}\n", edited=spans)) == first
+    assert gathered(gatherer, asked(f"a = 1\nx = t\n{B}\n", edited=spans)) == first + "two = 2\n"

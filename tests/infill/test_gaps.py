@@ -157,3 +157,15 @@ def test_cancelling_gives_what_was_done_and_deadlines_are_kept():
 def test_gaps_that_overlap_are_our_own_mistake():
     with pytest.raises(ValueError, match="overlaps"):
         GapsRequest("abcdef", (GapSpan(0, 3), GapSpan(2, 4)), "python")
+
+
+def test_a_rewrite_has_room_for_what_it_takes_the_place_of():
+    old = "\n    ".join(f"call_{i}(a)" for i in range(12))
+    text = f"def f(a):\n    {old}\n"
+    span = GapSpan(text.index("call_0"), len(text) - 1)
+    subject = infiller(["return a"])
+    for is_rewrite in (False, True):
+        subject.fill_gaps(GapsRequest(text, (span,), "python", is_rewrite=is_rewrite))
+    shorter, longer = (len(problem.canvases[0].tokens) for problem in subject.engine.problems)
+    assert shorter == BYTE_POLICY.num_rows_block
+    assert len(old) < longer <= 2 * shorter

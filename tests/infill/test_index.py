@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from infill_cases import CURSOR, asked
-from lacuna_ls.infill.index import LineIndex, Place, WorkspaceIndexer, alike, rest_of
+from lacuna_ls.infill.index import RESERVE_BYTES, LineIndex, WorkspaceIndexer
+from lacuna_ls.infill.places import MAX_BLOCK_LINES, Place, alike, rest_of
 from lacuna_ls.infill.privacy import PathRules
 from lacuna_ls.infill.seeds import Draft, drafts_for
 from lacuna_ls.infill.snapshot import Snapshot
@@ -125,14 +126,141 @@ def test_the_workspace_is_read_in_slices_and_private_files_are_not(tmp_path):
     assert indexer.num_read == 2
 
 
-def test_a_large_workspace_is_cut_off_and_a_missing_one_is_nothing(tmp_path):
-    for i in range(30):
-        (tmp_path / f"{i}.py").write_text(SOURCE)
+def bytes_of(num_files: int, path: str = "x" * 100) -> int:
+    """What so many files with SOURCE in them take of an index."""
     index = LineIndex()
-    indexer = WorkspaceIndexer(index, [tmp_path, tmp_path / "gone"], lambda path: False, max_files=10)
+    empty = index.num_bytes
+    index.update(path, SOURCE)
+    return num_files * (index.num_bytes - empty)
+
+
+def read_all(indexer: WorkspaceIndexer) -> None:
     while indexer.step(5.0):
         pass
-    assert len(index) == 10
+
+
+def test_reading_in_the_background_ends_where_there_is_no_room(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for folder, num in (("", 3), ("a/", 20), ("a/b/", 5), ("c/", 5)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for i in range(num):
+            (tmp_path / f"{folder}{i}.py").write_text(SOURCE)
+    path = str(tmp_path / "a/0.py")
+    index = LineIndex(max_text_bytes=bytes_of(10, path) + RESERVE_BYTES)
+    asked_about: list[str] = []
+    indexer = WorkspaceIndexer(index, [tmp_path, tmp_path / "gone"], lambda path: bool(asked_about.append(path)))
+    read_all(indexer)
+    assert indexer.num_read == len(index)
+    assert 9 <= len(index) <= 10
+    # nothing was read only to be forgotten, and what lies outermost is there
+    assert all(str(tmp_path / f"{i}.py") in index for i in range(3))
+    assert len(asked_about) == indexer.num_read + 1
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert f"After {indexer.num_read} files" in told
+    # c lies beside the folder that was not finished; b in a, which had not been seen, or had
+    rest = int(told.split(" folders ")[0].split()[-1])
+    assert rest in (1, 2)
+    # files that are saved come in all the same, for what was of use longest ago
+    first = next(each for each in asked_about if each in index)
+    saved = [str(tmp_path / f"a/b/{i}.py") for i in range(5)]
+    indexer.refresh(saved)
+    read_all(indexer)
+    assert all(each in index for each in saved)
+    assert first not in index
+    assert len([record for record in caplog.records if record.levelname == "INFO"]) == 1
+
+
+def test_many_files_are_read_as_far_as_memory_goes(tmp_path):
+    for i in range(120):
+        folder = tmp_path / f"{i:03}"
+        folder.mkdir()
+        for j in range(200):
+            (folder / f"{j}.py").touch()
+        (folder / "last.py").write_text("x = 1\n")
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], lambda path: False)
+    read_all(indexer)
+    assert indexer.num_read == 120 * 201
+    assert len(index) == 120
+
+
+def test_only_what_can_be_wanted_is_looked_at(tmp_path):
+    """The rules look at the disk; a name costs nothing."""
+    for name in ("a.py", "b.bin", "c.lock", "node_modules", "README"):
+        (tmp_path / name).touch()
+    asked_about: list[str] = []
+    read_all(WorkspaceIndexer(LineIndex(), [tmp_path], lambda path: bool(asked_about.append(path))))
+    assert asked_about == [str(tmp_path / "a.py")]
+
+
+def test_open_documents_are_forgotten_last():
+    index = LineIndex(max_text_bytes=bytes_of(4))
+    paths = [f"{i}{'x' * 99}" for i in range(8)]
+    index.keep(paths[:2])
+    for path in paths[:4]:
+        index.update(path, SOURCE)
+    index.update(paths[4], SOURCE)
+    assert known(index, paths) == {paths[0], paths[1], paths[3], paths[4]}
+    # who was of use stays longer than who came later
+    index.update(paths[3], SOURCE.replace("clean", "wash"))
+    index.update(paths[4], SOURCE)
+    assert index.similar(Place("c = w", HERE.above, HERE.below))[0].path == paths[3]
+    index.update(paths[5], SOURCE)
+    assert known(index, paths) == {paths[0], paths[1], paths[3], paths[5]}
+    # where all others are open, a file that is not goes at once, and of open ones the oldest
+    index.keep([paths[0], paths[1], paths[3], paths[5]])
+    index.update(paths[6], SOURCE)
+    assert known(index, paths) == {paths[0], paths[1], paths[3], paths[5]}
+    index.keep([*known(index, paths), paths[7]])
+    index.update(paths[7], SOURCE)
+    assert known(index, paths) == {paths[1], paths[3], paths[5], paths[7]}
+
+
+def known(index: LineIndex, paths: list[str]) -> set[str]:
+    return {path for path in paths if path in index}
+
+
+def test_reading_in_the_background_leaves_what_is_known(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(SOURCE)
+    index = LineIndex()
+    index.update(str(path), SOURCE.replace("clean", "wash"))
+    indexer = WorkspaceIndexer(index, [tmp_path], lambda path: False)
+    read_all(indexer)
+    assert [match.rest for match in index.similar(HERE)] == ["wash(b)"], "an open document is newer than its file"
+    indexer.refresh([str(path)])
+    read_all(indexer)
+    assert [match.rest for match in index.similar(HERE)] == ["clean(b)"]
+
+
+def test_folders_of_open_documents_are_read_first(tmp_path):
+    names = ("0.py", "a/1.py", "b/2.py", "b/c/3.py", "b/c/d/4.py", "build/5.py", "e/6.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(SOURCE)
+    (tmp_path / "link").symlink_to(tmp_path / "e")
+    order: list[str] = []
+
+    def is_excluded(path: str) -> bool:
+        order.append(str(Path(path).relative_to(tmp_path)))
+        return False
+
+    indexer = WorkspaceIndexer(LineIndex(), [tmp_path], is_excluded)
+    # what the walk would not come to is not read for being preferred
+    others = ["build/5.py", "link/6.py", "../outside.py", "gone/x.py"]
+    indexer.prefer([str(tmp_path / "b/c/open.py"), *(str(tmp_path / other) for other in others), "", "untitled:x"])
+    read_all(indexer)
+    assert order[:2] == ["b/c/3.py", "0.py"]
+    assert sorted(order) == ["0.py", "a/1.py", "b/2.py", "b/c/3.py", "b/c/d/4.py", "e/6.py"], "each once"
+    # and one that is saved while the walk is under way
+    order.clear()
+    indexer = WorkspaceIndexer(LineIndex(), [tmp_path], is_excluded)
+    while not order:
+        indexer.step(0.0)
+    indexer.refresh([str(tmp_path / "b/c/d/gone.py")])
+    read_all(indexer)
+    assert order[order.index("0.py") + 1] == "b/c/d/4.py"
+    assert len(order) == len(set(order)) == 6
 
 
 def test_the_whole_index_stays_within_its_promise():
@@ -297,8 +425,93 @@ def test_drafts_of_other_documents_join_in():
     assert [(draft.text, draft.is_own) for draft in drafts] == [("two", False)], "its own older state is no witness"
 
 
-def test_blocks_are_not_drafted():
-    assert drafted(f"x = 1\ny = two\nx = 1\n{B}\n", extent="block") == []
+TWINS = """\
+class A:
+    def load(self, path):
+        \"\"\"Read it.\"\"\"
+        with open(path) as file:
+
+            self.text = file.read(
+                100,
+            )
+        return self
+
+    def save(self):
+        pass
+
+class B:
+"""
+BODY = "with open(path) as file:\n\n{0}    self.text = file.read(\n{0}        100,\n{0}    )\n{0}return self"
+
+
+@pytest.mark.parametrize(
+    ("marked", "indent", "lead"),
+    [
+        pytest.param(f"    def load(self, path):\n        {B}\n\n    def save(self):\n", 8, "", id="under a header"),
+        pytest.param(f'    def load(self, path):\n        """A\n        B."""\n        {B}\n', 8, "", id="a docstring"),
+        pytest.param(f"        def load(self, path):\n            {B}\n", 12, "", id="deeper"),
+        pytest.param(f"    def load(self, path):{B}\n", 8, "\n        ", id="right behind a header"),
+        pytest.param(f"    def load(self, path):\n        wi{B}\n", 8, "", id="something is written"),
+    ],
+)
+def test_a_block_is_drafted_from_its_twin(marked, indent, lead):
+    request = asked(TWINS + marked)
+    gap = Gap(request.start, request.end, "block", " " * indent, lead)
+    drafts = drafts_for(Snapshot(request.text), gap, None, "a.py")
+    body = BODY.format(" " * indent).removeprefix("wi" if "wi" in marked else "")
+    assert drafts[0].text == body
+    assert drafts[0].is_own
+    # what stands in another document is as good, whatever its line ends
+    index = LineIndex()
+    index.update("b.py", TWINS.replace("\n", "\r\n"))
+    alone = asked("class B:\n" + marked)
+    gap = Gap(alone.start, alone.end, "block", " " * indent, lead)
+    drafts = drafts_for(Snapshot(alone.text), gap, index, "a.py")
+    assert (drafts[0].text, drafts[0].is_own) == (body, False)
+    assert not drafts_for(Snapshot(alone.text), gap, index, "b.py"), "its own older state is no witness"
+
+
+def test_a_block_is_the_likelier_the_more_is_alike_around_it():
+    def best(marked: str) -> float:
+        request = asked(marked)
+        drafts = drafts_for(Snapshot(request.text), Gap(request.start, request.end, "block", "    "), None, "a.py")
+        assert drafts[0].text == "a = 1\n    return a"
+        return drafts[0].probability()
+
+    twin = "def f():\n    a = 1\n    return a\n\ndef g():\n"
+    assert 0 < best(f"{twin}\ndef f():\n    {B}\n") < 0.2
+    assert 0.2 < best(f"{twin}\ndef f():\n    {B}\n\ndef g():\n") < 1
+
+
+def block_drafts(marked: str, indent: str = "    ") -> list[str]:
+    request = asked(marked)
+    gap = Gap(request.start, request.end, "block", indent)
+    return [draft.text for draft in drafts_for(Snapshot(request.text), gap, None, "a.py")]
+
+
+def test_a_block_ends_where_it_ends_and_one_that_the_gap_cuts_is_none():
+    loop = "for a in b:\n    go(a)\n"
+    assert block_drafts(f"{loop}    stop()\n{loop}    {B}\nx = 1\n") == ["stop()"]
+    # what stands below the gap already ends it
+    assert block_drafts(f"{loop}    stop()\n    end()\nfor a in b:\n    {B}\n    stop()\n") == ["go(a)"]
+    # the lines above the gap go on in it
+    assert block_drafts(f"for a in b:\n    go(a)\n    go(b)\n    {B}\nx = 1\n") == []
+    # and longer ones are not looked at
+    lines = "".join(f"    go_{i}()\n" for i in range(MAX_BLOCK_LINES))
+    assert len(block_drafts(f"for a in b:\n{lines}x = 1\nfor a in b:\n    {B}\n")) == 1
+    assert block_drafts(f"for a in b:\n{lines}    go()\nx = 1\nfor a in b:\n    {B}\n") == []
+    assert drafted(f"x = 1\ny = two\nx = 1\n{B}\n", extent="span") == []
+
+
+def test_drafting_blocks_is_quick_in_a_long_document_over_a_full_index():
+    index = LineIndex()
+    for i in range(200):
+        index.update(f"{i}.py", TWINS * 50)
+    text = TWINS * 3000
+    at = text.index("with", len(text) // 2)
+    gap = Gap(at, at, "block", " " * 8)
+    best = min(_seconds(text, gap, index) for _ in range(8))
+    assert best < 0.03
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,14 @@ import pytest
 from infill_cases import BYTE_POLICY, TOKENIZER, applied, asked, infiller
 from lacuna_ls.engine.life import ManagedEngine
 from lacuna_ls.engine.problem import CanvasResult
+from lacuna_ls.infill.index import LineIndex
 from lacuna_ls.infill.infiller import LocalInfiller
+from lacuna_ls.infill.layout import Limits
+from lacuna_ls.infill.pose import prompt_for
 from lacuna_ls.infill.privacy import PathRules
 from lacuna_ls.infill.request import Infiller, Neighbour
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap
 from lacuna_ls.infill.trigger import TriggerRules
 
 B = "‸"
@@ -64,6 +69,30 @@ def test_imports_are_in_the_prompt_wherever_the_cursor_is():
         prompts.append(TOKENIZER.decode(subject.engine.prefills[0]))
     assert ["import os" in prompt for prompt in prompts] == [True, True, False]
     assert "x = 1" not in prompts[1]
+
+
+def test_imports_leave_room_for_what_was_chosen_for_the_gap():
+    head = "import os\nimport sys\nimport re\n"
+    text = "x = 1\n" * 600
+    policy = replace(BYTE_POLICY, limits=Limits(num_prefix=100, num_suffix=20, num_neighbour=31))
+    gap = Gap(len(text), len(text), "line")
+
+    def elsewhere(neighbours: str) -> str:
+        prompt = prompt_for(TOKENIZER, Snapshot(text), gap, policy, neighbours, head)
+        return TOKENIZER.decode(prompt.tokens[1 : prompt.tokens.index(TOKENIZER.suf)])
+
+    assert elsewhere("") == head
+    assert elsewhere("y = 1\n") == "import os\nimport sys\ny = 1\n"
+    assert elsewhere("y = 1\nedited = 2\n") == "import os\ny = 1\nedited = 2\n"
+    assert elsewhere("y = 1\n" * 5) == "y = 1\n" * 5
+
+
+def test_what_was_edited_lately_is_in_the_prompt():
+    subject = infiller("1")
+    subject.policy = replace(BYTE_POLICY, use_neighbours=True)
+    subject.fill(asked(f"x = {B}\n", path="a.py", edited=(Neighbour("b.py", "limit = 12\n"),)))
+    prompt = subject.engine.problems[0].prompt
+    assert TOKENIZER.decode(prompt[1 : prompt.index(TOKENIZER.suf)]) == "limit = 12\n"
 
 
 def test_a_declined_request_costs_no_engine_work():
@@ -269,6 +298,23 @@ def test_a_draft_passes_the_same_gates():
     assert subject.refusals["draft-syntax"] == 1
 
 
+def test_a_block_is_drafted_in_the_documents_own_style_and_a_rewrite_is_not():
+    twin = "def load(a):\n  if a:\n    b = a\n  return a\n\n\n"
+    here = f"class A:\n\tdef load(a):\n\t\t{B}\n\n\tdef save(a):\n\t\tpass\n"
+    subject = with_drafts("")
+    subject.index.update("b.py", twin)
+    result = subject.fill(asked(here))
+    assert result.proposals[0].text == "if a:\n\t\t\tb = a\n\t\treturn a"
+    assert result.proposals[0].source == "similar"
+    # one that would not be shown is not judged either
+    subject.recent.forget()
+    assert subject.fill(asked(here, min_confidence=0.9)).declined == "empty"
+    request = asked(here, is_rewrite=True)
+    scene = subject.read(request)
+    gap = Gap(request.start, request.end, "block", "\t\t")
+    assert subject.fill_gap(request, scene, gap).declined == "empty"
+
+
 def test_open_documents_are_drafted_from():
     subject = with_drafts("other()", instant_confidence=0.3)
     other = Neighbour("b.py", "import json\n\nwith open(path) as file:\n    data = json.load(file)\nprint(data)\n")
@@ -312,6 +358,33 @@ def test_what_is_remembered_of_documents_is_bounded():
     for _ in range(3):
         subject.prefetch(replace(asked(f"x = {B}\n"), neighbours=many))
     assert len(learnt) == len(set(learnt)) <= 150
+
+
+def test_open_documents_stay_in_a_full_index_and_their_folders_are_read_first(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for i in range(40):
+        (tmp_path / f"{i}.py").write_text("x = 1\n" * 40)
+    (tmp_path / "deep" / "er" / "other.py").write_text("y = 2\n")
+    subject = with_drafts("two")
+    subject.index = LineIndex(max_text_bytes=20_000)
+    here = str(tmp_path / "deep" / "er" / "here.py")
+    neighbours = tuple(Neighbour(str(tmp_path / f"open_{i}.py"), f"a_{i} = {i}\n") for i in range(5))
+    subject.index_workspace([str(tmp_path)], lambda path: False, lambda: True)
+    for i in range(len(neighbours)):
+        # one is learnt with each, and what is remembered is not asked
+        subject.fill(asked(f"z = {i}\ny = {B}\n", path=here, neighbours=neighbours))
+    subject._stop_indexing()
+    indexer = subject._indexer
+    while indexer.step(5.0):
+        pass
+    assert all(neighbour.path in subject.index for neighbour in neighbours)
+    assert str(tmp_path / "deep" / "er" / "other.py") in subject.index
+    assert 0 < indexer.num_read < 40
+    subject.refresh_files([str(tmp_path / f"{i}.py") for i in range(40)])
+    while indexer.step(5.0):
+        pass
+    assert all(neighbour.path in subject.index for neighbour in neighbours)
+    subject.close()
 
 
 def test_crlf_reaches_the_model_as_plain_newlines_and_comes_back_as_crlf():

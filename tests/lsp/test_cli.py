@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,18 @@ def test_doctor_says_what_to_do_about_a_missing_model(tmp_path):
     done = run("doctor", "--json", "--model", tmp_path / "nothing")
     found = {each["name"]: each for each in json.loads(done.stdout)}
     assert found["model"]["state"] == "missing"
+    assert found["model"]["advice"]
+    assert done.returncode == 1
+
+
+def test_doctor_says_that_a_server_does_not_answer():
+    with socket.socket() as taken:
+        # bound and not listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        done = run("doctor", "--json", "--engine", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert found["model"]["state"] == "missing"
+    assert "127.0.0.1" in found["model"]["found"]
     assert found["model"]["advice"]
     assert done.returncode == 1
 

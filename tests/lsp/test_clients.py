@@ -158,6 +158,17 @@ def test_cells_come_move_and_go(start, journal):
     assert server.inline(cell("2"), 0, 0) == []
 
 
+def test_a_cell_that_became_text_is_no_code_any_more(start, journal):
+    server = start("vscode")
+    open_book(server, [("1", "python", "a = 1\n"), ("2", "python", "b = \n")])
+    for version, (kind, before) in enumerate(((1, "b = "), (2, "a = 1\nb = ")), 2):
+        change = {"cells": {"data": [{"kind": kind, "document": cell("1")}]}}
+        book = {"uri": BOOK, "version": version}
+        server.notify("notebookDocument/didChange", {"notebookDocument": book, "change": change})
+        server.inline(cell("2"), 0, 4)
+        assert [each for each in journal() if each["what"] == "fill"][-1]["before"] == before
+
+
 def test_a_cell_that_goes_takes_its_work_along(start, journal):
     server = start("vscode")
     open_book(server, [("1", "python", "SLEEP20000 \n"), ("2", "python", "b = \n")])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
-from lacuna_ls.lsp.documents import HEAD_CHARS, WINDOW_CHARS, WINDOW_GRID, Document, clean
+from lacuna_ls.lsp.documents import HEAD_CHARS, MAX_EDITED, WINDOW_CHARS, WINDOW_GRID, Document, clean
+from lacuna_ls.lsp.options import Options
 from lacuna_ls.lsp.positions import column_at, content_length, is_inside_character, num_units, split_lines
+from lacuna_ls.lsp.server import create_server
 from lsprotocol import types
 
 ENCODINGS = ("utf-8", "utf-16", "utf-32")
@@ -183,6 +187,114 @@ def test_the_cursor_after_a_change():
     assert document.last_cursor() == types.Position(0, 3)
     document.apply([types.TextDocumentContentChangeWholeDocument(text="")], 4)
     assert document.last_cursor() is None
+
+
+def put(document: Document, line: int, text: str, end_line: int | None = None) -> None:
+    """Insert text at the beginning of a line, or replace what is above end_line."""
+    span = types.Range(types.Position(line, 0), types.Position(line if end_line is None else end_line, 0))
+    document.apply([types.TextDocumentContentChangePartial(range=span, text=text)], None)
+
+
+def numbered(num_lines: int = 40, uri: str = "file:///a.py") -> Document:
+    return Document(uri, "python", 1, "".join(f"line {i}\n" for i in range(num_lines)), "utf-16")
+
+
+def places(document: Document) -> list[tuple[int, int, int]]:
+    return [(each.low, each.high, each.at) for each in document.edited]
+
+
+def test_where_it_was_edited_is_remembered_and_what_touches_is_one():
+    document = numbered()
+    put(document, 20, "a")
+    put(document, 5, "b")
+    assert places(document) == [(20, 21, 20), (5, 6, 5)], "the newest last"
+    put(document, 6, "c")
+    assert places(document) == [(20, 21, 20), (5, 7, 6)]
+    # two lines more above, and one less
+    put(document, 0, "x\ny\n")
+    assert places(document) == [(22, 23, 22), (7, 9, 8), (0, 3, 2)]
+    put(document, 12, "", 13)
+    assert places(document) == [(21, 22, 21), (7, 9, 8), (0, 3, 2), (12, 13, 12)]
+    # what covers them takes their place
+    put(document, 4, "z\n", 25)
+    assert places(document) == [(0, 3, 2), (4, 6, 5)]
+    document.apply([types.TextDocumentContentChangeWholeDocument(text="other\n")], 9)
+    assert places(document) == []
+
+
+def test_only_the_last_places_are_kept_and_a_long_paste_is_none():
+    document = numbered(200)
+    for line in range(0, 150, 10):
+        put(document, line, "a")
+    assert places(document) == [(line, line + 1, line) for line in range(70, 150, 10)]
+    assert len(document.edited) == MAX_EDITED
+    put(document, 100, "long line\n" * 3_000, 105)
+    assert places(document)[2:4] == [(90, 91, 90), (110 + 2_995, 111 + 2_995, 110 + 2_995)]
+
+
+@given(data=st.data())
+def test_places_move_with_their_lines(data):
+    """A line that was edited is in a span, whatever happens elsewhere; checked by marks that are in the lines."""
+    document = numbered(30)
+    for number in range(data.draw(st.integers(1, 12))):
+        num_lines = len(document.lines)
+        low = data.draw(st.integers(0, num_lines - 1))
+        high = data.draw(st.integers(low, min(num_lines - 1, low + 3)))
+        put(document, low, f"new {number}\n" * data.draw(st.integers(0, 3)), high)
+        assert all(0 <= each.low <= each.at < each.high <= len(document.lines) for each in document.edited)
+        ends = [(each.low, each.high) for each in document.edited]
+        assert all(a[1] < b[0] or b[1] < a[0] for i, a in enumerate(ends) for b in ends[i + 1 :])
+        if len(ends) < MAX_EDITED:
+            inside = {line for low, high in ends for line in range(low, high)}
+            assert all(i in inside for i, line in enumerate(document.lines) if line.startswith("new"))
+
+
+def test_the_text_of_what_was_edited():
+    document = numbered()
+    put(document, 20, "new ")
+    (edited,) = document.edited
+    assert document.edited_text(edited, 400) == "line 18\nline 19\nnew line 20\nline 21\nline 22\n"
+    # where there is room for less, what is nearest
+    assert document.edited_text(edited, 31) == "line 19\nnew line 20\nline 21\n"
+    assert document.edited_text(edited, 30) == "line 19\nnew line 20\n"
+    assert document.edited_text(edited, 13) == "new line 20\n"
+    assert document.edited_text(edited, 11) == ""
+    put(document, 0, "a")
+    assert document.edited_text(document.edited[-1], 400) == "aline 0\nline 1\nline 2\n"
+    put(document, 40, "end")
+    assert document.edited_text(document.edited[-1], 400) == "line 38\nline 39\nend\n"
+    # half a key would not be recognised as one
+    put(document, 10, "-----BEGIN RSA PRIVATE KEY-----\nabcd\n")
+    assert document.edited_text(edited, 400) == ""
+    windows = Document("file:///a.py", "python", 1, "a\r\nb\ud800\r\n", "utf-16")
+    put(windows, 1, "c")
+    assert windows.edited_text(windows.edited[0], 400) == "a\ncb\ufffd\n\n"
+
+
+def test_edits_of_several_documents_come_in_their_order_and_private_ones_do_not():
+    server = create_server(lambda options, roots: NotImplemented)
+    for name in ("a.py", "b.py", ".env", "c.go"):
+        text = "".join(f"line {i}\n" for i in range(40))
+        server.documents.open(types.TextDocumentItem(f"file:///w/{name}", "python", 1, text))
+    edits = (("b.py", 3, "1 "), ("a.py", 20, "2 "), (".env", 0, "3 "), ("c.go", 9, "4 "), ("b.py", 30, "5 "))
+    for name, line, new in edits:
+        put(server.documents.get(f"file:///w/{name}"), line, new)
+    here = server.documents.get("file:///w/a.py")
+    found = server.completions.edited(here, Options())
+    assert [(each.path, each.text.split("\n")[2]) for each in found] == [
+        ("/w/b.py", "1 line 3"),
+        ("/w/a.py", "2 line 20"),
+        ("/w/c.go", "4 line 9"),
+        ("/w/b.py", "5 line 30"),
+    ]
+    alone = replace(Options(), context=replace(Options().context, open_documents=False))
+    assert [each.path for each in server.completions.edited(here, alone)] == ["/w/a.py"]
+    put(here, 35, 'password = "hunter2hunter2"\n')
+    assert "hunter2" not in server.completions.edited(here, Options())[-1].text
+    assert "<redacted>" in server.completions.edited(here, Options())[-1].text
+    for line in range(0, 40, 4):
+        put(here, line, "x")
+    assert len(server.completions.edited(here, Options())) == MAX_EDITED
 
 
 @given(text=TEXTS)

@@ -260,7 +260,7 @@ def test_a_reader_that_stalls_does_not_block_the_server():
     # half a megabyte of answers fits in no pipe; a server that waits for its reader stops reading, and both hang
     process = subprocess.Popen(FAKE_SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     messages = [{"id": 0, "method": "initialize", "params": initialize_params("nvim")}]
-    messages += [{"id": number, "method": "lacuna/status"} for number in range(1, 4000)]
+    messages += [{"id": number, "method": "lacuna/pause"} for number in range(1, 4000)]
     messages += [{"id": 4000, "method": "shutdown"}, {"method": "exit"}]
     for message in messages:
         body = json.dumps({"jsonrpc": "2.0", **message}).encode()

@@ -427,3 +427,37 @@ def test_one_that_stops_saying_how_it_is_is_made_or_asked_again(made, error, whe
         thread.engine.load()
     thread.wait("ready", 2)
     assert run(thread) == 1
+
+
+def test_who_asks_sees_what_the_engine_has_become(made):
+    infiller = Nothing()
+    thread = made(lambda: infiller, look_s=3600.0)
+    assert thread.engine.look().result(5) is None
+    thread.engine.start()
+    thread.wait("ready")
+    infiller.state = "unloaded"
+    thread.engine.look().result(5)
+    assert thread.states[-1].state == "unloaded"
+
+
+def test_nobody_waits_for_a_look_of_a_thread_that_has_ended(made):
+    thread = made()
+    thread.engine.start()
+    thread.wait("ready")
+    looks = [thread.engine.look() for _ in range(3)]
+    assert thread.engine.stop(5)
+    assert [look.result(5) for look in [*looks, thread.engine.look()]] == [None] * 4
+
+
+def test_an_infiller_whose_server_does_not_answer_yet_has_failed_and_goes_on_working(made):
+    infiller = Nothing()
+    infiller.state = "failed"
+    thread = made(lambda: infiller)
+    thread.engine.start()
+    thread.wait("failed")
+    infiller.state = "ready"
+    job = Job("a", lambda found, token: found is infiller, CancelToken(), False)
+    thread.engine.submit(job)
+    assert job.future.result(5) is True
+    thread.wait("ready")
+    assert thread.loads == 1
