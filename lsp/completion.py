@@ -26,6 +26,7 @@ from . import protocol as names
 from .actions import action_key
 from .cancel import CancelToken
 from .documents import MAX_EDITED, Document, Snapshot
+from .early import EarlyFills, Work
 from .metrics import KEPT_AFTER_S, Metrics, default_file, num_kept
 from .next_edit import next_key
 from .options import Options
@@ -106,6 +107,7 @@ class InlineCompletions:
         self._ids = count(1)
         self._shown: OrderedDict[str, Shown] = OrderedDict()
         self._recent = RecentProposals()
+        self._early = EarlyFills()
         self._ahead: dict[str, InfillRequest] = {}
         """Uri -> the post-accept request that was computed ahead last."""
         self._asked_last: tuple[str, int, int] | None = None
@@ -205,6 +207,8 @@ class InlineCompletions:
             self._backoff.reset()
         selected, formatting = params.context.selected_completion_info, params.formatting_options
         asked = self._asked(document, options, params.position, selected, formatting, is_explicit)
+        if not is_explicit:
+            self._early.asked(document.uri, formatting)
         revision = document.revision
         place = (document.uri, revision, asked.request.end)
         found = self._recall(asked, document)
@@ -219,7 +223,9 @@ class InlineCompletions:
         if not is_explicit and not await self._wait(self._debounce_s(options), token):
             return None
         deadline_s = EXPLICIT_DEADLINE_S if is_explicit else options.proposal.deadline_ms / 1000
-        result = await self._fill(asked.request, document, token, deadline_s - (time.monotonic() - start))
+        early = await self._early.answer(document.uri, asked.request, token, deadline_s)
+        left_s = deadline_s - (time.monotonic() - start)
+        result = early or await self._fill(asked.request, document, token, left_s)
         if result is Ending.SUPERSEDED or document.revision != revision:
             return None
         if isinstance(result, Ending):
@@ -227,8 +233,11 @@ class InlineCompletions:
             return self._answered(found, asked, document)
         if result.is_cancelled:
             return None
+        # the work alone: waiting for other work says nothing about what the next key would waste
+        self._fill_s += 0.3 * (result.timings.total_ms / 1000 - self._fill_s)
         elapsed_ms = (time.monotonic() - start) * 1000
-        self._server.status_board.set_latency(elapsed_ms)
+        # of what was filled ahead people want to know what it took
+        self._server.status_board.set_latency(max(elapsed_ms, result.timings.total_ms))
         self.metrics.latency(elapsed_ms)
         # what is shown already stays the first
         known = {each.text for each in found}
@@ -368,9 +377,6 @@ class InlineCompletions:
             board.set_filling(False)
         if isinstance(result, InfillResult):
             board.set_warning(trouble[0] if trouble else "")
-        if isinstance(result, InfillResult) and not result.is_cancelled:
-            # the work alone: waiting for other work says nothing about what the next key would waste
-            self._fill_s += 0.3 * (result.timings.total_ms / 1000 - self._fill_s)
         return result
 
     def _recall(self, asked: Asked, document: Document) -> tuple[Proposal, ...]:
@@ -436,12 +442,26 @@ class InlineCompletions:
         is_wanted = options.trigger.prefetch and options.trigger.automatic
         if not is_wanted or position is None or self._why_quiet(document, options, position, False) is not None:
             return
-        request = self._asked(document, options, position).request
+        request = self._asked(document, options, position, formatting=self._early.formatting(document.uri)).request
+        fill = self._early_fill(document, request, options)
 
         def work(infiller: Infiller, cancelled: CancelToken) -> None:
             infiller.prefetch(request, cancelled)
+            if fill is not None:
+                fill(infiller, cancelled)
 
         self._server.scheduler.in_background(document.uri, work)
+
+    def _early_fill(self, document: Document, request: InfillRequest, options: Options) -> Work | None:
+        """What fills this request before it comes, if it is likely to come, and to be answered by then."""
+        is_local = options.engine.kind in ("auto", "local")
+        is_quick = self._fill_s <= SLOW_FILL_S and not self._debounce_s(options)
+        if not (options.trigger.speculate and is_local and is_quick and self._early.is_asked(document.uri)):
+            return None
+        if self._recent.recall(request):
+            # typed along, or accepted: that is the answer
+            return None
+        return self._early.begin(document.uri, request, options.proposal.deadline_ms)
 
     def _look_ahead(self, asked: Asked, proposals: Sequence[Proposal], document: Document) -> None:
         """Once the user has paused over a proposal, compute what would follow if it is accepted."""
@@ -499,11 +519,13 @@ class InlineCompletions:
         self._last_change = now
         self._supersede(document.uri)
         self._give_up_ahead()
+        self._early.forget(document.uri)
         self._prefetch(document)
 
     def on_close(self, uri: str) -> None:
         """The document is gone."""
         self._give_up_ahead()
+        self._early.close(uri)
         self._server.privacy.forget(uri)
         self._supersede(uri)
 
@@ -522,6 +544,7 @@ class InlineCompletions:
     def on_options(self) -> None:
         """The configuration changed."""
         self._recent.forget()
+        self._early.forget()
         self._ahead.clear()
         self.metrics.set_file(default_file() if self._server.options.privacy.metrics else None)
         self._backoff.reset()
@@ -560,6 +583,7 @@ class InlineCompletions:
             if document is not None:
                 # it, and what would follow it, must not come back from memory
                 self._recent.forget(document.path)
+                self._early.forget(shown.uri)
 
     def on_accept(self, proposal_id: str) -> None:
         """The whole proposal was accepted."""

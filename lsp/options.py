@@ -126,7 +126,11 @@ class TriggerOptions:
         maximum=100,
     )
     prefetch: bool = value(True, "Read the changed text into the model's cache while typing, before it is asked for.")
-    speculate: bool = value(True, "While a proposal is shown, compute what would follow once it is accepted.")
+    speculate: bool = value(
+        True,
+        "Fill before it is asked: after a key where the editor asks after each, and, while a proposal is shown, what "
+        "would follow once it is accepted.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

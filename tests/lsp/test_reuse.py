@@ -55,6 +55,90 @@ def test_changes_are_prefetched(start, journal):
     assert found[0]["start"] == 5
 
 
+def fills_of(journal, line):
+    return [each for each in fills(journal) if each["line"] == line]
+
+
+def test_a_key_is_filled_before_the_question_comes(start, journal):
+    server = start()
+    server.open(URI, "x = \n")
+    style = {"formattingOptions": {"tabSize": 2, "insertSpaces": False}}
+    server.inline(URI, 0, 4, **style)
+    server.change(URI, 2, insert(0, 4, "g"))
+    (early,) = server.wait_for(lambda: fills_of(journal, "x = g"), what="the fill ahead")
+    # as the question will be
+    assert early["indent"] == [2, False]
+    assert early["explicit"] is False
+    time.sleep(0.05)
+    assert server.inline(URI, 0, 5, **style)[0]["insertText"] == "filled"
+    assert len(fills_of(journal, "x = g")) == 1
+
+
+def test_a_fill_that_has_begun_is_waited_for(start, journal):
+    server = start()
+    server.open(URI, "x = \n")
+    server.inline(URI, 0, 4)
+    server.change(URI, 2, insert(0, 4, "SLEEP400 "))
+    server.wait_for(lambda: fills_of(journal, "x = SLEEP400 "), what="the fill ahead")
+    assert server.inline(URI, 0, 13)[0]["insertText"] == "filled"
+    assert len(fills_of(journal, "x = SLEEP400 ")) == 1
+
+
+def test_another_question_than_was_foreseen_is_filled_itself(start, journal):
+    server = start()
+    server.open(URI, "x = \n")
+    server.inline(URI, 0, 4)
+    server.change(URI, 2, insert(0, 4, "g"))
+    server.wait_for(lambda: fills_of(journal, "x = g"), what="the fill ahead")
+    assert server.inline(URI, 0, 5, formattingOptions={"tabSize": 8, "insertSpaces": True})[0]["insertText"] == "filled"
+    assert [each["indent"] for each in fills_of(journal, "x = g")] == [[None, None], [8, True]]
+
+
+def test_what_overtakes_a_fill_ahead_ends_it(start, journal):
+    server = start()
+    server.open(URI, "x = \n")
+    server.inline(URI, 0, 4)
+    server.change(URI, 2, insert(0, 4, "SLEEP20000 "))
+    server.wait_for(lambda: fills_of(journal, "x = SLEEP20000 "), what="the fill ahead")
+    waiting = server.start_inline(URI, 0, 15)
+    taken = {"start": {"line": 0, "character": 4}, "end": {"line": 0, "character": 15}}
+    server.change(URI, 3, {"range": taken, "text": "h"})
+    assert server.wait(waiting, 5) is None
+    assert server.inline(URI, 0, 5)[0]["insertText"] == "filled"
+
+
+def test_a_fill_ahead_that_gives_way_is_done_when_it_is_asked_for(start, journal):
+    server = start()
+    server.open(URI, "x = \n")
+    other = URI.replace("a.py", "b.py")
+    server.open(other, "y = \n")
+    server.inline(URI, 0, 4)
+    server.change(URI, 2, insert(0, 4, "SLEEP300 "))
+    server.wait_for(lambda: fills_of(journal, "x = SLEEP300 "), what="the fill ahead")
+    waiting = server.start_inline(URI, 0, 13)
+    # whoever asks comes before what nobody may want
+    assert server.inline(other, 0, 4, kind=1)[0]["insertText"] == "filled"
+    assert server.wait(waiting, 5)[0]["insertText"] == "filled"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind"),
+    [({}, None), ({}, 1), ({"speculate": False}, 2), ({"debounceMs": 10}, 2), ({"prefetch": False}, 2)],
+    ids=["never asked", "asked by a key", "switched off", "debounced", "no prefetch"],
+)
+def test_where_nothing_is_filled_before_the_question(start, journal, trigger, kind):
+    server = start(options={"trigger": trigger})
+    server.open(URI, "x = \n")
+    if kind is not None:
+        server.inline(URI, 0, 4, kind=kind)
+    server.change(URI, 2, insert(0, 4, "g"))
+    server.open(URI.replace("a.py", "b.py"), "y = \n")
+    # the engine's thread has come by
+    server.inline(URI.replace("a.py", "b.py"), 0, 4, kind=1)
+    time.sleep(0.1)
+    assert not fills_of(journal, "x = g")
+
+
 def test_prefetch_can_be_switched_off(start, journal):
     server = start(options={"trigger": {"prefetch": False, "speculate": False}})
     server.open(URI, "x = \n")

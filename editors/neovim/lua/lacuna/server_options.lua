@@ -168,7 +168,7 @@ return {
     kind = "bool",
     default = true,
     values = "",
-    meaning = "While a proposal is shown, compute what would follow once it is accepted.",
+    meaning = "Fill before it is asked: after a key where the editor asks after each, and, while a proposal is shown, what would follow once it is accepted.",
     by_language = false,
   },
   {
