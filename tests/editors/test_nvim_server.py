@@ -302,6 +302,12 @@ require('lacuna').setup(opts)
 """
 
 
+def test_the_first_screen_waits_for_no_server(nvim):
+    look = "function() vim.g.at_enter = vim.lsp.is_enabled('lacuna') end"
+    ed = nvim(init=f"vim.api.nvim_create_autocmd('VimEnter', {{ callback = {look} }})\n").wait_ready()
+    assert ed.lua("return { vim.g.at_enter, vim.lsp.is_enabled('lacuna') }") == [False, True]
+
+
 def test_loaded_after_the_file(nvim):
     ed = nvim(plugin=False, wait=False)
     until(lambda: ed.vim.vvars["vim_did_enter"], "the end of the start")

@@ -27,15 +27,26 @@ local function look_at(bufnr)
   end
 end
 
-vim.api.nvim_create_autocmd('FileType', {
-  group = vim.api.nvim_create_augroup('lacuna.start', {}),
-  callback = function(args)
-    look_at(args.buf)
-  end,
-})
--- loaded later than the files that are open, as lazy.nvim may do; after setup(), which it calls next
-if vim.v.vim_did_enter == 1 then
+-- the files that are open already, once nothing else waits: the first screen does not wait for a server to be started,
+-- and a plugin manager calls setup() right after this file
+local function look_at_all()
   vim.schedule(function()
     vim.iter(vim.api.nvim_list_bufs()):filter(vim.api.nvim_buf_is_loaded):each(look_at)
   end)
+end
+
+local group = vim.api.nvim_create_augroup('lacuna.start', {})
+vim.api.nvim_create_autocmd('FileType', {
+  group = group,
+  callback = function(args)
+    if vim.v.vim_did_enter == 1 then
+      look_at(args.buf)
+    end
+  end,
+})
+if vim.v.vim_did_enter == 1 then
+  -- as lazy.nvim may do
+  look_at_all()
+else
+  vim.api.nvim_create_autocmd('VimEnter', { group = group, once = true, callback = look_at_all })
 end
