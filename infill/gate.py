@@ -22,6 +22,9 @@ MAX_PARSED_CHARS = 8_000
 MAX_DOUBTFUL_CHARS = 40_000
 """The same where the window shows errors already, perhaps only because it begins inside of something long."""
 
+_NEEDED = ("if 1:", "_(", "):", "): ...")
+"""Lines that open or close what stands around them."""
+
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
 
@@ -72,7 +75,11 @@ def _breaks_python(
     rest = snapshot.text[_after_line(snapshot, end) : high]
     indent = snapshot.indent_at(start)
     # whole as it stands, whole without the line, or whole with a statement that does nothing in its place
-    baselines = (before + snapshot.text[start:end] + after, head + rest, f"{head}{indent}pass\n{rest}")
+    baselines = [before + snapshot.text[start:end] + after, head + rest, f"{head}{indent}pass\n{rest}"]
+    if high - low <= MAX_PARSED_CHARS:
+        # or with what the lines around need there: a body needs a header, one bracket the other
+        baselines += [f"{head}{indent}{line}\n{rest}" for line in _NEEDED]
+        baselines.append(f"{before}_:{after}")
     return any(is_python(baseline) for baseline in baselines)
 
 

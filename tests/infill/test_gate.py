@@ -1,0 +1,78 @@
+"""The syntax gate against Python's own parser: a proposal has to be what the lines around the gap need."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+import pytest
+from lacuna_ls.infill.gate import adds_errors
+from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.syntax import SyntaxTree
+
+PYTHON = language_for("python")
+
+CASES = {
+    "the header of a body": (
+        "def send(sock, bound):\n    sock.append(bound)\n    ^\n        return sock[bound]\n    return None\n",
+        ["if bound in sock:", "for bound in sock:", "with sock as bound:"],
+        ["bound = sock.bound", "return bound"],
+    ),
+    "the header of a method": (
+        "class Listener:\n    hook = None\n\n    ^\n        assert not self.closed\n        return self\n",
+        ["async def connect(self):", "def connect(self) -> Listener:"],
+        ["await checkpoint()", "closed = False"],
+    ),
+    "an opening bracket": (
+        "import os\n\n^\n    first,\n    second,\n)\n\nx = first\n",
+        ["from a import (", "names = ("],
+        ["await sleep(1)", "import first"],
+    ),
+    "the call whose arguments follow": (
+        'def test(tmp_path):\n    with context():\n        ^\n            ["--file", str(tmp_path)],\n        )\n',
+        ["main(", "assert main("],
+        ['tmp_path = "x"', "main()"],
+    ),
+    "the end of a header of several lines": (
+        "def f(task):\n    if (\n        task.a is None\n    ) or task.^\n        reason = 1\n        return reason\n",
+        ["b:", "b and task.c:"],
+        ["b is None", "b"],
+    ),
+    "the end of a list of parameters": (
+        "class Group:\n    def check(\n        self,\n        value: int,\n    ^\n\n    def other(self):\n        pass\n",
+        [") -> bool: ...", "): ..."],
+        ["@overload", "value = 1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_lines_around_need(name):
+    text, good, bad = CASES[name]
+    at = text.index("^")
+    text = text.replace("^", "")
+    tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
+    for answer in good:
+        ast.parse(text[:at] + answer + text[at:])
+        assert not adds_errors(tree, snapshot, at, at, answer), answer
+    for answer in bad:
+        with pytest.raises(SyntaxError):
+            ast.parse(text[:at] + answer + text[at:])
+        assert adds_errors(tree, snapshot, at, at, answer), answer
+
+
+def test_what_is_broken_anyway_keeps_nothing_back():
+    # two things are wrong here, and no line in this place mends both
+    text = textwrap.dedent(
+        """\
+        def f(a):
+            b = = a
+            ^
+                return b
+        """
+    )
+    at = text.index("^")
+    text = text.replace("^", "")
+    tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
+    assert not adds_errors(tree, snapshot, at, at, "c = a")
