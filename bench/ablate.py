@@ -23,32 +23,19 @@ from .subject import Answer, Conditions, Item, split_keys
 
 WHOLE = "as served"
 DIFFUSION = "by diffusion"
-"""Every canvas that there is: from noise, from the best draft, and one per candidate length, its end pinned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One row. has_neighbours: whether the open documents beside the hole's are shown to the infiller at all.
-
-    base: the row that it is compared with.
-    """
+    """One row. has_neighbours: whether the open documents beside the hole's are shown to the infiller at all."""
 
     name: str
     policy: Policy
     has_neighbours: bool = True
-    base: str = WHOLE
 
 
 def variants(policy: Policy) -> list[Variant]:
-    """The rows. policy: what the server uses, which is the first row.
-
-    Several canvases are diffusion's only, so what they are worth is compared with diffusion and all of them.
-    """
-    whole = replace(policy, decoding="denoise", use_lengths=True, use_seeds=True, use_pins=True)
-
-    def diffusion(how: str, changed: Policy) -> Variant:
-        return Variant(f"{DIFFUSION}, {how}", changed, base=DIFFUSION)
-
+    """The rows. policy: what the server uses, which is the first row."""
     return [
         Variant(WHOLE, policy),
         Variant("without suffix", replace(policy, use_suffix=False)),
@@ -58,11 +45,7 @@ def variants(policy: Policy) -> list[Variant]:
         Variant("without the syntax gate", replace(policy, use_syntax_gate=False)),
         Variant("without token healing", replace(policy, use_healing=False)),
         Variant("encoder alone, no drafting", replace(policy, decoding="autoregressive")),
-        Variant(DIFFUSION, whole),
-        diffusion("without candidate lengths", replace(whole, use_lengths=False)),
-        diffusion("without seeded canvases", replace(whole, use_seeds=False)),
-        diffusion("without pinning", replace(whole, use_pins=False)),
-        diffusion("one canvas from noise", replace(whole, use_lengths=False, use_seeds=False)),
+        Variant(DIFFUSION, replace(policy, decoding="denoise")),
     ]
 
 
@@ -89,7 +72,7 @@ def ablate(
             policy=row.policy,
             rules=infiller.rules,
         )
-        found.append(SubjectResult(row.name, about={"base": row.base}, note="in the benchmark's own process"))
+        found.append(SubjectResult(row.name, about={"base": WHOLE}, note="in the benchmark's own process"))
         _row(one, row, snapshot, holes, conditions, told(row.name), found[-1])
         keep()
     return found

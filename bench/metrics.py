@@ -22,6 +22,9 @@ from ..infill.span import opens_block
 from ..infill.syntax import SyntaxTree
 from .holes import Span
 
+MAX_LEFT_LINES = 40
+"""So many lines of a hole are tried as what the user writes on."""
+
 MIN_REPEATED_CHARS = 3
 _BY_NAME = {language.name: language for language in LANGUAGES}
 _OPENING, _CLOSING = "([{", ")]}"
@@ -36,7 +39,7 @@ class Judgement:
     is_line_exact: the first line is right. is_prefix: right as far as it goes, at least to the end of a line.
     similarity: 1 - Levenshtein distance / longer length, in [0, 1]; 0 for nothing at all.
     is_valid: as sound as the original. has_syntax_error: less sound than the document before the proposal; for Python
-    also: the original is a program, and this is none.
+    also: the original is a program, and this is none, not even when the user goes on with lines that stood there.
     has_unbalanced: more unbalanced brackets or quotes than before. has_repeated_suffix, has_wrong_indent: as named.
     """
 
@@ -77,6 +80,10 @@ def judge(document: str, cursor: int, reference: str, new: str, language_name: s
     result = tree.replaced(replaced[0], replaced[1], new).damage()
     whole = document[:cursor] + reference + document[cursor:]
     is_broken = not is_exact and tree.language.name == "python" and _breaks_python(tree, document, whole, replaced, new)
+    has_new_errors = result.num_errors > max(hole.num_errors, original.num_errors)
+    is_harm = not is_exact and (is_broken or has_new_errors)
+    if is_harm and tree.language.name == "python":
+        is_harm = not _can_go_on(document, cursor, reference, new, replaced)
     lines, wanted_lines = clean.split("\n"), _without_trailing_space(wanted).split("\n")
     return Judgement(
         is_exact=is_exact,
@@ -84,7 +91,7 @@ def judge(document: str, cursor: int, reference: str, new: str, language_name: s
         is_prefix=is_exact or (bool(clean.strip()) and lines == wanted_lines[: len(lines)]),
         similarity=Levenshtein.normalized_similarity(clean, _without_trailing_space(wanted)),
         is_valid=not is_broken and not result.exceeds(original),
-        has_syntax_error=is_broken or (not is_exact and result.num_errors > max(hole.num_errors, original.num_errors)),
+        has_syntax_error=is_harm,
         has_unbalanced=not is_exact and result.num_unbalanced > max(hole.num_unbalanced, original.num_unbalanced),
         has_repeated_suffix=not is_exact and repeats_suffix(new, after, reference),
         has_wrong_indent=not is_exact and has_wrong_indent(_BY_NAME[language_name], before, new, whole),
@@ -107,6 +114,13 @@ def _breaks_python(tree: SyntaxTree, document: str, whole: str, replaced: Span, 
         tree, snapshot, start, end, new, is_body_due=True
     )
     return not is_header
+
+
+def _can_go_on(document: str, cursor: int, reference: str, new: str, replaced: Span) -> bool:
+    """Whether lines of the reference behind new make a program of it: one line is no harm where there were several."""
+    lines = reference.split("\n")
+    before, after = document[: replaced[0]] + new, document[max(cursor, replaced[1]) :]
+    return any(is_python("\n".join((before, *lines[k:])) + after) for k in range(1, min(len(lines), MAX_LEFT_LINES)))
 
 
 def _shared_tail(kept: str, given: str) -> int:

@@ -22,8 +22,11 @@ MAX_PARSED_CHARS = 8_000
 MAX_DOUBTFUL_CHARS = 40_000
 """The same where the window shows errors already, perhaps only because it begins inside of something long."""
 
-_NEEDED = ("if 1:", "_(", "):", "): ...")
-"""Lines that open or close what stands around them."""
+MAX_NEED_CHARS = 4_000
+"""The same where it is asked what the lines around need, once for each of the lines below (a millisecond or less)."""
+
+_NEEDED = ("if 1:", "_(", "def _(", "_ = [", "_ = {", "_({", "_([")
+"""Lines that open what stands below. None that closes what is open above: the user may go on there."""
 
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
@@ -76,8 +79,8 @@ def _breaks_python(
     indent = snapshot.indent_at(start)
     # whole as it stands, whole without the line, or whole with a statement that does nothing in its place
     baselines = [before + snapshot.text[start:end] + after, head + rest, f"{head}{indent}pass\n{rest}"]
-    if high - low <= MAX_PARSED_CHARS:
-        # or with what the lines around need there: a body needs a header, one bracket the other
+    if high - low <= MAX_NEED_CHARS:
+        # or with what the lines below need there: a body needs a header, a bracket the one that opens it
         baselines += [f"{head}{indent}{line}\n{rest}" for line in _NEEDED]
         baselines.append(f"{before}_:{after}")
     return any(is_python(baseline) for baseline in baselines)

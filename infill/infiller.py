@@ -21,7 +21,7 @@ from .healing import can_open
 from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
 from .languages import Language, language_for
 from .layout import Prompt
-from .pose import CHARS_PER_TOKEN, Policy, canvases_for, problem_for, prompt_for, tokens_after
+from .pose import CHARS_PER_TOKEN, Policy, canvases_for, problem_for, prompt_for
 from .recent import RecentProposals
 from .request import (
     Cancelled,
@@ -152,9 +152,7 @@ class LocalInfiller:
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
         prompt = self._prompt(request, scene, gap)
-        seeds = tuple(prompt.typed + draft.trimmed.middle for draft in drafts[:1]) if self.policy.use_seeds else ()
-        after = tokens_after(self.tokenizer, scene.snapshot, gap) if self.policy.use_pins else ()
-        problem = self.problem(prompt, gap, request, started, seeds, after)
+        problem = self.problem(prompt, gap, request, started)
         layout_ms = _ms_since(started)
         results = self.engine.fill(problem, cancelled)
         if any(result.is_cancelled for result in results) or (cancelled is not None and cancelled()):
@@ -237,15 +235,7 @@ class LocalInfiller:
         old = scene.snapshot.text[gap.start : gap.end] if request.is_rewrite else ""
         return prompt_for(self.tokenizer, scene.snapshot, gap, self.policy, neighbours, request.head, old)
 
-    def problem(
-        self,
-        prompt: Prompt,
-        gap: Gap,
-        request: InfillRequest,
-        started: float,
-        seeds: tuple[str, ...] = (),
-        after: tuple[int, ...] = (),
-    ) -> CanvasProblem:
+    def problem(self, prompt: Prompt, gap: Gap, request: InfillRequest, started: float) -> CanvasProblem:
         """What the engine is asked for a gap, within what is left of the deadline."""
         deadline_ms = _left_ms(request, started)
         num_alternatives = request.num_alternatives
@@ -255,9 +245,7 @@ class LocalInfiller:
             num_old = len(self.tokenizer.encode(request.text[gap.start : gap.end]))
             num_rows = min(num_old * 5 // 4 + REWRITE_ROWS, MAX_REWRITE * policy.num_rows_block)
             policy = replace(policy, num_rows_block=max(policy.num_rows_block, num_rows))
-        problem = problem_for(
-            self.tokenizer, prompt, gap, policy, num_alternatives, deadline_ms, request.seed, seeds, after
-        )
+        problem = problem_for(self.tokenizer, prompt, gap, policy, num_alternatives, deadline_ms, request.seed)
         rows = max(len(canvas.tokens) for canvas in problem.canvases)
         floor = self.calibration.least_logprob(request.min_confidence, gap.extent, problem.decoding, rows)
         return replace(problem, floor=floor)

@@ -113,20 +113,13 @@ def middle_tokens(tokenizer: Tokenizer, middle: str) -> list[int]:
     return [*tokenizer.encode(middle), *tokenizer.ending]
 
 
-def canvas_of(
-    num_rows: int, end_at: int | None, tokenizer: Tokenizer, draft: str = "", after: tuple[int, ...] = ()
-) -> Canvas:
-    """A canvas of num_rows. end_at: pin the end token at that row and to the last (a candidate length), or None: free.
-
-    draft: text that the free rows warm-start from instead of noise. after: tokens that are pinned between end_at and
-    the end token, as many as there are rows for.
+def canvas_of(num_rows: int, end_at: int | None, tokenizer: Tokenizer) -> Canvas:
+    """A canvas of num_rows of noise. end_at: pin the end token at that row and to the last (a candidate length), or
+    None: free.
     """
-    seed = tokenizer.encode(draft)[:num_rows] if draft else []
-    tokens = [*seed, *[NOISE] * (num_rows - len(seed))]
-    if end_at is None:
-        return Canvas(tuple(tokens), (False,) * num_rows)
-    tokens[end_at:] = [*after, *[tokenizer.eos] * num_rows][: num_rows - end_at]
-    return Canvas(tuple(tokens), tuple(i >= end_at for i in range(num_rows)))
+    end_at = num_rows if end_at is None else end_at
+    tokens = (NOISE,) * end_at + (tokenizer.eos,) * (num_rows - end_at)
+    return Canvas(tokens, tuple(i >= end_at for i in range(num_rows)))
 
 
 def file_header(text: str, start: int, max_lines: int = 40) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _LOOP = re.compile(r"([^\n]{0,12}?[A-Za-z][^\n]{0,20}?)\1{4,}")
+_LETTER_IN_QUOTES = re.compile(r"['\"][^'\"]*[^\W\d_]")
 _SPACE = re.compile(r"\s+")
 
 
@@ -18,7 +19,13 @@ def normalized(line: str) -> str:
 
 def is_substantive(line: str) -> bool:
     """Whether a line says something, so that saying it twice is a repetition: brackets and `else:` are not enough."""
-    return sum(char.isalnum() for char in line) >= 2 and normalized(line) not in ("else:", "}else{", "try:", "try{")
+    return has_words(line) and normalized(line) not in ("else:", "}else{", "try:", "try{")
+
+
+def has_words(line: str) -> bool:
+    """Whether there is more than marks and a digit in a line: two letters or digits, or a letter in quotes."""
+    num_alnum = sum(char.isalnum() for char in line)
+    return num_alnum >= 2 or (num_alnum == 1 and _LETTER_IN_QUOTES.search(line) is not None)
 
 
 def overlap_variants(middle: str, tail: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from ..engine.problem import Canvas, CanvasProblem, Decoding
 from .chat import ChatTokenizer, prompt_of
 from .healing import can_open, opening_for, typed_piece
-from .layout import CHARS_PER_TOKEN_MAX, Limits, Prompt, canvas_of, file_header
+from .layout import Limits, Prompt, canvas_of, file_header
 from .snapshot import Snapshot
 from .span import Gap
 from .tokenizer import Tokenizer
@@ -25,9 +25,6 @@ CHARS_PER_TOKEN = 3
 HEADER_CHARS = 4_000
 SUFFIX_CHARS = 8_192
 
-NUM_PINNED = 4
-"""How many tokens right of a gap are pinned behind a candidate length."""
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -35,7 +32,7 @@ class Policy:
 
     num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
 
-    candidate_lengths: rows at which further canvases have their end pinned, for each alternative that is asked for.
+    candidate_lengths: rows at which further canvases have their end pinned, one for each alternative that is asked for.
     use_drafts: whether what similar places have is a candidate too. instant_confidence: a draft that is so likely is
     the answer without asking the model.
     """
@@ -59,12 +56,6 @@ class Policy:
     """Whether a result that adds a syntax error is refused."""
     use_scores: bool = True
     """Whether the engine can say how likely it finds a text (decoding="score"). A server cannot."""
-    use_lengths: bool = False
-    """Whether diffusion tries every candidate length for one answer, too, and the likeliest result is taken."""
-    use_seeds: bool = False
-    """Whether the best draft warm-starts a canvas of diffusion beside the one that starts from noise."""
-    use_pins: bool = False
-    """Whether the first tokens right of the gap are pinned behind a candidate length, instead of the end alone."""
 
     @property
     def can_score(self) -> bool:
@@ -135,28 +126,14 @@ def _first_lines(tokenizer: Tokenizer, text: str, num_tokens: int) -> str:
 
 
 def canvases_for(
-    tokenizer: Tokenizer,
-    gap: Gap,
-    policy: Policy,
-    num_alternatives: int = 1,
-    drafts: tuple[str, ...] = (),
-    after: tuple[int, ...] = (),
+    tokenizer: Tokenizer, gap: Gap, policy: Policy, num_alternatives: int = 1
 ) -> tuple[Canvas, ...]:
-    """One free canvas, one per draft (text it warm-starts from), and candidate lengths: all that the policy tries for
-    one answer, or one for each further alternative. after: tokens that are pinned behind a candidate length.
-    """
+    """One free canvas, and one of a candidate length for each further alternative."""
     num_rows = policy.num_rows_block if gap.is_multiline else policy.num_rows_line
     canvases: list[Canvas] = [canvas_of(num_rows, None, tokenizer)]
-    canvases += [canvas_of(num_rows, None, tokenizer, draft) for draft in drafts]
     lengths = [length for length in policy.candidate_lengths if length < num_rows]
-    num_lengths = len(lengths) if policy.use_lengths else max(0, num_alternatives - 1)
-    canvases += [canvas_of(num_rows, length, tokenizer, after=after) for length in lengths[:num_lengths]]
+    canvases += [canvas_of(num_rows, length, tokenizer) for length in lengths[: max(0, num_alternatives - 1)]]
     return tuple(canvases)
-
-
-def tokens_after(tokenizer: Tokenizer, snapshot: Snapshot, gap: Gap) -> tuple[int, ...]:
-    """The first tokens right of a gap, for rows whose value is forced by where they stand."""
-    return tuple(tokenizer.encode(windows(snapshot, gap)[1][: NUM_PINNED * CHARS_PER_TOKEN_MAX])[:NUM_PINNED])
 
 
 def problem_for(
@@ -167,14 +144,12 @@ def problem_for(
     num_alternatives: int = 1,
     deadline_ms: float | None = None,
     seed: int = 0,
-    drafts: tuple[str, ...] = (),
-    after: tuple[int, ...] = (),
 ) -> CanvasProblem:
     """What the engine is asked. A causal answer needs one canvas; diffusion gets what `canvases_for` makes."""
     if policy.decoding == "denoise":
-        canvases = canvases_for(tokenizer, gap, policy, num_alternatives, drafts, after)
+        canvases = canvases_for(tokenizer, gap, policy, num_alternatives)
     else:
-        canvases = canvases_for(tokenizer, gap, replace(policy, use_lengths=False))
+        canvases = canvases_for(tokenizer, gap, policy)
     return CanvasProblem(
         prompt=prompt.tokens,
         canvases=canvases,

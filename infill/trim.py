@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .brackets import LineEnd, line_ends
 from .gate import adds_errors
-from .overlap import is_loop, normalized, overlap_variants, repeats_below
+from .overlap import has_words, is_loop, normalized, overlap_variants, repeats_below
 from .restyle import columns, restyled
 from .snapshot import Indent, Snapshot
 from .span import Gap, opens_block, surroundings
@@ -190,8 +190,7 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
 
 
 def _is_same(line: str, other: str) -> bool:
-    text = normalized(line)
-    return sum(char.isalnum() for char in text) >= 2 and text == normalized(other)
+    return has_words(line) and normalized(line) == normalized(other)
 
 
 def _damage_with(middle: str, gap: Gap, tree: SyntaxTree) -> tuple[int, int]:

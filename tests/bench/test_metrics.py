@@ -115,6 +115,17 @@ def test_python_that_python_does_not_read_is_broken(before: str, reference: str,
     assert verdict.is_valid is not is_broken
 
 
+@pytest.mark.parametrize(("new", "is_harm"), [("items = []", False), ("items = [", False), (")", True), ("1 +", True)])
+def test_one_line_of_several_is_no_harm_where_the_user_can_go_on(new: str, is_harm: bool):
+    before, after = "def f():\n    ", "\n        print(i)\n"
+    reference = "items = [\n        1,\n    ]\n    for i in items:"
+    at = len(before)
+    judged = judge(before + after, at, reference, new, "python", replaced=(at, at))
+    assert judged.has_syntax_error is is_harm
+    # it is not whole yet, though
+    assert not judged.is_valid
+
+
 def test_the_original_is_exact_whatever_python_says():
     verdict = judged("for b in a:", before=LOOP, after=RETURN, reference="for b in a:")
     assert (verdict.is_exact, verdict.is_valid, verdict.has_syntax_error) == (True, True, False)

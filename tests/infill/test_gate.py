@@ -39,10 +39,15 @@ CASES = {
         ["b:", "b and task.c:"],
         ["b is None", "b"],
     ),
-    "the end of a list of parameters": (
-        "class Group:\n    def check(\n        self,\n        value: int,\n    ^\n\n    def other(self):\n        pass\n",
-        [") -> bool: ...", "): ..."],
-        ["@overload", "value = 1"],
+    "the name of a function": (
+        "x = 1\n\n\ndef make^\n    env: int,\n    args: str,\n) -> int:\n    return 1\n",
+        ["_it(", "("],
+        ["_it(args: str) -> dict:", "_it():"],
+    ),
+    "two brackets at once": (
+        "def f(env):\n    ^\n        'mime': env,\n    })\n    return env\n",
+        ["env.update({", "return dict({"],
+        ["env = {", "env.update("],
     ),
 }
 
@@ -60,6 +65,14 @@ def test_what_the_lines_around_need(name):
         with pytest.raises(SyntaxError):
             ast.parse(text[:at] + answer + text[at:])
         assert adds_errors(tree, snapshot, at, at, answer), answer
+
+
+def test_who_writes_inside_of_an_open_bracket_may_go_on():
+    text = "def f(self):\n    return self.g(\n        a,\n        \n\n\ndef g(self):\n    return 1\n"
+    at = text.index("a,\n        ") + len("a,\n        ")
+    tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
+    assert not adds_errors(tree, snapshot, at, at, "b,")
+    assert not adds_errors(tree, snapshot, at, at, "b)")
 
 
 def test_what_is_broken_anyway_keeps_nothing_back():

@@ -95,28 +95,19 @@ def test_text_that_spells_a_special_token_stays_text(small_tokenizer: Tokenizer)
 
 
 @pytest.mark.parametrize(
-    ("end_at", "draft", "num_free"),
+    ("end_at", "num_free"),
     [
-        (None, "", 6),  # a free canvas
-        (2, "", 2),  # a candidate length: the end pinned from there on
-        (0, "", 0),  # the answer "nothing"
-        (None, "a", 6),  # a warm start fills rows but pins none
+        (None, 6),  # a free canvas
+        (2, 2),  # a candidate length: the end pinned from there on
+        (0, 0),  # the answer "nothing"
     ],
 )
-def test_canvases(small_tokenizer: Tokenizer, end_at: int | None, draft: str, num_free: int) -> None:
-    canvas = canvas_of(6, end_at, small_tokenizer, draft)
+def test_canvases(small_tokenizer: Tokenizer, end_at: int | None, num_free: int) -> None:
+    canvas = canvas_of(6, end_at, small_tokenizer)
     assert len(canvas.tokens) == 6
     assert canvas.pinned.count(False) == num_free
     assert all(token == small_tokenizer.eos for token, pin in zip(canvas.tokens, canvas.pinned, strict=True) if pin)
-    assert (canvas.tokens[0] == NOISE) == (not draft and end_at != 0)
-
-
-def test_what_stands_right_is_pinned_between_a_candidate_length_and_the_end(small_tokenizer: Tokenizer) -> None:
-    eos = small_tokenizer.eos
-    assert canvas_of(6, 2, small_tokenizer, after=(20, 21)).tokens == (NOISE, NOISE, 20, 21, eos, eos)
-    canvas = canvas_of(4, 2, small_tokenizer, after=(20, 21, 22))
-    assert canvas.tokens == (NOISE, NOISE, 20, 21)
-    assert canvas.pinned == (False, False, True, True)
+    assert (canvas.tokens[0] == NOISE) == (end_at != 0)
 
 
 def test_a_middle_ends_with_the_end_token(small_tokenizer: Tokenizer) -> None:
