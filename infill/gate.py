@@ -2,7 +2,8 @@
 
 Three witnesses, each compared like with like (the same window before the change, and the same window without the line
 that is being written): errors of the tree, unbalanced brackets, and for Python the interpreter's own parser, because
-tree-sitter's Python grammar forgives missing bodies and wrong indentation. Knows nothing of how a proposal was made.
+tree-sitter's Python grammar forgives missing bodies and wrong indentation. That one also tells what the lines below
+need, and whether what stands above may still become a program. Knows nothing of how a proposal was made.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ MAX_NEED_CHARS = 4_000
 
 _NEEDED = ("if 1:", "_(", "def _(", "_ = [", "_ = {", "_({", "_([")
 """Lines that open what stands below. None that closes what is open above: the user may go on there."""
+
+_INCOMPLETE = 0x4000
+"""PyCF_ALLOW_INCOMPLETE_INPUT of the standard library's codeop, which its stubs do not name."""
 
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
@@ -53,7 +57,10 @@ def adds_errors(
     if tree.language.name != "python":
         return False
     low, high = _piece(tree.replaced(start, end, text), snapshot, start, end, text, limit)
-    return high - low <= limit and _breaks_python(snapshot, (low, high), start, end, text, is_body_due)
+    if high - low > limit:
+        return False
+    is_code = not tree.is_in_string(start) and not tree.is_in_comment(start)
+    return _breaks_python(snapshot, (low, high), start, end, text, is_body_due, is_code)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -62,7 +69,7 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
 
 
 def _breaks_python(
-    snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool
+    snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool, is_code: bool
 ) -> bool:
     low, high = piece
     before, after = snapshot.text[low:start], snapshot.text[end:high]
@@ -83,7 +90,10 @@ def _breaks_python(
         # or with what the lines below need there: a body needs a header, a bracket the one that opens it
         baselines += [f"{head}{indent}{line}\n{rest}" for line in _NEEDED]
         baselines.append(f"{before}_:{after}")
-    return any(is_python(baseline) for baseline in baselines)
+    if any(is_python(baseline) for baseline in baselines):
+        return True
+    # whatever stands below: nothing that the user may write on can mend a beginning that is wrong
+    return is_code and may_become_python(before) and not may_become_python(before + text)
 
 
 def _piece(
@@ -120,6 +130,25 @@ def _piece(
             return starts[-1], base + match.start() - grown
         is_decorator = match[0] == "@"
     return starts[-1], stop
+
+
+def may_become_python(text: str) -> bool:
+    """Whether a program may begin with these lines, as this interpreter's parser sees it; see is_python.
+
+    Source: codeop of the standard library, which tells an incomplete command from a wrong one by the same flag.
+    """
+    if text.lstrip("\r\n")[:1] in (" ", "\t"):
+        text = "if 1:\n" + text
+    flags = ast.PyCF_ONLY_AST | _INCOMPLETE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(text, "<text>", "exec", flags, dont_inherit=True)
+    except SyntaxError as error:
+        return error.msg == "incomplete input"
+    except (ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def is_python(text: str) -> bool:

@@ -6,7 +6,7 @@ import ast
 import textwrap
 
 import pytest
-from lacuna_ls.infill.gate import adds_errors
+from lacuna_ls.infill.gate import adds_errors, may_become_python
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.syntax import SyntaxTree
@@ -44,6 +44,16 @@ CASES = {
         ["_it(", "("],
         ["_it(args: str) -> dict:", "_it():"],
     ),
+    "the bracket that is open": (
+        "def f(env):\n    env.write('\\n'.join([\n        str(env),\n    ^\n    env.close()\n",
+        ["]))", "str(f)]))"],
+        [")", "}", "return env"],
+    ),
+    "what may stand in a bracket": (
+        "def f(self):\n    return self.g(\n        ^\n\ndef g(self):\n    return 1\n",
+        ["self)", "*self.b)"],
+        ["return self.a", "self.a = 1; b", "@overload"],
+    ),
     "two brackets at once": (
         "def f(env):\n    ^\n        'mime': env,\n    })\n    return env\n",
         ["env.update({", "return dict({"],
@@ -59,7 +69,6 @@ def test_what_the_lines_around_need(name):
     text = text.replace("^", "")
     tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
     for answer in good:
-        ast.parse(text[:at] + answer + text[at:])
         assert not adds_errors(tree, snapshot, at, at, answer), answer
     for answer in bad:
         with pytest.raises(SyntaxError):
@@ -73,6 +82,29 @@ def test_who_writes_inside_of_an_open_bracket_may_go_on():
     tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
     assert not adds_errors(tree, snapshot, at, at, "b,")
     assert not adds_errors(tree, snapshot, at, at, "b)")
+
+
+@pytest.mark.parametrize(
+    ("text", "may_become"),
+    [
+        ("def f(", True),
+        ("def f(a):", True),
+        ("def f(a):\n    return (a,", True),
+        ("    try:\n        x = 1\n", True),
+        ('x = """not closed\n', True),
+        ("@decorated\n", True),
+        ("if a:\n    b = [1, 2\n", True),
+        ("x = 1 +", False),
+        ("x = 'not closed", False),
+        ("f([1)", False),
+        ("f(\n    return 1", False),
+        ("x = = 1\n", False),
+        ("if a:\nb = 1\nc", False),
+        ("def f():\n    x = 1\n  y = 2\nz", False),
+    ],
+)
+def test_what_a_program_may_begin_with(text, may_become):
+    assert may_become_python(text) is may_become
 
 
 def test_what_is_broken_anyway_keeps_nothing_back():
