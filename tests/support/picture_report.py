@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 MAX_BYTES = 150_000
-WIDTH, HEIGHT, MIN_HEIGHT = 1180, 1700, 500
+WIDTH, HEIGHT, MIN_HEIGHT = 1400, 1700, 500
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 EMPTY_PLOTS = "[...document.querySelectorAll('svg')].filter(each => each.getBoundingClientRect().height < 50).length"
 
