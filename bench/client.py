@@ -230,7 +230,9 @@ class LspClient:
     ) -> Reply:
         """Wait for the answer of a request that was begun."""
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            # not wait_for, which in Python 3.11 loses a Ctrl-C that comes together with the answer
+            async with asyncio.timeout(timeout_s):
+                return await future
         except TimeoutError:
             self._waiting.pop(ident, None)
             message = f"The server did not answer {method} within {timeout_s:g} s.{self.last_words()}"
