@@ -79,11 +79,10 @@ def judge(document: str, cursor: int, reference: str, new: str, language_name: s
     original = tree.replaced(cursor, cursor, reference).damage()
     result = tree.replaced(replaced[0], replaced[1], new).damage()
     whole = document[:cursor] + reference + document[cursor:]
-    is_broken = not is_exact and tree.language.name == "python" and _breaks_python(tree, document, whole, replaced, new)
-    has_new_errors = result.num_errors > max(hole.num_errors, original.num_errors)
-    is_harm = not is_exact and (is_broken or has_new_errors)
-    if is_harm and tree.language.name == "python":
-        is_harm = not _can_go_on(document, cursor, reference, new, replaced)
+    in_python = tree.language.name == "python"
+    is_broken = not is_exact and in_python and _breaks_python(tree, document, whole, replaced, new)
+    is_harm = is_broken or (not is_exact and result.num_errors > max(hole.num_errors, original.num_errors))
+    is_harm = is_harm and not (in_python and _can_go_on(document, cursor, reference, new, replaced))
     lines, wanted_lines = clean.split("\n"), _without_trailing_space(wanted).split("\n")
     return Judgement(
         is_exact=is_exact,

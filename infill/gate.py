@@ -57,10 +57,7 @@ def adds_errors(
     if tree.language.name != "python":
         return False
     low, high = _piece(tree.replaced(start, end, text), snapshot, start, end, text, limit)
-    if high - low > limit:
-        return False
-    is_code = not tree.is_in_string(start) and not tree.is_in_comment(start)
-    return _breaks_python(snapshot, (low, high), start, end, text, is_body_due, is_code)
+    return high - low <= limit and _breaks_python(tree, snapshot, (low, high), start, end, text, is_body_due)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -69,7 +66,7 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
 
 
 def _breaks_python(
-    snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool, is_code: bool
+    tree: SyntaxTree, snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool
 ) -> bool:
     low, high = piece
     before, after = snapshot.text[low:start], snapshot.text[end:high]
@@ -93,7 +90,7 @@ def _breaks_python(
     if any(is_python(baseline) for baseline in baselines):
         return True
     # whatever stands below: nothing that the user may write on can mend a beginning that is wrong
-    return is_code and may_become_python(before) and not may_become_python(before + text)
+    return tree.is_code_at(start) and may_become_python(before) and not may_become_python(before + text)
 
 
 def _piece(
@@ -137,29 +134,23 @@ def may_become_python(text: str) -> bool:
 
     Source: codeop of the standard library, which tells an incomplete command from a wrong one by the same flag.
     """
-    if text.lstrip("\r\n")[:1] in (" ", "\t"):
-        text = "if 1:\n" + text
-    flags = ast.PyCF_ONLY_AST | _INCOMPLETE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(text, "<text>", "exec", flags, dont_inherit=True)
-    except SyntaxError as error:
-        return error.msg == "incomplete input"
-    except (ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    return _complaint(text, _INCOMPLETE) in ("", "incomplete input")
 
 
 def is_python(text: str) -> bool:
     """Whether this interpreter's parser accepts a piece of Python, taken at whatever indentation it stands."""
+    return not _complaint(text)
+
+
+def _complaint(text: str, flags: int = 0) -> str:
+    """What the parser says against a piece of Python; "" for nothing."""
     if text.lstrip("\r\n")[:1] in (" ", "\t"):
         text = "if 1:\n" + text
     try:
         with warnings.catch_warnings():
             # an invalid escape in the user's file is none of our business
             warnings.simplefilter("ignore")
-            ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+            compile(text, "<text>", "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error.msg if isinstance(error, SyntaxError) else type(error).__name__
+    return ""

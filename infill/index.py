@@ -188,17 +188,12 @@ class LineIndex:
         """
         found: dict[int, Match] = {}
         with self._lock:
-            for key in (*_keys(place.above[0], place.below[0]), *_head_key(place.head)):
-                slot = key % NUM_KEYS * SLOTS
-                for line_id in self._table[slot : slot + SLOTS]:
-                    if line_id and line_id not in found:
-                        match = self._match(line_id, place)
-                        if match is not None:
-                            found[line_id] = match
-            best = sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
-            for match in best:
-                self._files.move_to_end(match.path)
-        return best
+            for line_id in self._entries((*_keys(place.above[0], place.below[0]), *_head_key(place.head))):
+                if line_id not in found:
+                    match = self._match(line_id, place)
+                    if match is not None:
+                        found[line_id] = match
+            return self._best(found.values(), num_wanted)
 
     def similar_blocks(self, place: Place, indent: str, num_wanted: int = 8) -> list[Match]:
         """Blocks that begin in places like it, the most alike first; see similar. indent: of the gap's line.
@@ -207,19 +202,27 @@ class LineIndex:
         """
         found: dict[tuple[str, int], Match] = {}
         with self._lock:
-            for key in (*_keys(place.above[0], ""), *_head_key(place.head)):
-                slot = key % NUM_KEYS * SLOTS
-                for line_id in self._table[slot : slot + SLOTS]:
-                    known = self._line_of(line_id)
-                    if known is None:
-                        continue
-                    file, i = known
-                    block = block_at(file, past_docstring(file, i), place, indent)
-                    if block is not None:
-                        found[file.path, block.first] = Match(file.path, block.first, block.text, block.likeness)
-            best = sorted(found.values(), key=lambda match: -match.likeness)[:num_wanted]
-            for match in best:
-                self._files.move_to_end(match.path)
+            for line_id in self._entries((*_keys(place.above[0], ""), *_head_key(place.head))):
+                known = self._line_of(line_id)
+                if known is None:
+                    continue
+                file, i = known
+                block = block_at(file, past_docstring(file, i), place, indent)
+                if block is not None:
+                    found[file.path, block.first] = Match(file.path, block.first, block.text, block.likeness)
+            return self._best(found.values(), num_wanted)
+
+    def _entries(self, keys: Iterable[int]) -> Iterator[int]:
+        """What the table has under these keys."""
+        for key in keys:
+            slot = key % NUM_KEYS * SLOTS
+            yield from filter(None, self._table[slot : slot + SLOTS])
+
+    def _best(self, found: Iterable[Match], num_wanted: int) -> list[Match]:
+        """The most alike first; the files that have them are of use."""
+        best = sorted(found, key=lambda match: -match.likeness)[:num_wanted]
+        for match in best:
+            self._files.move_to_end(match.path)
         return best
 
     def _line_of(self, line_id: int) -> tuple[_File, int] | None:

@@ -151,7 +151,7 @@ def _same_calls(
     place = whole.find(old)
     while place >= 0 and len(related) < MAX_SPANS:
         position = tree.base + place
-        is_code = not tree.is_in_string(position) and not tree.is_in_comment(position)
+        is_code = tree.is_code_at(position)
         is_whole = not re.match(r"[\w.]", whole[place - 1 : place])
         if is_code and is_whole and not here[0] <= position < here[1]:
             related.append(Related(position, position + len(old), new, 0.6, "call"))

@@ -130,6 +130,10 @@ class SyntaxTree:
         """The spans of ERROR and MISSING nodes, in document offsets."""
         return [self.span_of(node) for node in self._errors()]
 
+    def is_code_at(self, offset: int) -> bool:
+        """Whether what is written at offset is neither in a string nor in a comment."""
+        return not self.is_in_string(offset) and not self.is_in_comment(offset)
+
     def is_in_comment(self, offset: int) -> bool:
         """Whether text typed at offset would be part of a comment."""
         if self.tree is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -33,3 +34,9 @@ class CancelToken:
             callback()
         else:
             self._callbacks.append(callback)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """A future of the running loop that is done when the flag is set: for asyncio.wait beside other things."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_cancel(lambda: None if woken.done() else woken.set_result(None))
+        return woken

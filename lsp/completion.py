@@ -344,9 +344,7 @@ class InlineCompletions:
     async def _wait(self, wait_s: float, token: CancelToken) -> bool:
         """Wait; False when the request was superseded meanwhile."""
         if wait_s > 0 and not token():
-            woken = asyncio.get_running_loop().create_future()
-            token.on_cancel(lambda: None if woken.done() else woken.set_result(None))
-            await asyncio.wait([woken], timeout=wait_s)
+            await asyncio.wait([token.waiter()], timeout=wait_s)
         return not token()
 
     async def _fill(
@@ -454,9 +452,8 @@ class InlineCompletions:
 
     def _early_fill(self, document: Document, request: InfillRequest, options: Options) -> Work | None:
         """What fills this request before it comes, if it is likely to come, and to be answered by then."""
-        is_local = options.engine.kind in ("auto", "local")
-        is_quick = self._fill_s <= SLOW_FILL_S and not self._debounce_s(options)
-        if not (options.trigger.speculate and is_local and is_quick and self._early.is_asked(document.uri)):
+        is_quick = not options.engine.is_remote and self._fill_s <= SLOW_FILL_S and not self._debounce_s(options)
+        if not (options.trigger.speculate and is_quick and self._early.is_asked(document.uri)):
             return None
         if self._recent.recall(request):
             # typed along, or accepted: that is the answer

@@ -89,8 +89,6 @@ class EarlyFills:
         if early is None or not early.has_begun or early.request != request:
             return None
         if not early.future.done():
-            woken = asyncio.get_running_loop().create_future()
-            token.on_cancel(lambda: None if woken.done() else woken.set_result(None))
-            both = (asyncio.wrap_future(early.future), woken)
+            both = (asyncio.wrap_future(early.future), token.waiter())
             await asyncio.wait(both, timeout=max(0.0, deadline_s), return_when=asyncio.FIRST_COMPLETED)
         return early.future.result() if early.future.done() and not token() else None

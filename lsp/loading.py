@@ -39,7 +39,7 @@ def _load(options: Options, roots: Sequence[str]) -> Infiller:
     from ..infill.load import load_infiller as load
 
     engine = options.engine
-    if engine.kind.startswith(("http://", "https://")):
+    if engine.is_remote:
         from ..infill.load_remote import load_remote
 
         return load_remote(

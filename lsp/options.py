@@ -75,6 +75,11 @@ class EngineOptions:
     )
     remote_model: str = value("", "Model name to ask a remote engine for. Empty: the first one it lists.", scope="user")
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether kind is the address of a server."""
+        return self.kind.startswith(("http://", "https://"))
+
 
 @dataclass(frozen=True, slots=True)
 class ProposalOptions:

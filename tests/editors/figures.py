@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import psutil
+from lacuna_ls.bench.run import processor
 from nvim_driver import NVIM, ROOT
 
 
@@ -38,15 +39,6 @@ def said(pattern, *command):
         if found := re.search(pattern, done.stdout):
             return found[1]
     return "unknown"
-
-
-def processor():
-    """Its name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def conditions():

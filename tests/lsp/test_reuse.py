@@ -59,13 +59,19 @@ def fills_of(journal, line):
     return [each for each in fills(journal) if each["line"] == line]
 
 
+def filled_ahead(server, journal, typed, **more):
+    """Ask once, type, and wait until the fill that nobody has asked for yet begins: its row in the journal."""
+    server.open(URI, "x = \n")
+    server.inline(URI, 0, 4, **more)
+    server.change(URI, 2, insert(0, 4, typed))
+    (early,) = server.wait_for(lambda: fills_of(journal, f"x = {typed}"), what="the fill ahead")
+    return early
+
+
 def test_a_key_is_filled_before_the_question_comes(start, journal):
     server = start()
-    server.open(URI, "x = \n")
     style = {"formattingOptions": {"tabSize": 2, "insertSpaces": False}}
-    server.inline(URI, 0, 4, **style)
-    server.change(URI, 2, insert(0, 4, "g"))
-    (early,) = server.wait_for(lambda: fills_of(journal, "x = g"), what="the fill ahead")
+    early = filled_ahead(server, journal, "g", **style)
     # as the question will be
     assert early["indent"] == [2, False]
     assert early["explicit"] is False
@@ -76,30 +82,21 @@ def test_a_key_is_filled_before_the_question_comes(start, journal):
 
 def test_a_fill_that_has_begun_is_waited_for(start, journal):
     server = start()
-    server.open(URI, "x = \n")
-    server.inline(URI, 0, 4)
-    server.change(URI, 2, insert(0, 4, "SLEEP400 "))
-    server.wait_for(lambda: fills_of(journal, "x = SLEEP400 "), what="the fill ahead")
+    filled_ahead(server, journal, "SLEEP400 ")
     assert server.inline(URI, 0, 13)[0]["insertText"] == "filled"
     assert len(fills_of(journal, "x = SLEEP400 ")) == 1
 
 
 def test_another_question_than_was_foreseen_is_filled_itself(start, journal):
     server = start()
-    server.open(URI, "x = \n")
-    server.inline(URI, 0, 4)
-    server.change(URI, 2, insert(0, 4, "g"))
-    server.wait_for(lambda: fills_of(journal, "x = g"), what="the fill ahead")
+    filled_ahead(server, journal, "g")
     assert server.inline(URI, 0, 5, formattingOptions={"tabSize": 8, "insertSpaces": True})[0]["insertText"] == "filled"
     assert [each["indent"] for each in fills_of(journal, "x = g")] == [[None, None], [8, True]]
 
 
 def test_what_overtakes_a_fill_ahead_ends_it(start, journal):
     server = start()
-    server.open(URI, "x = \n")
-    server.inline(URI, 0, 4)
-    server.change(URI, 2, insert(0, 4, "SLEEP20000 "))
-    server.wait_for(lambda: fills_of(journal, "x = SLEEP20000 "), what="the fill ahead")
+    filled_ahead(server, journal, "SLEEP20000 ")
     waiting = server.start_inline(URI, 0, 15)
     taken = {"start": {"line": 0, "character": 4}, "end": {"line": 0, "character": 15}}
     server.change(URI, 3, {"range": taken, "text": "h"})
@@ -109,12 +106,9 @@ def test_what_overtakes_a_fill_ahead_ends_it(start, journal):
 
 def test_a_fill_ahead_that_gives_way_is_done_when_it_is_asked_for(start, journal):
     server = start()
-    server.open(URI, "x = \n")
     other = URI.replace("a.py", "b.py")
     server.open(other, "y = \n")
-    server.inline(URI, 0, 4)
-    server.change(URI, 2, insert(0, 4, "SLEEP300 "))
-    server.wait_for(lambda: fills_of(journal, "x = SLEEP300 "), what="the fill ahead")
+    filled_ahead(server, journal, "SLEEP300 ")
     waiting = server.start_inline(URI, 0, 13)
     # whoever asks comes before what nobody may want
     assert server.inline(other, 0, 4, kind=1)[0]["insertText"] == "filled"
