@@ -94,13 +94,14 @@ def markdown(found: dict[str, Any]) -> str:
         "",
     ]
     lines = [
-        "| rows | context | step ms | eager ms | experts touched | GB moved | of copy bandwidth |",
-        "|---|---|---|---|---|---|---|",
+        "| rows | context | step ms | dense beside experts ms | eager ms | experts touched | GB moved | of a copy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for step in found["steps"]:
-        graph = step["graph_ms"]
+        graph, forked = step["graph_ms"], step.get("forked_ms")
         lines.append(
             f"| {step['rows']} | {step['context']} | {'not captured' if graph is None else f'{graph:.2f}'} | "
+            f"{'' if forked is None else f'{forked:.2f}'} | "
             f"{step['eager_ms']:.2f} | "
             f"{step['experts']:.0f} of {found['num_experts']} | {step['bytes'] / 1e9:.2f} | "
             f"{100 * step['fraction']:.0f} % |"

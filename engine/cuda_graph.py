@@ -7,8 +7,9 @@ for the device, whether there is anything left to do. Knows no model.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -57,6 +58,33 @@ class StepGraph:
         if self._graph is None:
             raise ValueError("a graph is prepared before its input is copied in, and replayed after")
         self._graph.replay()
+
+
+class Fork:
+    """A second stream on the device for work that needs nothing of what goes on meanwhile. On a CPU: one after the
+    other.
+
+    Both edges are events, which a graph captures as edges. What is allocated inside of `branch` may be read after
+    `join`, and is free for the next branch only, which starts after whatever the first stream was told before it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def branch(self) -> Generator[None]:
+        """What is launched inside starts when all that was launched before has ended."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """What is launched from here on starts when the branch has ended."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 class GraphCache(Generic[T]):

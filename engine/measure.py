@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..kernels.packing import PANEL, PackedMatrix, block_k_of
 from .config import ModelConfig
+from .cuda_graph import StepGraph
 from .formats import Part, Scheme, parts
 from .packed_engine import FULL_SIZE_POLICY
 from .packed_model import PackedLayer, PackedModel
@@ -254,30 +255,35 @@ class Measurement:
         return slot
 
     def _step(self, model: CountingModel, slot: Slot, rows: int, context: int, weights: dict[str, int]) -> None:
-        pipeline = Pipeline(model, FULL_SIZE_POLICY, StepOptions())
-        canvases = [Canvas.free(rows)]
-        sweep, graph = pipeline.prepare(slot, 1, rows)
-        sweep.load(canvases, slot, 48, 1, None, 0)
+        def prepared(options: StepOptions) -> tuple[Sweep, StepGraph]:
+            sweep, graph = Pipeline(model, FULL_SIZE_POLICY, options).prepare(slot, 1, rows)
+            sweep.load([Canvas.free(rows)], slot, 48, 1, None, 0)
+            return sweep, graph
 
-        def run(step: Callable[[], None]) -> float:
+        def run(sweep: Sweep, step: Callable[[], None]) -> float:
             def once() -> None:
                 sweep.step_index.zero_()
                 step()
 
             return self.ms(once)
 
+        sweep, graph = prepared(StepOptions())
         model.counts = []
         sweep.step()
         experts, model.counts = model.counts, None
-        eager_ms = run(sweep.step)
-        graph_ms = run(graph.replay) if graph.is_captured else None
+        eager_ms = run(sweep, sweep.step)
+        graph_ms = run(sweep, graph.replay) if graph.is_captured else None
+        forked_ms = None
+        if graph.is_captured and context == self.contexts[0]:
+            forked, graph = prepared(StepOptions(is_forked=True))
+            forked_ms = run(forked, graph.replay)
         touched = statistics.mean(experts) / self.config.num_experts
         moved = sum(size * (touched if label == "experts" else 1) for label, size in weights.items()) + self._kv_read(
             context, rows
         )
         best = graph_ms or eager_ms
         self.found["steps"].append({
-            "rows": rows, "context": context, "eager_ms": eager_ms, "graph_ms": graph_ms,
+            "rows": rows, "context": context, "eager_ms": eager_ms, "graph_ms": graph_ms, "forked_ms": forked_ms,
             "experts": touched * self.config.num_experts,
             "bytes": moved, "fraction": moved / best / 1e6 / self.found["machine"]["copy_gb_s"],
         })  # fmt: skip

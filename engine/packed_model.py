@@ -10,6 +10,7 @@ Shapes: T rows of a forward, of which the first C are causal; B canvases of L ro
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -23,6 +24,7 @@ from ..kernels.experts import PackedExperts, unpack_experts
 from ..kernels.packing import PackedMatrix, unpack
 from ..kernels.vocab import VocabStats
 from .config import LayerSpec, ModelConfig
+from .cuda_graph import Fork
 from .formats import LAYER_NORMS, Part
 from .model import DiffusionGemma, rope_table
 from .text_model import Cache, Place
@@ -32,7 +34,8 @@ from .text_model import Cache, Place
 class RowPlan:
     """Who the rows of a forward are. positions: int64 [T]; num_causal: C; ranges: by window, int32 [T, 4] as
     kernels/attention.py wants them, in the cache's storage; ropes: by layer, cos and sin [T, D]. is_branch: the other
-    rows are encoder rows too, which only do not write the cache.
+    rows are encoder rows too, which only do not write the cache. is_forked: a layer's dense MLP runs beside its
+    experts.
 
     Constant over the steps of a fill, so it is made once; all tensors may be static buffers of a CUDA graph.
     """
@@ -42,6 +45,7 @@ class RowPlan:
     ranges: dict[int | None, Tensor]
     ropes: list[tuple[Tensor, Tensor]]
     is_branch: bool = False
+    is_forked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,15 @@ class PackedMLP:
     gate_up: PackedMatrix
     down: PackedMatrix
 
+    def parts(self, x: Tensor) -> Tensor:
+        """[T, H] -> [P, T, H], to be added by who reads them."""
+        return ops.linear_parts(self._inner(x), self.down)
+
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.linear(ops.gated_gelu(ops.linear(x, self.gate_up)), self.down)
+        return ops.linear(self._inner(x), self.down)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return ops.gated_gelu(ops.linear_parts(x, self.gate_up), x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,7 @@ class PackedModel:
             self._matrix("self_conditioning.gate_up"), self._matrix("self_conditioning.down")
         )
         self.layers = [self._layer(i, spec) for i, spec in enumerate(config.layers)]
+        self._fork = Fork(self.device)
 
     @classmethod
     def from_parts(cls, config: ModelConfig, stream: Iterable[tuple[Part, PackedMatrix | Tensor]]) -> PackedModel:
@@ -194,9 +206,10 @@ class PackedModel:
         self, i: int, layer: PackedLayer, x: Tensor, normed: Tensor, plan: RowPlan, cache: Cache, next_norm: Tensor
     ) -> tuple[Tensor, Tensor]:
         eps, C, T, spec, norms = self.config.rms_norm_eps, plan.num_causal, len(x), layer.spec, layer.norms
-        qkv = ops.linear(normed, layer.qkv).view(T, -1, spec.head_dim)
+        qkv = ops.linear_parts(normed, layer.qkv)
+        heads = qkv.view(len(qkv), T, -1, spec.head_dim)
         q, k, v = ops.qkv_norm_rotate(
-            qkv, self.config.num_heads, spec.num_kv_heads, layer.q_norm, layer.k_norm, plan.ropes[i], eps
+            heads, self.config.num_heads, spec.num_kv_heads, layer.q_norm, layer.k_norm, plan.ropes[i], eps
         )
         if C:
             cache.append(i, k[:C].transpose(0, 1), v[:C].transpose(0, 1))
@@ -204,14 +217,20 @@ class PackedModel:
         seen = ops.canvas_attention(q, k, v, keys, values, plan.ranges[spec.window])
         x, dense_in, sparse_in, router_in = ops.attention_glue(
             x,
-            ops.linear(seen.flatten(1), layer.out),
+            ops.linear_parts(seen.flatten(1), layer.out),
             norms["post_attention_layernorm"],
             norms["pre_feedforward_layernorm"],
             norms["pre_feedforward_layernorm_2"],
             layer.router_scale,
             eps,
         )
+        # 18 MB of weights in three small launches, which cannot fill a card that is waiting for them
+        with self._fork.branch() if plan.is_forked else contextlib.nullcontext():
+            dense = layer.mlp.parts(dense_in)
         weights, ids = self._route(router_in, layer)
+        slots = ops.expert_slots(sparse_in, ids, layer.experts)
+        if plan.is_forked:
+            self._fork.join()
         if 0 < C < T and not plan.is_branch:
             is_canvas = torch.arange(T, device=x.device) >= C
             scalar = torch.where(is_canvas, layer.decoder_scalar, layer.encoder_scalar)
@@ -219,8 +238,8 @@ class PackedModel:
             scalar = layer.encoder_scalar if C or plan.is_branch else layer.decoder_scalar
         return ops.mlp_glue(
             x,
-            layer.mlp(dense_in),
-            ops.expert_slots(sparse_in, ids, layer.experts),
+            dense,
+            slots,
             weights,
             norms["post_feedforward_layernorm_1"],
             norms["post_feedforward_layernorm_2"],

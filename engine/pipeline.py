@@ -47,13 +47,15 @@ class StepOptions:
 
     buckets: rows that canvases are padded to; empty: none. num_top: tokens of self-conditioning (1..16); 0: all of
     them, through full logits, the truth. graph: "auto" captures on a GPU, "eager" never does. lag: steps queued before
-    the done flag is looked at.
+    the done flag is looked at. is_forked: a layer's dense MLP runs beside its experts, on a stream of its own; off
+    until a card has shown what it is worth (docs/ENGINE_H200.md).
     """
 
     buckets: tuple[int, ...] = BUCKETS
     num_top: int = 8
     graph: Literal["auto", "eager"] = "auto"
     lag: int = 1
+    is_forked: bool = False
 
 
 class Sweep:
@@ -69,8 +71,11 @@ class Sweep:
         L: int,
         max_steps: int,
         num_top: int,
+        is_forked: bool = False,
     ) -> None:
-        """cache: any cache whose storage is the one that will be used; it is read through the plan."""
+        """cache: any cache whose storage is the one that will be used; it is read through the plan. is_forked: of
+        `step`; the first step of a fill is bound by its launches, and two streams take more of them.
+        """
         device, R, V = model.device, B * L, model.config.vocab_size
         if getattr(policy.stop, "stability", 0) >= HISTORY:
             raise ValueError(
@@ -87,7 +92,7 @@ class Sweep:
         def flag(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.bool, device=device)
 
-        self.plan = model.plan_rows(cache, 0, None, L, B)
+        self.plan = replace(model.plan_rows(cache, 0, None, L, B), is_forked=is_forked)
         self.rows = all_row_ids(B, L, device)
         self.given, self.is_pinned, self.is_free = long(B, L), flag(B, L), flag(B, L)
         self.is_banned = flag(V)
@@ -297,7 +302,8 @@ class Pipeline:
         storage = cache.storage(0)[0].data_ptr() if self._is_captured else 0
 
         def build() -> tuple[Sweep, StepGraph]:
-            sweep = Sweep(self.model, cache, self.policy, room, B, L, steps, self.options.num_top)
+            options = self.options
+            sweep = Sweep(self.model, cache, self.policy, room, B, L, steps, options.num_top, options.is_forked)
             graph = StepGraph(sweep.step, self.model.device, self._memory, is_eager=not self._is_captured)
             # any input will do, as long as it is one
             sweep.load([Canvas.free(L)] * B, cache, 1, 0, None, 0)

@@ -256,7 +256,7 @@ def _linear(device: torch.device, sizes: Sizes) -> Iterator[Case]:
 
 def _glue(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     H, K, T = sizes.hidden, sizes.top_k, 64
-    x, dense, slots = (_rand(device, *size, dtype=sizes.dtype) for size in ((T, H), (T, H), (T, K, H)))
+    x, dense, slots = (_rand(device, *size, dtype=sizes.dtype) for size in ((T, H), (1, T, H), (T, K, H)))
     share = torch.softmax(torch.randn(T, K, device=device), -1)
     w1, w2, w3, w4 = (_rand(device, H, dtype=sizes.dtype) for _ in range(4))
     scalar = torch.ones(1, device=device)

@@ -72,13 +72,26 @@ def expert_slots(x: Tensor, ids: Tensor, packed: PackedExperts, *, path: Path | 
 
 def linear(x: Tensor, weight: PackedMatrix, *, path: Path | None = None) -> Tensor:
     """x: [T, K] @ weight.T -> [T, N]."""
-    if x.dim() != 2 or x.shape[1] != weight.num_cols or weight.num_matrices != 1:
-        wanted = f"{weight.num_matrices} x [{weight.num_rows}, {weight.num_cols}]"
-        raise ValueError(f"x {tuple(x.shape)} does not fit {wanted}")
+    _check_product(x, weight)
     if choose(x, path) == "reference":
         return linear_truth.linear_reference(x, weight)
     out: Tensor = _triton("linear").linear(x, weight)
     return out
+
+
+def linear_parts(x: Tensor, weight: PackedMatrix, *, path: Path | None = None) -> Tensor:
+    """The same before its last addition, [P, T, N]: for the operations below that add as they read."""
+    _check_product(x, weight)
+    if choose(x, path) == "reference":
+        return linear_truth.linear_parts_reference(x, weight)
+    out: Tensor = _triton("linear").linear_parts(x, weight)
+    return out
+
+
+def _check_product(x: Tensor, weight: PackedMatrix) -> None:
+    if x.dim() != 2 or x.shape[1] != weight.num_cols or weight.num_matrices != 1:
+        wanted = f"{weight.num_matrices} x [{weight.num_rows}, {weight.num_cols}]"
+        raise ValueError(f"x {tuple(x.shape)} does not fit {wanted}")
 
 
 def vocab_stats(
@@ -136,8 +149,8 @@ def qkv_norm_rotate(
     *,
     path: Path | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A joint projection [T, heads, D] to normed and rotated q, k and v in one launch; rope: cos and sin [T, D]."""
-    if qkv.shape[1] not in (num_q + num_kv, num_q + 2 * num_kv) or qkv.shape[2] % 2:
+    """A joint projection [P, T, heads, D] to normed and rotated q, k and v in one launch; rope: cos and sin [T, D]."""
+    if qkv.dim() != 4 or qkv.shape[2] not in (num_q + num_kv, num_q + 2 * num_kv) or qkv.shape[3] % 2:
         raise ValueError(f"qkv {tuple(qkv.shape)} has neither {num_q}+{num_kv} nor {num_q}+2*{num_kv} even heads")
     is_truth = choose(qkv, path) == "reference"
     compute = norms.qkv_norm_rotate_reference if is_truth else _triton("norms").qkv_norm_rotate
@@ -155,7 +168,9 @@ def attention_glue(
     *,
     path: Path | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Between attention and the MLPs: x1 and the inputs of dense MLP, experts and router, in one launch."""
+    """Between attention and the MLPs: x1 and the inputs of dense MLP, experts and router, in one launch. attention:
+    [P, T, H].
+    """
     is_truth = choose(x, path) == "reference"
     compute = norms.attention_glue_reference if is_truth else _triton("norms").attention_glue
     return compute(x, attention, post_attention, dense, sparse, router, eps)
@@ -175,18 +190,20 @@ def mlp_glue(
     *,
     path: Path | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Between the MLPs and the next layer: weighted sum of experts, four norms, layer scalar, in one launch."""
+    """Between the MLPs and the next layer: weighted sum of experts, four norms, layer scalar, in one launch. dense:
+    [P, T, H].
+    """
     is_truth = choose(x, path) == "reference"
     compute = norms.mlp_glue_reference if is_truth else _triton("norms").mlp_glue
     return compute(x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, eps)
 
 
-def gated_gelu(gate_up: Tensor, *, path: Path | None = None) -> Tensor:
-    """The dense MLP's activation, [T, 2 N] to [T, N], in one launch."""
-    if gate_up.shape[1] % 2:
-        raise ValueError(f"gate and up of a width of {gate_up.shape[1]} are not halves")
+def gated_gelu(gate_up: Tensor, dtype: torch.dtype, *, path: Path | None = None) -> Tensor:
+    """The dense MLP's activation, [P, T, 2 N] to [T, N] in dtype, in one launch."""
+    if gate_up.dim() != 3 or gate_up.shape[2] % 2:
+        raise ValueError(f"gate and up of shape {tuple(gate_up.shape)} are not parts of two halves")
     is_truth = choose(gate_up, path) == "reference"
-    return norms.gated_gelu_reference(gate_up) if is_truth else _triton("norms").gated_gelu(gate_up)
+    return norms.gated_gelu_reference(gate_up, dtype) if is_truth else _triton("norms").gated_gelu(gate_up, dtype)
 
 
 def router(

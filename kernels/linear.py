@@ -15,3 +15,11 @@ def linear_reference(x: Tensor, weight: PackedMatrix) -> Tensor:
     """x: [T, K]; weight: one matrix [N, K] -> x @ weight.T [T, N] in x's dtype; computed in fp32 (fp64 for fp64)."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     return (x.to(wide) @ unpack(weight, 0, wide).T).to(x.dtype)
+
+
+def linear_parts_reference(x: Tensor, weight: PackedMatrix) -> Tensor:
+    """The same product before its last addition: [P, T, N], whose sum over P is x @ weight.T. P is the path's choice:
+    1 here, in x's dtype; a split product has several, in fp32. For readers that add as they read (norms.py), which
+    saves a launch for each product.
+    """
+    return linear_reference(x, weight)[None]

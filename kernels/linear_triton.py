@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import tiles
-from .packed_triton import kind, launch
+from .packed_triton import kind, launch, num_parts
 from .packing import PackedMatrix
 from .tiles import Tile
 
@@ -19,4 +19,16 @@ def linear(x: Tensor, weight: PackedMatrix, tile: Tile | None = None) -> Tensor:
         x = x if x.stride(-1) == 1 else x.contiguous()
         tile = tile or tiles.pick(f"linear.{kind(weight)}", T, x.device)
         launch(x, weight, out, tile, num_slots=T, num_columns=N)
+    return out
+
+
+def linear_parts(x: Tensor, weight: PackedMatrix, tile: Tile | None = None) -> Tensor:
+    """See linear.linear_parts_reference: as many parts as the tile splits the product into."""
+    T, N = x.shape[0], weight.num_rows
+    tile = tile or tiles.pick(f"linear.{kind(weight)}", T, x.device)
+    parts = num_parts(weight, tile)
+    if parts == 1 or T == 0:
+        return linear(x, weight, tile)[None]
+    out = torch.empty((parts, T, N), dtype=torch.float32, device=x.device)
+    launch(x if x.stride(-1) == 1 else x.contiguous(), weight, out, tile, num_slots=T, num_columns=N)
     return out

@@ -27,6 +27,15 @@ def load_row(ptr, h, H):
 
 
 @triton.jit
+def load_sum(ptr, h, H, part_stride, PARTS: tl.constexpr):
+    """A row that a split product left in parts, added in their order. Unrolled: all parts are on their way at once."""
+    x = load_row(ptr, h, H)
+    for part in tl.static_range(1, PARTS):
+        x += load_row(ptr + part * part_stride, h, H)
+    return x
+
+
+@triton.jit
 def store_row(ptr, x, h, H):
     tl.store(ptr + h, x.to(ptr.dtype.element_ty), mask=h < H)
 
@@ -43,8 +52,9 @@ def rms_norm_kernel(x, weight, out, H, x_stride, eps, HAS_WEIGHT: tl.constexpr, 
 
 @triton.jit
 def qkv_kernel(
-    qkv, q_weight, k_weight, cos, sin, q, k, v, Hq, Hkv, D, row_stride, eps, HAS_VALUE: tl.constexpr, BD: tl.constexpr
-):
+    qkv, q_weight, k_weight, cos, sin, q, k, v, Hq, Hkv, D, part_stride, row_stride, eps, PARTS: tl.constexpr,
+    HAS_VALUE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """Grid: (rows, Hq + 2 Hkv). D halves turn together: i with i + D / 2."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -54,8 +64,8 @@ def qkv_kernel(
     # without a value projection the value is the raw key's
     source = head if HAS_VALUE else tl.where(is_value, head - Hkv, head)
     ptr = qkv + row * row_stride + source * D
-    a = tl.load(ptr + i, mask=i < half, other=0.0).to(tl.float32)
-    b = tl.load(ptr + half + i, mask=i < half, other=0.0).to(tl.float32)
+    a = load_sum(ptr, i, half, part_stride, PARTS)
+    b = load_sum(ptr + half, i, half, part_stride, PARTS)
     scale = tl.rsqrt((tl.sum(a * a, axis=0) + tl.sum(b * b, axis=0)) / D + eps)
     a *= scale
     b *= scale
@@ -76,13 +86,14 @@ def qkv_kernel(
 
 @triton.jit
 def attention_glue_kernel(
-    x, attention, post, dense, sparse, router, out, dense_out, sparse_out, router_out, H, x_stride, attention_stride,
-    eps, BH: tl.constexpr,
+    x, attention, post, dense, sparse, router, out, dense_out, sparse_out, router_out, H, x_stride, part_stride,
+    attention_stride, eps, PARTS: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     h = tl.arange(0, BH)
     y = load_row(x + row * x_stride, h, H)
-    y += normalised(load_row(attention + row * attention_stride, h, H), H, eps) * load_row(post, h, H)
+    got = load_sum(attention + row * attention_stride, h, H, part_stride, PARTS)
+    y += normalised(got, H, eps) * load_row(post, h, H)
     store_row(out + row * H, y, h, H)
     y = normalised(y, H, eps)
     store_row(dense_out + row * H, y * load_row(dense, h, H), h, H)
@@ -93,7 +104,7 @@ def attention_glue_kernel(
 @triton.jit
 def mlp_glue_kernel(
     x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, out, next_out, H, x_stride,
-    dense_stride, scalar_stride, eps, K: tl.constexpr, BH: tl.constexpr,
+    part_stride, dense_stride, scalar_stride, eps, PARTS: tl.constexpr, K: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     h = tl.arange(0, BH)
@@ -103,7 +114,8 @@ def mlp_glue_kernel(
         share = tl.load(slot_weights + row * K + k).to(tl.float32)
         mixed += load_row(slots + (row * K + k) * H, h, H) * share
     both = normalised(mixed, H, eps) * load_row(post_sparse, h, H)
-    both += normalised(load_row(dense + row * dense_stride, h, H), H, eps) * load_row(post_dense, h, H)
+    got = load_sum(dense + row * dense_stride, h, H, part_stride, PARTS)
+    both += normalised(got, H, eps) * load_row(post_dense, h, H)
     y = load_row(x + row * x_stride, h, H) + normalised(both, H, eps) * load_row(post_both, h, H)
     y *= tl.load(scalar + row * scalar_stride).to(tl.float32)
     store_row(out + row * H, y, h, H)
@@ -111,11 +123,11 @@ def mlp_glue_kernel(
 
 
 @triton.jit
-def gated_gelu_kernel(gate_up, out, N, stride, BN: tl.constexpr):
+def gated_gelu_kernel(gate_up, out, N, part_stride, stride, PARTS: tl.constexpr, BN: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
-    gate = load_row(gate_up + row * stride, n, N)
-    up = load_row(gate_up + row * stride + N, n, N)
+    gate = load_sum(gate_up + row * stride, n, N, part_stride, PARTS)
+    up = load_sum(gate_up + row * stride + N, n, N, part_stride, PARTS)
     # gelu's tanh form: 0.5 (1 + tanh(u)) = 1 - 1 / (exp(2 u) + 1), which is 1 long before the exponential overflows
     u = tl.minimum(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate), 40.0)
     store_row(out + row * N, gate * (1.0 - 1.0 / (tl.exp(2.0 * u) + 1.0)) * up, n, N)
@@ -164,15 +176,15 @@ def qkv_norm_rotate(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See norms.qkv_norm_rotate_reference."""
-    T, heads, D = qkv.shape
-    q, k, v = (torch.empty((T, n, D), dtype=qkv.dtype, device=qkv.device) for n in (num_q, num_kv, num_kv))
+    parts, T, heads, D = qkv.shape
+    q, k, v = (torch.empty((T, n, D), dtype=q_weight.dtype, device=qkv.device) for n in (num_q, num_kv, num_kv))
     if T:
-        qkv = qkv if qkv.stride(-1) == 1 and qkv.stride(1) == D else qkv.contiguous()
+        qkv = qkv if qkv.stride(-1) == 1 and qkv.stride(2) == D else qkv.contiguous()
         cos, sin = (part.contiguous() for part in rope)
         block = triton.next_power_of_2(max(1, D // 2))
         qkv_kernel[(T, num_q + 2 * num_kv)](
-            qkv, q_weight, k_weight, cos, sin, q, k, v, num_q, num_kv, D, qkv.stride(0), eps,
-            HAS_VALUE=heads == num_q + 2 * num_kv, BD=block, num_warps=1,
+            qkv, q_weight, k_weight, cos, sin, q, k, v, num_q, num_kv, D, qkv.stride(0), qkv.stride(1), eps,
+            PARTS=parts, HAS_VALUE=heads == num_q + 2 * num_kv, BD=block, num_warps=1,
         )  # fmt: skip
     return q, k, v
 
@@ -187,8 +199,8 @@ def attention_glue(
     if T:
         x, attention = _rows(x), _rows(attention)
         attention_glue_kernel[(T,)](
-            x, attention, post_attention, dense, sparse, router, *outs, H, x.stride(0), attention.stride(0), eps,
-            BH=block, num_warps=_warps(block),
+            x, attention, post_attention, dense, sparse, router, *outs, H, x.stride(0), attention.stride(0),
+            attention.stride(1), eps, PARTS=len(attention), BH=block, num_warps=_warps(block),
         )  # fmt: skip
     return outs[0], outs[1], outs[2], outs[3]
 
@@ -213,21 +225,21 @@ def mlp_glue(
         x, dense = _rows(x), _rows(dense)
         mlp_glue_kernel[(T,)](
             x, dense, slots.contiguous(), slot_weights.contiguous(), post_dense, post_sparse, post_both, scalar,
-            next_norm, out, next_out, H, x.stride(0), dense.stride(0), int(scalar.numel() > 1), eps,
-            K=K, BH=block, num_warps=_warps(block),
+            next_norm, out, next_out, H, x.stride(0), dense.stride(0), dense.stride(1), int(scalar.numel() > 1), eps,
+            PARTS=len(dense), K=K, BH=block, num_warps=_warps(block),
         )  # fmt: skip
     return out, next_out
 
 
-def gated_gelu(gate_up: Tensor) -> Tensor:
+def gated_gelu(gate_up: Tensor, dtype: torch.dtype) -> Tensor:
     """See norms.gated_gelu_reference."""
-    T, N = gate_up.shape[0], gate_up.shape[1] // 2
-    out = torch.empty((T, N), dtype=gate_up.dtype, device=gate_up.device)
+    parts, T, N = gate_up.shape[0], gate_up.shape[1], gate_up.shape[2] // 2
+    out = torch.empty((T, N), dtype=dtype, device=gate_up.device)
     block = min(1024, triton.next_power_of_2(N))
     if T:
         gate_up = _rows(gate_up)
         gated_gelu_kernel[(T, triton.cdiv(N, block))](
-            gate_up, out, N, gate_up.stride(0), BN=block, num_warps=_warps(block)
+            gate_up, out, N, gate_up.stride(0), gate_up.stride(1), PARTS=parts, BN=block, num_warps=_warps(block)
         )
     return out
 

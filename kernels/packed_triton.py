@@ -403,6 +403,11 @@ def add_parts(parts, out, num_slots, N, out_stride, num_parts, GATED: tl.constex
     tl.store(out + slot * out_stride + n, acc.to(out.dtype.element_ty), mask=is_inside)
 
 
+def num_parts(weight: PackedMatrix, tile: Tile) -> int:
+    """Parts of the columns that programs of their own sum up: as many as the tile says, and not more than blocks."""
+    return min(tile.get("split", 1), weight.data.shape[2])
+
+
 @cache
 def has_wgmma(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
@@ -424,6 +429,8 @@ def launch(
     """out[slot, :num_columns] = weight[expert] @ x[slot // row_div]; with is_gated the rows are gate and up in panels.
 
     x and out: 2-D, last dimension contiguous. slots, tile_expert: a Routing's, or None for one matrix and slot = row.
+    out may be fp32 [num_parts, num_slots, num_columns] of a split product that is not gated: the parts are left there,
+    and whoever reads them adds them.
     """
     block_m, block_n = tile["BM"], tile["BN"]
     num_tiles = triton.cdiv(num_slots, block_m) if tile_expert is None else tile_expert.numel()
@@ -438,9 +445,9 @@ def launch(
         num_quarters = min(num_quarters, tile.get("quarters", 1))
     is_early = bool(tile.get("pdl")) and has_wgmma(x.device)
     options = {"launch_pdl": True} if is_early else {}
-    split = min(tile.get("split", 1), weight.data.shape[2])
-    target = out
-    if split > 1:
+    split = num_parts(weight, tile)
+    target, is_left = out, out.dim() == 3
+    if split > 1 and not is_left:
         planes = split * (2 if is_gated else 1)
         target = torch.empty((planes, num_slots, num_columns), dtype=torch.float32, device=x.device)
     packed_product[(num_tiles * triton.cdiv(num_columns, block_n) * split,)](
@@ -459,7 +466,7 @@ def launch(
         scale.stride(1),
         scale.stride(0),
         x.stride(0),
-        out.stride(0),
+        out.stride(-2),
         row_div,
         split,
         GATED=is_gated,
@@ -480,7 +487,7 @@ def launch(
         num_warps=tile["warps"],
         **options,
     )
-    if split > 1:
+    if split > 1 and not is_left:
         block = min(1024, triton.next_power_of_2(num_columns))
         grid = (num_slots, triton.cdiv(num_columns, block))
         add_parts[grid](

@@ -33,6 +33,9 @@ PROXY = Size(num_layers=4, hidden_size=128, num_heads=2, num_kv_heads=1, dense_w
 TOKENIZER_BYTES = 20_000_000
 """Of training text, for a vocabulary of another size."""
 
+PROBES = 32
+"""Held-out batches of 16 that judge a run: with 8, which batches they are weighs as much as what is compared."""
+
 Result = dict[str, Any]
 
 
@@ -81,7 +84,7 @@ def corpus_of(corpus: Path, vocab_size: int, out: Path) -> Path:
     return folder
 
 
-def run_trial(trial: Trial, corpus: Path, out: Path, num_workers: int = 1) -> Result:
+def run_trial(trial: Trial, corpus: Path, out: Path, num_workers: int = 1, is_compiled: bool = False) -> Result:
     """Train, judge on held-out packages, keep the result. A run that was cut off is resumed by train()."""
     folder = out / trial.name.replace(" ", "-").replace(",", "")
     kept = folder / "result.json"
@@ -90,9 +93,11 @@ def run_trial(trial: Trial, corpus: Path, out: Path, num_workers: int = 1) -> Re
         if result["plan"] == asdict(trial.plan):
             return result
     own = corpus_of(corpus, trial.vocab_size, out) if trial.vocab_size else corpus
-    run = train(own, folder, trial.plan, torch.device("cpu"), num_workers=num_workers, is_compiled=False)
+    # every trial has shapes of its own, and past eight of them the compiler would give a function up
+    torch.compiler.reset()
+    run = train(own, folder, trial.plan, torch.device("cpu"), num_workers=num_workers, is_compiled=is_compiled)
     tokenizer_json = (own / "tokenizer.json").read_text(encoding="utf-8")
-    losses = held_out_losses(run, own, tokenizer_json)
+    losses = held_out_losses(run, own, tokenizer_json, PROBES)
     result = {
         "name": trial.name, "asks": trial.asks, "plan": asdict(trial.plan), "steps": run.step,
         "tokens": run.num_tokens, "seconds": run.used_s, "bytes_per_token": _bytes_per_token(own, tokenizer_json),
@@ -148,6 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="runs whose name or question contains this")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that build batches")
+    parser.add_argument("--no-compile", action="store_true", help="run eagerly: half the speed, no C++ compiler")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     # averaging and rounding say little after so few steps; the losses are of the last weights
@@ -158,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [trial for trial in trials(plan) if args.only in trial.name or args.only in trial.asks]
     results: list[Result] = []
     for trial in chosen:
-        results.append(run_trial(trial, args.corpus, args.out, args.workers))
+        results.append(run_trial(trial, args.corpus, args.out, args.workers, not args.no_compile))
         if args.report:
             notes = args.notes.read_text(encoding="utf-8").strip() + "\n\n" if args.notes else ""
             args.report.write_text(f"{notes}{table(results)}\n", encoding="utf-8")

@@ -50,13 +50,14 @@ assert ops.linear(x, packing.pack_weights(torch.randn(5, 64))).shape == (3, 5)
 assert ops.vocab_stats(x, torch.randn(9, 64)).top_ids.shape == (3, 8)
 w = torch.ones(64)
 ops.rms_norm(x, w, 1e-6)
-ops.attention_glue(x, x, w, w, w, w, 1e-6)
-ops.mlp_glue(x, x, torch.randn(3, 2, 64), share, w, w, w, torch.ones(1), w, 1e-6)
+ops.attention_glue(x, x[None], w, w, w, w, 1e-6)
+ops.mlp_glue(x, x[None], torch.randn(3, 2, 64), share, w, w, w, torch.ones(1), w, 1e-6)
 ops.soft_embedding(ids, share, torch.randn(9, 64), 8.0)
-ops.gated_gelu(x)
+ops.gated_gelu(x[None], x.dtype)
+assert ops.linear_parts(x, packing.pack_weights(torch.randn(5, 64))).shape == (1, 3, 5)
 ops.router(x, torch.randn(5, 64), torch.ones(5), 2)
 rope = (torch.ones(3, 16), torch.zeros(3, 16))
-q, k, v = ops.qkv_norm_rotate(torch.randn(3, 4, 16), 2, 1, w[:16], w[:16], rope, 1e-6)
+q, k, v = ops.qkv_norm_rotate(torch.randn(1, 3, 4, 16), 2, 1, w[:16], w[:16], rope, 1e-6)
 cache = torch.randn(1, 5, 16)
 ops.canvas_attention(q, k, v, cache, cache, attention.row_ranges(5, 0, [3], None))
 assert "triton" not in {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
@@ -81,9 +82,10 @@ ROWS = torch.zeros(3, 64)
         pytest.param(lambda: ops.expert_slots(ROWS, torch.zeros(4, 2).long(), PACKED), id="ids for more rows"),
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(4, 65))), id="another K"),
         pytest.param(lambda: ops.linear(ROWS, pack_weights(torch.zeros(2, 4, 64))), id="a stack of two matrices"),
+        pytest.param(lambda: ops.linear_parts(ROWS, pack_weights(torch.zeros(4, 65))), id="another K, in parts"),
         pytest.param(lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), temperature=0.0), id="no temperature"),
         pytest.param(lambda: ops.router(ROWS, torch.zeros(4, 64), torch.ones(4), 5), id="more experts than there are"),
-        pytest.param(lambda: ops.gated_gelu(torch.zeros(3, 7)), id="halves of an odd width"),
+        pytest.param(lambda: ops.gated_gelu(torch.zeros(1, 3, 7), torch.float32), id="halves of an odd width"),
         pytest.param(
             lambda: ops.vocab_stats(ROWS, torch.zeros(9, 64), num_top=10), id="a list longer than the vocabulary"
         ),
@@ -92,7 +94,7 @@ ROWS = torch.zeros(3, 64)
             id="ranges for two rows of three",
         ),
         pytest.param(
-            lambda: ops.qkv_norm_rotate(torch.zeros(3, 5, 8), 2, 1, ROWS, ROWS, (ROWS, ROWS), 1e-6),
+            lambda: ops.qkv_norm_rotate(torch.zeros(1, 3, 5, 8), 2, 1, ROWS, ROWS, (ROWS, ROWS), 1e-6),
             id="heads that do not add up",
         ),
     ],

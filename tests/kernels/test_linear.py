@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
-from lacuna_ls.kernels import packed_triton
+from lacuna_ls.kernels import linear_triton, packed_triton
 from lacuna_ls.kernels.experts import PackedExperts, interleave_gate_up, unpack_experts
 from lacuna_ls.kernels.packing import pack_weights
 from torch.nn import functional as F
@@ -86,3 +86,26 @@ def test_every_way_through_the_product_is_the_truth(
     assert_close(outs[0], truth, BF16)
     # no atomics: the parts are added in one order
     assert torch.equal(outs[0], outs[1])
+
+
+@pytest.mark.parametrize(
+    ("T", "N", "K", "format", "split"),
+    [
+        pytest.param(5, 48, 320, "int4", 3, id="five blocks in three parts"),
+        pytest.param(9, 53, 97, "int8", 4, id="more parts than blocks"),
+        pytest.param(3, 32, 128, "fp8", 1, id="not split: whole, in the rows' dtype"),
+        pytest.param(1, 40, 256, "bf16", 2, id="one row"),
+    ],
+)
+def test_parts_add_up_to_the_product(T: int, N: int, K: int, format: str, split: int, device: str):
+    generator = torch.Generator().manual_seed(K)
+    dense = torch.randn(N, K, generator=generator).to(BF16).to(device)
+    weight = pack_weights(dense, format, 64 if "int" in format else 0)  # type: ignore[arg-type]
+    x = torch.randn(T, K, generator=generator).to(BF16).to(device)
+    parts = linear_triton.linear_parts(x, weight, {**TILE, "BM": 16, "split": split})
+    assert parts.shape[1:] == (T, N)
+    assert 1 <= len(parts) <= split
+    assert parts.dtype == (BF16 if len(parts) == 1 else FP32)
+    truth = ops.linear_parts(x.double(), weight, path="reference")
+    assert truth.shape == (1, T, N)
+    assert_close(parts.float().sum(0), truth[0], BF16 if len(parts) == 1 else FP32)

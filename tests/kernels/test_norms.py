@@ -10,7 +10,7 @@ import torch
 from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
 
-BF16, FP32 = torch.bfloat16, torch.float32
+BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 DTYPES = [pytest.param(BF16, id="bf16: what a GPU runs"), pytest.param(FP32, id="fp32: nothing hides in rounding")]
 SIZES = [
     pytest.param(1, 64, id="one row"),
@@ -31,6 +31,22 @@ def check(operation: Callable[..., Any], dtype: torch.dtype, *args: Any) -> None
     for mine, right in pairs:
         assert mine.dtype == dtype
         assert_close(mine, right, dtype)
+
+
+PARTS = [
+    pytest.param(1, id="whole"),
+    pytest.param(2, id="of two parts"),
+    pytest.param(5, id="of five parts"),
+]
+
+
+def left(num_parts: int, whole: torch.Tensor) -> torch.Tensor:
+    """The tensor as a product leaves it: whole in its dtype, or in fp32 parts that add up to about it."""
+    if num_parts == 1:
+        return whole[None]
+    parts = [torch.randn(whole.shape, generator=torch.Generator().manual_seed(i)) for i in range(num_parts - 1)]
+    rest = whole.float().cpu() - sum(parts)
+    return torch.stack([*parts, rest]).to(whole.device)
 
 
 def rand(*shape: int, dtype: torch.dtype, device: str) -> torch.Tensor:
@@ -54,18 +70,26 @@ def test_rms_norm(T: int, H: int, dtype: torch.dtype, device: str):
         pytest.param(3, 8, 1, 512, False, id="a full-attention layer: the value is the raw key"),
     ],
 )
-def test_qkv_norm_rotate(T: int, num_q: int, num_kv: int, D: int, has_value: bool, dtype: torch.dtype, device: str):
+@pytest.mark.parametrize("num_parts", PARTS)
+def test_qkv_norm_rotate(
+    T: int, num_q: int, num_kv: int, D: int, has_value: bool, num_parts: int, dtype: torch.dtype, device: str
+):
     heads = num_q + num_kv * (2 if has_value else 1)
     angle = rand(T, D // 2, dtype=FP32, device=device).repeat(1, 2)
     rope = (angle.cos(), angle.sin())
     weights = (rand(D, dtype=dtype, device=device), rand(D, dtype=dtype, device=device) + 1)
-    check(ops.qkv_norm_rotate, dtype, rand(T, heads, D, dtype=dtype, device=device), num_q, num_kv, *weights, rope, EPS)
+    qkv = left(num_parts, rand(T, heads, D, dtype=dtype, device=device))
+    check(ops.qkv_norm_rotate, dtype, qkv, num_q, num_kv, *weights, rope, EPS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("T", "H"), SIZES)
-def test_attention_glue(T: int, H: int, dtype: torch.dtype, device: str):
-    rows = (rand(T, H, dtype=dtype, device=device), 3 * rand(T, H, dtype=dtype, device=device).flip(0))
+@pytest.mark.parametrize("num_parts", PARTS)
+def test_attention_glue(T: int, H: int, num_parts: int, dtype: torch.dtype, device: str):
+    rows = (
+        rand(T, H, dtype=dtype, device=device),
+        left(num_parts, 3 * rand(T, H, dtype=dtype, device=device).flip(0)),
+    )
     weights = [rand(H + i, dtype=dtype, device=device)[:H] for i in range(4)]
     check(ops.attention_glue, dtype, *rows, *weights, EPS)
 
@@ -75,9 +99,11 @@ def test_attention_glue(T: int, H: int, dtype: torch.dtype, device: str):
 @pytest.mark.parametrize(
     "is_per_row", [False, True], ids=["one layer scalar", "encoder and decoder rows in one forward"]
 )
-def test_mlp_glue(T: int, H: int, is_per_row: bool, dtype: torch.dtype, device: str):
+@pytest.mark.parametrize("num_parts", PARTS)
+def test_mlp_glue(T: int, H: int, is_per_row: bool, num_parts: int, dtype: torch.dtype, device: str):
     K = 3
-    rows = (rand(T, H, dtype=dtype, device=device), rand(T, 2 * H, dtype=dtype, device=device)[:, :H])
+    dense = left(num_parts, rand(T, 2 * H, dtype=dtype, device=device)[:, :H])
+    rows = (rand(T, H, dtype=dtype, device=device), dense)
     slots, share = rand(T, K, H, dtype=dtype, device=device), rand(T, K, dtype=FP32, device=device).abs()
     weights = [rand(H + i, dtype=dtype, device=device)[:H] for i in range(4)]
     scalar = rand(T if is_per_row else 1, dtype=FP32, device=device) + 2
@@ -86,11 +112,15 @@ def test_mlp_glue(T: int, H: int, is_per_row: bool, dtype: torch.dtype, device: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("T", "N"), SIZES)
-def test_gated_gelu(T: int, N: int, dtype: torch.dtype, device: str):
+@pytest.mark.parametrize("num_parts", PARTS)
+def test_gated_gelu(T: int, N: int, num_parts: int, dtype: torch.dtype, device: str):
     gate_up = rand(T, 2 * N, dtype=dtype, device=device)
     # far out, where the exponential overflows
     gate_up[0, :2] = torch.tensor([80.0, -80.0])
-    check(ops.gated_gelu, dtype, gate_up)
+    parts = left(num_parts, gate_up)
+    got, truth = ops.gated_gelu(parts, dtype, path="triton"), ops.gated_gelu(parts.double(), FP64, path="reference")
+    assert got.dtype == dtype
+    assert_close(got, truth, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -65,6 +65,12 @@ def test_attention_is_pytorchs_on_a_canvas_and_on_a_causal_prefill():
         assert torch.allclose(got, want.transpose(0, 1))
 
 
+def in_parts(whole: torch.Tensor) -> torch.Tensor:
+    """Three tensors whose sum is whole."""
+    first, second = torch.randn_like(whole), torch.randn_like(whole)
+    return torch.stack((first, second, whole - first - second))
+
+
 def test_norms_and_rotation_are_pytorchs():
     generator = torch.Generator().manual_seed(1)
     T, num_q, num_kv, D, H = 5, 3, 1, 8, 32
@@ -72,7 +78,7 @@ def test_norms_and_rotation_are_pytorchs():
     weight, other = (torch.randn(D, generator=generator).double() for _ in range(2))
     angle = torch.randn(T, D // 2, generator=generator).double()
     rope = (torch.cat((angle, angle), 1).cos(), torch.cat((angle, angle), 1).sin())
-    q, k, v = qkv_norm_rotate_reference(qkv, num_q, num_kv, weight, other, rope, 1e-6)
+    q, k, v = qkv_norm_rotate_reference(in_parts(qkv), num_q, num_kv, weight, other, rope, 1e-6)
     for out, rows, w in ((q, qkv[:, :num_q], weight), (k, qkv[:, num_q:-1], other)):
         complex_rows = F.rms_norm(rows, (D,), w, 1e-6)
         turned = (
@@ -84,12 +90,12 @@ def test_norms_and_rotation_are_pytorchs():
 
     x, a = (torch.randn(T, H, generator=generator).double() for _ in range(2))
     w = [torch.randn(H, generator=generator).double() for _ in range(4)]
-    x1, dense, sparse, router = attention_glue_reference(x, a, *w, 1e-6)
+    x1, dense, sparse, router = attention_glue_reference(x, in_parts(a), *w, 1e-6)
     assert torch.allclose(x1, x + F.rms_norm(a, (H,), w[0], 1e-6))
     for out, one in ((dense, w[1]), (sparse, w[2]), (router, w[3])):
         assert torch.allclose(out, F.rms_norm(x1, (H,), one, 1e-6))
     slots, share = torch.randn(T, 2, H, generator=generator).double(), torch.rand(T, 2, generator=generator).double()
-    x2, following = mlp_glue_reference(x, a, slots, share, *w[:3], torch.tensor([0.5]).double(), w[3], 1e-6)
+    x2, following = mlp_glue_reference(x, in_parts(a), slots, share, *w[:3], torch.tensor([0.5]).double(), w[3], 1e-6)
     mixed = slots[:, 0] * share[:, :1] + slots[:, 1] * share[:, 1:]
     both = F.rms_norm(a, (H,), w[0], 1e-6) + F.rms_norm(mixed, (H,), w[1], 1e-6)
     assert torch.allclose(x2, (x + F.rms_norm(both, (H,), w[2], 1e-6)) * 0.5)

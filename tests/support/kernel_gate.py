@@ -142,6 +142,11 @@ def router(tile: tiles.Tile, rows: int = 64) -> Callable[[], object]:
     return lambda: router_triton.router(bf16(rows, H), bf16(128, H), torch.ones(128), 8, tile)
 
 
+PARTS = sorted({tile.get("split", 1) for table in tiles.shipped().values() for key in ("linear.int4", "linear.wide")
+                for tile in table[key]})  # fmt: skip
+"""What the shipped tiles split a dense product into."""
+
+
 def elementwise(T: int = 64) -> Iterator[tuple[str, Callable[[], object]]]:
     """The operations without a tile: one program per row."""
     x, w, K = bf16(T, H), bf16(H), 8
@@ -150,13 +155,27 @@ def elementwise(T: int = 64) -> Iterator[tuple[str, Callable[[], object]]]:
     empty = matrix(2, 2 * WIDTH, H, "int4", 64)
     experts = PackedExperts(empty, matrix(2, H, WIDTH, "int4", 64))
     yield "rms_norm", lambda: norms_triton.rms_norm(x, w, 1e-6)
-    yield "qkv_norm_rotate", lambda: norms_triton.qkv_norm_rotate(bf16(T, 32, 256), 16, 8, w, w, (cos, cos), 1e-6)
-    yield "attention_glue", lambda: norms_triton.attention_glue(x, x, w, w, w, w, 1e-6)
-    yield (
-        "mlp_glue",
-        lambda: norms_triton.mlp_glue(x, x, bf16(T, K, H), share, w, w, w, torch.ones(1), w, 1e-6),
-    )
-    yield "gated_gelu", lambda: norms_triton.gated_gelu(bf16(T, 2 * 2112))
+    for parts in PARTS:
+        # what a split product leaves is fp32
+        def left(*shape: int, n: int = parts) -> torch.Tensor:
+            return bf16(1, *shape) if n == 1 else torch.zeros(n, *shape)
+
+        name = f" of {parts} parts" if parts > 1 else ""
+        yield (
+            f"qkv_norm_rotate{name}",
+            lambda left=left: norms_triton.qkv_norm_rotate(left(T, 32, 256), 16, 8, w, w, (cos, cos), 1e-6),
+        )
+        yield (
+            f"attention_glue{name}",
+            lambda left=left: norms_triton.attention_glue(x, left(T, H), w, w, w, w, 1e-6),
+        )
+        yield (
+            f"mlp_glue{name}",
+            lambda left=left: norms_triton.mlp_glue(
+                x, left(T, H), bf16(T, K, H), share, w, w, w, torch.ones(1), w, 1e-6
+            ),
+        )
+        yield f"gated_gelu{name}", lambda left=left: norms_triton.gated_gelu(left(T, 2 * 2112), torch.bfloat16)
     yield "soft_embedding", lambda: norms_triton.soft_embedding(ids, share, bf16(100, H), 53.0)
     yield "combine", lambda: experts_triton.experts(x, ids, share, experts)
 
@@ -239,12 +258,13 @@ def gate(arch: int, only: str = "") -> list[Row]:
             continue
         for kernel, args, kwargs in captured(launcher, arch):
             title = name if kernel.__name__ in MAIN else f"({kernel.__name__})"
-            # the helpers of an operation do not depend on its tile
-            if title.startswith("(") and (title, "") in done:
+            # tiles share the helpers of their operation, as far as those are compiled to the same
+            variant = " ".join(f"{k} {v}" for k, v in kwargs.items())
+            if title.startswith("(") and (title, variant) in done:
                 continue
-            done.add((title, ""))
+            done.add((title, variant))
             report = triton_offline.compile_launch(kernel, args, kwargs, arch)
-            shown = shape if title == name else ""
+            shown = shape if title == name else variant
             rows.append(Row(title, shown, report, wanted(title, arch, report), weights_of_a_turn(kernel, kwargs)))
     return rows
 
