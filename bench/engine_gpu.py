@@ -119,13 +119,14 @@ def markdown(found: dict[str, Any]) -> str:
         lines.append(f"Prefill: {found['prefill']['tokens_s']:.0f} tokens/s in chunks of {found['prefill']['chunk']}.")
     for delta in found.get("delta", []):
         lines.append(
-            f"A fill's first step, 64 rows with {delta['rows']} prompt rows in the same forward, eager, its "
-            f"preparation included: {delta['ms']:.2f} ms."
+            f"A fill's first step, 64 rows with {delta['rows']} prompt rows in the same forward, its preparation "
+            f"included: {delta['ms']:.2f} ms."
         )
     if "peak_bytes" in found:
         lines.append(
             f"Device memory: {found['peak_bytes'] / 1e9:.2f} GB at the peak (planned "
             f"{found['planned_bytes'] / 1e9:.2f} with the CUDA context), "
+            f"{found.get('taken_bytes', 0) / 1e9:.2f} GB of the device in use with all graphs captured, "
             f"{found['bytes_after_unload'] / 1e9:.2f} GB held after unloading."
         )
     lines = [*head, *(lines if found["steps"] else ["Our own steps were not part of this run."])]
@@ -210,11 +211,11 @@ def main(argv: list[str]) -> int:
     options, extra = parser.parse_known_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     numbers = options.kept[0] if options.kept else options.out / "engine_gpu.json"
-    code = (
-        0
-        if options.kept
-        else measure(numbers.resolve(), options.config.resolve(), options.device, options.seconds, extra)
-    )
+    code = 0
+    if not options.kept:
+        # a run that finds nothing must not report what an earlier one found
+        numbers.unlink(missing_ok=True)
+        code = measure(numbers.resolve(), options.config.resolve(), options.device, options.seconds, extra)
     if not numbers.exists():
         sys.stderr.write("nothing was measured; what went wrong is said above\n")
         return code or 1

@@ -34,6 +34,8 @@ class BlockResult:
     num_forwards: int
     is_finished: bool
     is_cancelled: bool
+    is_stopped: bool = False
+    """A cancel or a deadline ended it: no block follows."""
 
 
 def split(canvas: Canvas, block_rows: int) -> list[Canvas]:
@@ -56,7 +58,7 @@ def denoise_blocks(
     entropy: list[float] = []
     logprob: list[float] = []
     steps = num_forwards = num_region = 0
-    is_finished, is_cancelled, has_end = True, False, False
+    is_finished, is_cancelled, is_stopped, has_end = True, False, False, False
     blocks = split(canvas, block_rows)
     for i, block in enumerate(blocks):
         found = denoise_block(block)
@@ -67,8 +69,8 @@ def denoise_blocks(
         steps += found.steps
         num_forwards += found.num_forwards
         is_finished &= found.is_finished
-        is_cancelled, has_end = found.is_cancelled, found.has_end
-        if has_end or is_cancelled or i + 1 == len(blocks):
+        is_cancelled, is_stopped, has_end = found.is_cancelled, found.is_stopped, found.has_end
+        if has_end or is_cancelled or is_stopped or i + 1 == len(blocks):
             break
         commit(found.tokens)
     total = len(canvas.tokens)
@@ -86,4 +88,5 @@ def denoise_blocks(
         num_forwards=num_forwards,
         is_finished=is_finished,
         is_cancelled=is_cancelled,
+        is_stopped=is_stopped,
     )

@@ -1,8 +1,8 @@
 """A whole denoise step as one CUDA graph, with an eager twin that runs the same body where there is no GPU.
 
 A body is a function without arguments and results that works on static buffers only: the caller copies its input in,
-replays, and reads its output from the buffers. `DoneFlag` tells the host, a few steps late and without making it wait
-for the device, whether there is anything left to do. Knows no model.
+replays, and reads its output from the buffers. `Reports` tells the host, a few steps late and without making the device
+wait, what came out and whether there is anything left to do. Knows no model.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ class GraphCache(Generic[T]):
         self._held[key] = build()
         return self._held[key]
 
+    def values(self) -> list[T]:
+        return list(self._held.values())
+
     def __len__(self) -> int:
         return len(self._held)
 
@@ -110,33 +113,46 @@ class GraphCache(Generic[T]):
         self._held.clear()
 
 
-class DoneFlag:
-    """What a step on the device found, read by the host `lag` steps later.
+class Reports:
+    """What the steps say, read by the host `lag` steps later. A report is fp32, and its first value tells the end.
 
-    With lag 1 the next step is queued before the answer of this one is looked at, so the device never waits for the
-    host; a step that runs after the end must then change nothing, which the pipeline sees to.
+    With lag 1 the next step is queued before the report of this one is looked at, so the device never waits for the
+    host; a step that runs after the end must then change nothing, which the pipeline sees to. The end is known from
+    its own step's report: nobody waits for the step that came too many.
     """
 
     def __init__(self, device: torch.device, lag: int) -> None:
         self._is_cuda, self._lag = device.type == "cuda", lag
         self._waiting: list[tuple[Tensor, Any]] = []
+        self._read: Tensor | None = None
 
-    def push(self, flag: Tensor) -> None:
-        """flag: bool [1] on the device, of the step that was queued last."""
+    def push(self, report: Tensor) -> None:
+        """report: on the device, of the step that was queued last."""
         if not self._is_cuda:
-            self._waiting.append((flag.clone(), None))
+            self._waiting.append((report.clone(), None))
             return
-        host = torch.empty(1, dtype=torch.bool, pin_memory=True)
-        host.copy_(flag, non_blocking=True)
+        host = torch.empty(report.shape, dtype=report.dtype, pin_memory=True)
+        host.copy_(report, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._waiting.append((host, event))
 
-    def is_set(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the step `lag` before the last one was the end. Waits for that step only."""
         if len(self._waiting) <= self._lag:
             return False
-        host, event = self._waiting.pop(0)
+        return bool(self._next()[0])
+
+    def latest(self) -> Tensor:
+        """The report that told the end, or else the last one, waited for. On the host."""
+        while self._waiting and not (self._read is not None and bool(self._read[0])):
+            self._next()
+        assert self._read is not None, "asked before any step"
+        return self._read
+
+    def _next(self) -> Tensor:
+        report, event = self._waiting.pop(0)
         if event is not None:
             event.synchronize()
-        return bool(host)
+        self._read = report
+        return report

@@ -52,6 +52,8 @@ Choice = tuple[int, float, float]
 class LocalEngine:
     """Engine over one DiffusionGemma. See engine/problem.py for the contract of its methods."""
 
+    ahead_chunk = AHEAD_CHUNK
+
     def __init__(
         self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 0
     ) -> None:
@@ -106,7 +108,7 @@ class LocalEngine:
     # inference mode, not only no_grad: at these sizes the bookkeeping of views and versions is a sixth of a forward
     @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
-        return self._prefill(prompt, cancelled, AHEAD_CHUNK)
+        return self._prefill(prompt, cancelled, self.ahead_chunk)
 
     def _prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None, chunk: int) -> Timings:
         started = time.perf_counter()

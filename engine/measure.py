@@ -33,7 +33,7 @@ from .cuda_graph import StepGraph
 from .formats import Part, Scheme, parts
 from .packed_engine import FULL_SIZE_POLICY
 from .packed_model import PackedLayer, PackedModel
-from .pipeline import Pipeline, StepOptions, Sweep
+from .pipeline import Lead, Pipeline, StepOptions, Sweep
 from .plan import plan, total_parameters
 from .problem import Canvas
 from .slots import Slot, SlotPool
@@ -238,7 +238,9 @@ class Measurement:
                         self._step(model, self._slot(slots, context), rows, context, by_label)
             self._prompt(model, slots)
         if self.device.type == "cuda":
-            self.found["peak_bytes"] = torch.cuda.max_memory_allocated()
+            # what the allocator held at most, and what it and the captured graphs have of the device now
+            self.found["peak_bytes"] = torch.cuda.max_memory_reserved()
+            self.found["taken_bytes"] = self._taken() - before
         del model, slots
         gc.collect()
         if self.device.type == "cuda":
@@ -257,7 +259,7 @@ class Measurement:
     def _step(self, model: CountingModel, slot: Slot, rows: int, context: int, weights: dict[str, int]) -> None:
         def prepared(options: StepOptions) -> tuple[Sweep, StepGraph]:
             sweep, graph = Pipeline(model, FULL_SIZE_POLICY, options).prepare(slot, 1, rows)
-            sweep.load([Canvas.free(rows)], slot, 48, 1, None, 0)
+            sweep.load([Canvas.free(rows)], slot, 48, 1, None)
             return sweep, graph
 
         def run(sweep: Sweep, step: Callable[[], None]) -> float:
@@ -298,15 +300,16 @@ class Measurement:
 
     def _prompt(self, model: PackedModel, slots: SlotPool) -> None:
         """Prefill in chunks; and the first step of a fill, with prompt rows riding along, as a request pays for it: the
-        problem is copied in, the rows' plan is made, and the step runs eagerly, because its shape is new each time.
+        problem is copied in, the rows' plan is made, and the step is replayed.
         """
         chunk = 256
         slots.clear()
         slot = self._slot(slots, 0)
-        tokens = torch.arange(chunk, device=self.device) % self.config.vocab_size
+        tokens = tuple(i % self.config.vocab_size for i in range(chunk))
+        pipeline = Pipeline(model, FULL_SIZE_POLICY, StepOptions())
 
         def encode() -> None:
-            model.encode(tokens, slot)
+            pipeline.encode(tokens, slot, only_last=True)
             slot.truncate(0)
 
         if self.left("prefill", "prefill"):
@@ -319,17 +322,18 @@ class Measurement:
                 continue
             slots.clear()
             slot = self._slot(slots, context)
-            sweep = Sweep(model, slot, FULL_SIZE_POLICY, 1, 1, 64, 64, 8)
-            ride = partial(self._ride, sweep, (1,) * num_new, slot, context)
+            sweep, _ = pipeline.prepare(slot, 1, 64)
+            C = pipeline.prompt_bucket(num_new)
+            assert C is not None
+            lead, graph = pipeline.prepare_lead(sweep, C, slot)
+            ride = partial(self._ride, sweep, lead, graph, (1,) * num_new, slot)
             self.found["delta"].append({"rows": num_new, "ms": self.ms(ride)})
 
     @staticmethod
-    def _ride(sweep: Sweep, rest: tuple[int, ...], slot: Slot, context: int) -> None:
+    def _ride(sweep: Sweep, lead: Lead, graph: StepGraph, rest: tuple[int, ...], slot: Slot) -> None:
         """What Pipeline.denoise does up to the end of its first step."""
-        plan = sweep.load([Canvas.free(64)], slot, 48, 1, None, len(rest))
-        assert plan is not None
-        sweep.first_step(torch.tensor(rest, device=sweep.model.device), plan, slot)
-        slot.truncate(context)
+        sweep.load([Canvas.free(64)], slot, 48, 1, None, rest, lead)
+        graph.replay()
 
     # -- transformers' own ---------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from .adapter import Adapter
 from .blocks import BlockResult, denoise_blocks
 from .denoise import Denoised
-from .errors import DeviceError
+from .errors import DeviceError, EngineError
 from .formats import Progress, Scheme, source_format
 from .kv_cache import KVCache
 from .local import PREFILL_CHUNK, LocalEngine
@@ -41,8 +41,8 @@ FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28, stability=0)
 up to.
 """
 
-WARM_UP_ROWS = (32, 64)
-"""Canvases captured before the first request: a line and a block."""
+WARM_UP_ROWS = (32, 128)
+"""Canvases captured before the first request: a line and a block, see infill/chat.py for how long they are."""
 
 
 def choose_device(source: Path | None, device: str) -> str:
@@ -89,6 +89,9 @@ def load_engine(
 
 class PackedEngine(LocalEngine):
     """Engine over one PackedModel."""
+
+    # on a GPU a forward of 64 rows takes about as long as one of 256
+    ahead_chunk = PREFILL_CHUNK
 
     def __init__(
         self,
@@ -151,10 +154,16 @@ class PackedEngine(LocalEngine):
         super().close()
 
     def warm_up(self, num_rows: Sequence[int] = WARM_UP_ROWS) -> None:
-        """Compile and capture what the first requests will need."""
+        """Compile and capture what the first requests will need: their steps, and prompts of every size."""
         self.prefill((self.model.config.bos_id,))
+        steps, slot = self._steps, self._slot
+        assert slot is not None
+        for C in steps.options.prompt_buckets:
+            steps.prepare_prefill(C, slot)
         for rows in num_rows:
-            self._steps.prepare(self._cache, 1, rows)
+            sweep, _ = steps.prepare(slot, 1, rows)
+            for C in steps.options.prompt_buckets:
+                steps.prepare_lead(sweep, C, slot)
 
     @property
     def kv_tokens(self) -> int:
@@ -210,23 +219,35 @@ class PackedEngine(LocalEngine):
 
     def run_steps(self, sweep: _Sweep, canvases: Sequence[Canvas], rest: tuple[int, ...], seed: int) -> Denoised:
         """Denoise over the cache and rest; the cache holds rest afterwards."""
-        held = self._cache.tokens
+        held, slot = self._cache.tokens, self._slot
+        assert slot is not None
         out = self._steps.denoise(
-            self._cache, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline,
+            slot, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline,
             sweep.cancelled,
         )  # fmt: skip
+        if bool(out.entropy.isnan().any()):
+            self._cache.truncate(len(held))
+            raise EngineError(
+                "the model's answer is not a number: set LACUNA_KERNELS=reference to see whether a kernel is at fault, "
+                "and check the model's files with `lacuna verify`"
+            )
         self._cache.hold((*held, *rest))
         if rest:
             # the state of the last prompt token went by in the fused forward; the causal decodings encode it again
             self._forget_state()
         return out
 
-    def commit(self, tokens: tuple[int, ...]) -> None:
-        self._append(tokens)
-
     def back_to(self, prompt: tuple[int, ...]) -> None:
-        self._cache.truncate(len(prompt))
+        self._cache.truncate(min(len(prompt), self._cache.length))
         self._forget_state()
+
+    def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
+        held, slot = self._cache.tokens, self._slot
+        assert slot is not None
+        states = self._steps.encode(tokens, slot, only_last)
+        slot.hold((*held, *tokens))
+        self._last_hidden = states[-1]
+        return states
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
@@ -242,6 +263,9 @@ class PackedEngine(LocalEngine):
         assert self._slots is not None
         self._slot = self._slots.take(prompt, num_extra)
         self._cache, self._last_hidden = self._slot, self._slot.last_hidden
+
+    def _turn_to(self, prompt: tuple[int, ...]) -> None:
+        """The slots are this engine's sequences, and `_take` has chosen one."""
 
     def _keep_state(self) -> None:
         if self._slot is not None:
@@ -289,7 +313,7 @@ class _Sweep:
 
     def run(self, timings: Timings, is_long: bool) -> list[CanvasResult]:
         started = time.perf_counter()
-        found = [self._long(canvas) for canvas in self.problem.canvases] if is_long else self._together()
+        found = self._one_by_one() if is_long else self._together()
         timings = replace(
             timings,
             denoise_ms=(time.perf_counter() - started) * 1e3,
@@ -300,6 +324,24 @@ class _Sweep:
     def _together(self) -> list[BlockResult]:
         out = self.engine.run_steps(self, self.problem.canvases, self.rest, self.problem.seed)
         return [self._block(out, b, len(canvas.tokens)) for b, canvas in enumerate(self.problem.canvases)]
+
+    def _one_by_one(self) -> list[BlockResult]:
+        found: list[BlockResult] = []
+        for canvas in self.problem.canvases:
+            is_cancelled = self.cancelled is not None and self.cancelled()
+            if found and (is_cancelled or self._is_late()):
+                rows = len(canvas.tokens)
+                tokens = tuple(max(0, t) for t in canvas.tokens)
+                nothing = (0.0,) * rows
+                found.append(
+                    BlockResult(tokens, nothing, nothing, 0, False, 0, 0, False, is_cancelled, is_stopped=True)
+                )
+            else:
+                found.append(self._long(canvas))
+        return found
+
+    def _is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _long(self, canvas: Canvas) -> BlockResult:
         rest, self.rest = self.rest, ()
@@ -312,9 +354,14 @@ class _Sweep:
             rest, num_blocks = (), num_blocks + 1
             return self._block(out, 0, len(block.tokens))
 
+        def commit(tokens: tuple[int, ...]) -> None:
+            # they ride along in the next block's first step
+            nonlocal rest
+            rest = tokens
+
         config = self.engine.model.config
         try:
-            return denoise_blocks(canvas, config.canvas_length, denoise_block, self.engine.commit, config.pad_id)
+            return denoise_blocks(canvas, config.canvas_length, denoise_block, commit, config.pad_id)
         finally:
             self.engine.back_to(self.problem.prompt)
 
@@ -332,6 +379,7 @@ class _Sweep:
             num_forwards=out.num_forwards,
             is_finished=bool(out.finished[b]),
             is_cancelled=out.is_cancelled,
+            is_stopped=out.is_cancelled or self._is_late(),
         )
 
     def _result(self, found: BlockResult, timings: Timings) -> CanvasResult:

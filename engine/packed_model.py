@@ -35,7 +35,8 @@ class RowPlan:
     """Who the rows of a forward are. positions: int64 [T]; num_causal: C; ranges: by window, int32 [T, 4] as
     kernels/attention.py wants them, in the cache's storage; ropes: by layer, cos and sin [T, D]. is_branch: the other
     rows are encoder rows too, which only do not write the cache. is_forked: a layer's dense MLP runs beside its
-    experts.
+    experts. places: int64 [C], where in the cache's storage the causal rows' keys and values go, for a forward that is
+    captured; None: behind what the cache holds.
 
     Constant over the steps of a fill, so it is made once; all tensors may be static buffers of a CUDA graph.
     """
@@ -46,6 +47,7 @@ class RowPlan:
     ropes: list[tuple[Tensor, Tensor]]
     is_branch: bool = False
     is_forked: bool = False
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +162,28 @@ class PackedModel:
 
     # -- the forward -------------------------------------------------------------------------------------------------
 
-    def plan_rows(self, cache: Place, num_causal: int, num_rows: Tensor | None, L: int, B: int) -> RowPlan:
+    def plan_rows(
+        self, cache: Place, num_causal: int, num_rows: Tensor | None, L: int, B: int, room: int = 0, spare: int = 0
+    ) -> RowPlan:
         """num_causal prompt rows behind what the cache holds, then B canvases of L rows, of which num_rows [B] are in
         use.
 
-        A row that is not in use sees nothing and means nothing.
+        A row that is not in use sees nothing and means nothing. room: the causal rows are padded to so many, and the
+        plan says where keys and values go; those of padding to `spare`, a position of the storage where nobody looks.
         """
-        device, start = self.device, cache.length
+        device, start, padding = self.device, cache.length, max(0, room - num_causal)
         rows = torch.arange(L, device=device).repeat(B)
-        positions = torch.cat((torch.arange(start, start + num_causal, device=device), start + num_causal + rows))
+        positions = F.pad(torch.arange(start, start + num_causal, device=device), (0, padding))
         ranges = {
-            window: row_ranges(cache.origin, start, num_causal, num_rows, L, B, window, device)
+            window: row_ranges(cache.origin, start, num_causal, num_rows, L, B, window, device, padding)
             for window in {spec.window for spec in self.config.layers}
         }
-        return RowPlan(positions, num_causal, ranges, self.ropes(positions))
+        places = None
+        if room:
+            places = torch.arange(start, start + num_causal, device=device) + cache.origin
+            places = F.pad(places, (0, padding), value=spare)
+        positions = torch.cat((positions, start + num_causal + rows))
+        return RowPlan(positions, num_causal + padding, ranges, self.ropes(positions), places=places)
 
     def ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         """By layer, cos and sin [T, D] for positions [T]."""
@@ -211,9 +221,12 @@ class PackedModel:
         q, k, v = ops.qkv_norm_rotate(
             heads, self.config.num_heads, spec.num_kv_heads, layer.q_norm, layer.k_norm, plan.ropes[i], eps
         )
-        if C:
+        if C and plan.places is None:
             cache.append(i, k[:C].transpose(0, 1), v[:C].transpose(0, 1))
         keys, values = cache.storage(i)
+        if plan.places is not None:
+            keys.index_copy_(1, plan.places, k[:C].transpose(0, 1))
+            values.index_copy_(1, plan.places, v[:C].transpose(0, 1))
         seen = ops.canvas_attention(q, k, v, keys, values, plan.ranges[spec.window])
         x, dense_in, sparse_in, router_in = ops.attention_glue(
             x,
@@ -353,11 +366,13 @@ def row_ranges(
     B: int,
     window: int | None,
     device: torch.device,
+    padding: int = 0,
 ) -> Tensor:
     """kernels/attention.row_ranges for B canvases of L rows each, vectorised, with positions counted in the cache's
     storage.
 
-    origin: where position 0 lies there; start: positions cached before this forward; num_rows: int [B] or None.
+    origin: where position 0 lies there; start: positions cached before this forward; num_rows: int [B] or None;
+    padding: rows between the causal ones and the canvases, which see nothing.
     """
     total = start + num_causal
     position = torch.arange(start, total, device=device)
@@ -368,12 +383,12 @@ def row_ranges(
     row = torch.arange(L, device=device)[None, :].expand(B, L)
     used = torch.full((B, 1), L, device=device) if num_rows is None else num_rows[:, None]
     low = 0 if window is None else max(0, total - (window - 1))
-    own = num_causal + canvas * L
+    own = num_causal + padding + canvas * L
     seen = torch.stack(
         (torch.full_like(own, low + origin), torch.full_like(own, total + origin), own, own + used), dim=-1
     )
     seen = torch.where((row < used)[..., None], seen, 0)
-    return torch.cat((causal, seen.reshape(-1, 4))).to(torch.int32)
+    return torch.cat((F.pad(causal, (0, 0, 0, padding)), seen.reshape(-1, 4))).to(torch.int32)
 
 
 def _plain_mlp(name: str, mlp: PackedMLP) -> dict[str, Tensor]:

@@ -5,57 +5,99 @@ test_pipeline.py). What differs is how. Rows are padded to a bucket, and padding
 up in one pass (kernels/vocab.py) instead of writing [L, V] logits; self-conditioning takes the k likeliest tokens of a
 row; all random numbers come from Philox; a canvas that has stopped is frozen, so that steps queued beyond the end
 change nothing; and the rest of the prompt may ride along in the first forward, its rows causal, the canvas's
-bidirectional.
+bidirectional. Prompts are encoded by the same captured forwards, without a canvas.
 
-Shapes: B canvases of L rows (the bucket), R = B * L, k tokens of self-conditioning, V vocabulary.
+Shapes: B canvases of L rows (the bucket), R = B * L, k tokens of self-conditioning, V vocabulary, C rows of a prompt.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .cuda_graph import DoneFlag, GraphCache, StepGraph
+from ..kernels import dispatch as ops
+from .cuda_graph import GraphCache, Reports, StepGraph
 from .denoise import Denoised, stack
 from .draws import row_ids as all_row_ids
 from .draws import uniform_tokens
 from .packed_model import PackedModel, RowPlan
 from .policies import SamplingPolicy
 from .problem import Cancelled, Canvas
-from .text_model import Cache, Place
+from .slots import Slot
+from .text_model import Place
 
 BUCKETS = (8, 16, 32, 64, 128, 256)
+PROMPT_BUCKETS = (16, 64, 256)
+"""Rows of a prompt in one forward: what a key typed, a line, and a chunk of a place that was not read yet."""
 HISTORY = 5
 """Argmax canvases that a stop rule may look back on, as in denoise.py."""
 MAX_STEPS = 64
 """Size of the tables of temperatures and noise; more steps run in eager sweeps of their own size."""
 MAX_GRAPHS = 12
-NUM_ENDS = 8
-"""End tokens that a sweep has room for; more take a sweep with more room."""
+NUM_ENDS = 64
+"""End tokens that a sweep has room for: a line ends with any token that has a newline. More take more room."""
 NO_END = -2
 """Neither a token nor the -1 of an empty history."""
+MAX_SEED = 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
     """Each can be turned off, which is how a doubt is settled.
 
-    buckets: rows that canvases are padded to; empty: none. num_top: tokens of self-conditioning (1..16); 0: all of
+    buckets: rows that canvases are padded to; empty: none. prompt_buckets: the same of prompt rows in a forward; empty:
+    such forwards are not captured. num_top: tokens of self-conditioning (1..16); 0: all of
     them, through full logits, the truth. graph: "auto" captures on a GPU, "eager" never does. lag: steps queued before
     the done flag is looked at. is_forked: a layer's dense MLP runs beside its experts, on a stream of its own; off
     until a card has shown what it is worth (docs/ENGINE_H200.md).
     """
 
     buckets: tuple[int, ...] = BUCKETS
+    prompt_buckets: tuple[int, ...] = PROMPT_BUCKETS
     num_top: int = 8
     graph: Literal["auto", "eager"] = "auto"
     lag: int = 1
     is_forked: bool = False
+
+
+class Lead:
+    """Static buffers for at most C prompt rows that are first in a forward: what is captured with them serves any
+    number of rows up to C and any slot. Padding is one token's, sees nothing and writes where nobody looks.
+    """
+
+    def __init__(self, model: PackedModel, cache: Slot, C: int, B: int, L: int) -> None:
+        """B canvases of L rows follow in the same forward."""
+        self.model, self.C, self.B, self.L = model, C, B, L
+        self.tokens = torch.full((C,), model.config.pad_id, dtype=torch.long, device=model.device)
+        # until something is loaded all rows are padding
+        self.plan = self._planned(cache, 0, None)
+
+    def load(self, tokens: Sequence[int], cache: Slot, num_rows: Tensor | None) -> None:
+        """tokens: to be encoded behind what the cache holds, which has room for them. num_rows: [B] of the canvases."""
+        padded = [*tokens, *[self.model.config.pad_id] * (self.C - len(tokens))]
+        self.tokens.copy_(torch.tensor(padded))
+        copy_plan(self._planned(cache, len(tokens), num_rows), self.plan)
+
+    def _planned(self, cache: Slot, num_tokens: int, num_rows: Tensor | None) -> RowPlan:
+        return self.model.plan_rows(cache, num_tokens, num_rows, self.L, self.B, self.C, cache.spare)
+
+
+class Prefill:
+    """A forward of at most C prompt rows and no canvas, on static buffers."""
+
+    def __init__(self, model: PackedModel, cache: Slot, C: int) -> None:
+        self.model, self.cache = model, cache
+        self.lead = Lead(model, cache, C, 0, 0)
+        self.states = torch.zeros(C, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        """Of the rows, normed [C, H]."""
+
+    def body(self) -> None:
+        self.states.copy_(self.model.rows(self.lead.tokens, self.lead.plan, self.cache))
 
 
 class Sweep:
@@ -64,7 +106,7 @@ class Sweep:
     def __init__(
         self,
         model: PackedModel,
-        cache: Cache,
+        cache: Slot,
         policy: SamplingPolicy,
         num_ends: int,
         B: int,
@@ -96,10 +138,8 @@ class Sweep:
         self.rows = all_row_ids(B, L, device)
         self.given, self.is_pinned, self.is_free = long(B, L), flag(B, L), flag(B, L)
         self.is_banned = flag(V)
-        # tokens that end an answer, filled up with one that is no token: views of a buffer, so that a graph reads it
-        # anew
-        self.end_ids = torch.full((num_ends,), NO_END, dtype=torch.long, device=device)
-        self.ends = cast(frozenset[int], tuple(self.end_ids.unbind(0)))
+        # tokens that end an answer, filled up with one that is no token
+        self.ends = torch.full((num_ends,), NO_END, dtype=torch.long, device=device)
         # row i of these is step i, counted from 1; row 0 of the noise is the first canvas
         self.temperatures = torch.ones(max_steps + 1, device=device)
         self.noise = long(max_steps + 1, B, L)
@@ -112,39 +152,47 @@ class Sweep:
         self.soft_ids = long(R, max(1, self.num_top))
         self.soft_weights = torch.zeros(R, max(1, self.num_top), device=device)
         self.soft = torch.zeros(R, model.config.hidden_size, dtype=model.dtype, device=device)
+        # all that the host wants to know of a step, in one tensor: one copy brings it over
+        self.report = torch.zeros(1 + B * (2 + 3 * L), device=device)
+        self._tables: dict[int, Tensor] = {}
+        self.leads: dict[int, tuple[Lead, StepGraph]] = {}
+        """First steps over these buffers, by the prompt rows that they have room for; see Pipeline.prepare_lead."""
 
     def load(
         self,
         canvases: Sequence[Canvas],
-        cache: Cache,
+        cache: Slot,
         max_steps: int,
         seed: int,
         banned: Tensor | None,
-        num_causal: int,
+        rest: Sequence[int] = (),
+        lead: Lead | None = None,
         ends: frozenset[int] = frozenset(),
     ) -> RowPlan | None:
-        """Copy a problem in. num_causal: prompt rows that ride along in the first forward; returns that forward's
-        plan.
+        """Copy a problem in. rest: prompt tokens that ride along in the first forward, which is the lead's; without a
+        lead returns that forward's plan.
         """
         model, device = self.model, self.model.device
         given, is_pinned, in_use, _ = stack(canvases, device)
-        self.given.fill_(-1)
-        self.given[:, : given.shape[1]] = given
-        self.is_pinned.zero_()
-        self.is_pinned[:, : given.shape[1]] = is_pinned
+        # rows of the bucket that no canvas has are one token's, pinned: they all go to the same few experts, whose
+        # weights are then read for them; rows of noise would each ask for others
+        self.given.fill_(model.config.pad_id)
+        self.given[:, : given.shape[1]] = torch.where(in_use, given, model.config.pad_id)
+        self.is_pinned.fill_(True)
+        self.is_pinned[:, : given.shape[1]] = is_pinned | ~in_use
         self.is_free.zero_()
         self.is_free[:, : given.shape[1]] = in_use & ~is_pinned
         self.is_banned.zero_()
         if banned is not None:
             self.is_banned.copy_(banned)
-        self.end_ids.fill_(NO_END)
-        self.end_ids[: len(ends)] = torch.tensor(sorted(ends), dtype=torch.long, device=device)
-        table = [self.policy.temperature.at(remaining, max_steps) for remaining in range(max_steps, 0, -1)]
-        self.temperatures[1 : max_steps + 1] = torch.tensor(table, device=device)
+        self.ends.fill_(NO_END)
+        self.ends[: len(ends)] = torch.tensor(sorted(ends), dtype=torch.long, device=device)
+        self.temperatures[1 : max_steps + 1] = self._temperatures(max_steps)
         steps = torch.arange(max_steps + 1, device=device)
         low, high = model.config.first_noise_id, model.config.vocab_size
-        self.noise[: max_steps + 1] = uniform_tokens(seed, steps, self.rows, low, high)
-        self.words[0] = seed
+        self.noise[: max_steps + 1] = uniform_tokens(seed % MAX_SEED, steps, self.rows, low, high)
+        # the counter's word is signed
+        self.words[0] = seed % MAX_SEED
         self.step_index.zero_()
         self.current.copy_(torch.where(self.given >= 0, self.given, self.noise[0]))
         self.tokens.copy_(self.current)
@@ -165,31 +213,35 @@ class Sweep:
         self._set_soft(self.soft_ids, self.soft_weights, self.soft)
         num_rows = torch.tensor([len(canvas.tokens) for canvas in canvases], device=device)
         # the canvases' place once everything is cached
-        self._copy_plan(model.plan_rows(_Ahead(cache, num_causal), 0, num_rows, self.L, self.B))
+        copy_plan(model.plan_rows(_Ahead(cache, len(rest)), 0, num_rows, self.L, self.B), self.plan)
         self.cache = cache
-        return model.plan_rows(cache, num_causal, num_rows, self.L, self.B) if num_causal else None
+        if not rest:
+            return None
+        if lead is None:
+            return model.plan_rows(cache, len(rest), num_rows, self.L, self.B)
+        lead.load(rest, cache, num_rows)
+        return None
 
     def step(self) -> None:
         """One step, on the buffers alone."""
         hidden = self.model.rows(self.current.flatten(), self.plan, self.cache, self._soft())
         self._finish(hidden)
 
-    def first_step(self, prompt: Tensor, plan: RowPlan, cache: Cache) -> None:
-        """One step with the prompt's last rows in the same forward: prompt int64 [C]. The cache gets them."""
-        hidden = self.model.rows(torch.cat((prompt, self.current.flatten())), plan, cache, self._soft())
-        cache.advance(len(prompt))
+    def first_step(self, prompt: Tensor, plan: RowPlan) -> None:
+        """One step with the prompt's last rows in the same forward: prompt int64 [C]. Their keys and values are in the
+        cache's storage afterwards; its length is the caller's business.
+        """
+        hidden = self.model.rows(torch.cat((prompt, self.current.flatten())), plan, self.cache, self._soft())
         self._finish(hidden[len(prompt) :])
 
-    def result(self, num_forwards: int, is_cancelled: bool) -> Denoised:
+    def read(self, report: Tensor, num_forwards: int, is_cancelled: bool) -> Denoised:
+        """What a report says that was brought to the host."""
+        B, L = self.B, self.L
+        flags = report[1 : 1 + 2 * B].view(2, B)
+        tokens, entropy, logprob = report[1 + 2 * B :].view(3, B, L)
         return Denoised(
-            self.tokens.clone(),
-            self.entropy.clone(),
-            self.logprob.clone(),
-            self.steps.clone(),
-            self.finished.clone(),
-            is_cancelled,
-            num_forwards,
-        )
+            tokens.long(), entropy, logprob, flags[0].long(), flags[1] > 0, is_cancelled, num_forwards
+        )  # fmt: skip
 
     # -- parts of a step ---------------------------------------------------------------------------------------------
 
@@ -223,6 +275,9 @@ class Sweep:
         self.steps += running
         self.finished |= policy.stop.done(list(self.history.unbind(0)), self.entropy, self.is_free, self.ends)
         self.is_done.copy_(self.finished.all()[None])
+        # fp32 holds every integer up to 2^24, and no vocabulary is larger
+        parts = (self.is_done, self.steps, self.finished, self.tokens, self.entropy, self.logprob)
+        self.report.copy_(torch.cat([part.flatten().float() for part in parts]))
 
         if self.num_top:
             weights = torch.exp(stats.top_logits / temperature - stats.lse[:, None]).float()
@@ -242,17 +297,29 @@ class Sweep:
         self.soft_ids.copy_(torch.where(pinned, known, ids))
         self.soft_weights.copy_(torch.where(pinned, only_first, weights))
 
-    def _copy_plan(self, plan: RowPlan) -> None:
-        self.plan.positions.copy_(plan.positions)
-        for window, ranges in plan.ranges.items():
-            self.plan.ranges[window].copy_(ranges)
-        # layers of one kind share a table, which is copied once
-        seen: set[int] = set()
-        for ours, theirs in zip(self.plan.ropes, plan.ropes, strict=True):
-            if id(ours[0]) not in seen:
-                seen.add(id(ours[0]))
-                ours[0].copy_(theirs[0])
-                ours[1].copy_(theirs[1])
+    def _temperatures(self, max_steps: int) -> Tensor:
+        """fp32 [max_steps]: of the steps in their order."""
+        known = self._tables.get(max_steps)
+        if known is None:
+            table = [self.policy.temperature.at(remaining, max_steps) for remaining in range(max_steps, 0, -1)]
+            known = self._tables[max_steps] = torch.tensor(table, device=self.model.device)
+        return known
+
+
+def copy_plan(source: RowPlan, target: RowPlan) -> None:
+    """Into the buffers of a plan for as many rows."""
+    target.positions.copy_(source.positions)
+    if source.places is not None and target.places is not None:
+        target.places.copy_(source.places)
+    for window, ranges in source.ranges.items():
+        target.ranges[window].copy_(ranges)
+    # layers of one kind share a table, which is copied once
+    seen: set[int] = set()
+    for ours, theirs in zip(target.ropes, source.ropes, strict=True):
+        if id(ours[0]) not in seen:
+            seen.add(id(ours[0]))
+            ours[0].copy_(theirs[0])
+            ours[1].copy_(theirs[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,54 +339,91 @@ class _Ahead:
 
 
 class Pipeline:
-    """Sweeps by shape, captured once, over one model and the caches of one storage."""
+    """Sweeps and prefills by shape, captured once, over one model and the slots of one pool."""
 
     def __init__(self, model: PackedModel, policy: SamplingPolicy, options: StepOptions | None = None) -> None:
         self.model, self.policy, self.options = model, policy, options or StepOptions()
-        self._is_captured = self.options.graph == "auto" and model.device.type == "cuda"
+        # the truths wait for the device, which ends a capture
+        is_triton = ops.choose(model.table, None) == "triton"
+        self._is_captured = self.options.graph == "auto" and model.device.type == "cuda" and is_triton
         self._sweeps: GraphCache[tuple[Sweep, StepGraph]] = GraphCache(MAX_GRAPHS)
+        self._prefills: GraphCache[tuple[Prefill, StepGraph]] = GraphCache(MAX_GRAPHS)
         self._memory: Any = torch.cuda.graph_pool_handle() if self._is_captured else None
 
     @property
     def num_graphs(self) -> int:
-        return len(self._sweeps)
+        return len(self._prefills) + sum(1 + len(sweep.leads) for sweep, _ in self._sweeps.values())
 
     def bucket(self, num_rows: int) -> int:
         """The rows that a canvas of num_rows is padded to."""
         return next((size for size in self.options.buckets if size >= num_rows), num_rows)
 
+    def prompt_bucket(self, num_rows: int) -> int | None:
+        """The same of prompt rows; None where they are more than any bucket holds."""
+        return next((size for size in self.options.prompt_buckets if size >= num_rows), None)
+
     # inference mode everywhere: buffers that were made in it cannot be written outside of it
     @torch.inference_mode()
     def prepare(
-        self, cache: Cache, B: int, num_rows: int, max_steps: int = MAX_STEPS, num_ends: int = 1
+        self, cache: Slot, B: int, num_rows: int, max_steps: int = MAX_STEPS, num_ends: int = 1
     ) -> tuple[Sweep, StepGraph]:
         """The sweep for a shape, captured where graphs are used: part of the warm-up, so that no request pays for
         it.
         """
         L, steps = self.bucket(num_rows), max(MAX_STEPS, max_steps)
         room = -(-max(1, num_ends) // NUM_ENDS) * NUM_ENDS
-        # the storage is baked into a captured graph; slots of one pool share it
-        storage = cache.storage(0)[0].data_ptr() if self._is_captured else 0
 
         def build() -> tuple[Sweep, StepGraph]:
             options = self.options
             sweep = Sweep(self.model, cache, self.policy, room, B, L, steps, options.num_top, options.is_forked)
-            graph = StepGraph(sweep.step, self.model.device, self._memory, is_eager=not self._is_captured)
             # any input will do, as long as it is one
-            sweep.load([Canvas.free(L)] * B, cache, 1, 0, None, 0)
-            graph.prepare()
-            return sweep, graph
+            sweep.load([Canvas.free(L)] * B, cache, 1, 0, None)
+            return sweep, self._graph(sweep.step)
 
-        return self._sweeps.get((B, L, steps, room, storage), build)
+        return self._sweeps.get((B, L, steps, room, self._storage(cache)), build)
+
+    @torch.inference_mode()
+    def prepare_lead(self, sweep: Sweep, C: int, cache: Slot) -> tuple[Lead, StepGraph]:
+        """The first step of a sweep with C prompt rows in it. Whatever the sweep was loaded with is lost."""
+        if C not in sweep.leads:
+            lead = Lead(self.model, cache, C, sweep.B, sweep.L)
+            sweep.load([Canvas.free(sweep.L)] * sweep.B, cache, 1, 0, None)
+            sweep.leads[C] = lead, self._graph(lambda: sweep.first_step(lead.tokens, lead.plan))
+        return sweep.leads[C]
+
+    @torch.inference_mode()
+    def prepare_prefill(self, C: int, cache: Slot) -> tuple[Prefill, StepGraph]:
+        """The forward of C prompt rows."""
+
+        def build() -> tuple[Prefill, StepGraph]:
+            prefill = Prefill(self.model, cache, C)
+            return prefill, self._graph(prefill.body)
+
+        return self._prefills.get((C, self._storage(cache)), build)
 
     def clear(self) -> None:
         """Drop every graph and buffer."""
+        self._prefills.clear()
         self._sweeps.clear()
+
+    @torch.inference_mode()
+    def encode(self, tokens: Sequence[int], cache: Slot, only_last: bool = False) -> Tensor:
+        """Encode prompt tokens behind what the cache holds. -> normed states [T, H], or of the last [1, H]."""
+        C = self.prompt_bucket(len(tokens))
+        if C is None:
+            return self.model.encode(torch.tensor(tokens, device=self.model.device), cache, only_last)
+        prefill, graph = self.prepare_prefill(C, cache)
+        cache.reserve(cache.length + len(tokens))
+        prefill.cache = cache
+        prefill.lead.load(tokens, cache, None)
+        graph.replay()
+        cache.advance(len(tokens))
+        return prefill.states[len(tokens) - 1 if only_last else 0 : len(tokens)].clone()
 
     @torch.inference_mode()
     def denoise(
         self,
-        cache: Cache,
+        cache: Slot,
         canvases: Sequence[Canvas],
         max_steps: int,
         seed: int,
@@ -330,27 +434,43 @@ class Pipeline:
         cancelled: Cancelled | None = None,
     ) -> Denoised:
         """Denoise several canvases over what the cache holds and `rest`, prompt tokens that it does not hold yet; they
-        are in the cache afterwards. Arguments and result are denoise.py's; seed instead of a generator.
+        are in the cache afterwards. Arguments and result are denoise.py's, on the host; seed instead of a generator.
         """
         sweep, graph = self.prepare(cache, len(canvases), max(len(c.tokens) for c in canvases), max_steps, len(ends))
-        first = sweep.load(canvases, cache, max_steps, seed, banned, len(rest), ends)
-        done = DoneFlag(self.model.device, self.options.lag)
+        C = self.prompt_bucket(len(rest)) if rest else None
+        lead, first_graph = (None, None) if C is None else self.prepare_lead(sweep, C, cache)
+        # before the plan is made: the slot may move
+        cache.reserve(cache.length + len(rest))
+        plan = sweep.load(canvases, cache, max_steps, seed, banned, rest, lead, ends)
+        reports = Reports(self.model.device, self.options.lag)
         num_forwards, is_cancelled = 0, False
         for _ in range(max_steps):
-            if first is not None:
-                sweep.first_step(torch.tensor(rest, device=self.model.device), first, cache)
-                first = None
-            else:
+            if num_forwards or not rest:
                 graph.replay()
+            else:
+                if first_graph is not None:
+                    first_graph.replay()
+                elif plan is not None:
+                    sweep.first_step(torch.tensor(rest, device=self.model.device), plan)
+                cache.advance(len(rest))
             num_forwards += 1
-            done.push(sweep.is_done)
-            if done.is_set():
+            reports.push(sweep.report)
+            if reports.is_done():
                 break
             if cancelled is not None and cancelled():
                 is_cancelled = True
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 break
-        out = sweep.result(num_forwards, is_cancelled)
+        out = sweep.read(reports.latest(), num_forwards, is_cancelled)
         rows = max(len(canvas.tokens) for canvas in canvases)
         return replace(out, tokens=out.tokens[:, :rows], entropy=out.entropy[:, :rows], logprob=out.logprob[:, :rows])
+
+    def _graph(self, body: Callable[[], None]) -> StepGraph:
+        graph = StepGraph(body, self.model.device, self._memory, is_eager=not self._is_captured)
+        graph.prepare()
+        return graph
+
+    def _storage(self, cache: Slot) -> int:
+        """Baked into a captured graph; slots of one pool share it."""
+        return cache.storage(0)[0].data_ptr() if self._is_captured else 0

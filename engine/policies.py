@@ -13,6 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+Ends = frozenset[int] | Tensor
+"""Token ids that end an answer: as they are known on the host, or int64 [N] on the device, for a captured step."""
+
 
 @dataclass(frozen=True, slots=True)
 class TemperatureSchedule:
@@ -59,7 +62,7 @@ class StableAndConfident:
     stability: int = 1
     confidence: float = 0.005
 
-    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor:
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: Ends) -> Tensor:
         mean = (entropy * is_free).sum(-1) / is_free.sum(-1).clamp_min(1)
         confident = mean < self.confidence
         if len(history) <= self.stability:
@@ -80,7 +83,7 @@ class RegionEntropySum:
     limit: float = 0.5
     stability: int = 0
 
-    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor:
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: Ends) -> Tensor:
         region = answer_region(history[-1], ends)
         total = (entropy * (region & is_free)).sum(-1)
         if len(history) <= self.stability:
@@ -96,7 +99,7 @@ class RegionEntropySum:
 class StopRule(Protocol):
     """history: argmax canvases [B, L] of the steps so far, the latest last; entropy [B, L]; -> bool [B]."""
 
-    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: frozenset[int]) -> Tensor: ...
+    def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: Ends) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,9 @@ EMBEDDED_POLICY = SamplingPolicy(
 """What the embedded model is served with: one answer, so argmax at temperature 1."""
 
 
-def answer_region(tokens: Tensor, ends: frozenset[int]) -> Tensor:
+def answer_region(tokens: Tensor, ends: Ends) -> Tensor:
     """bool [B, L]: rows up to and including the first end token; all rows where there is none."""
-    is_end = torch.zeros_like(tokens, dtype=torch.bool)
-    for end in ends:
-        is_end |= tokens == end
+    if not isinstance(ends, Tensor):
+        ends = torch.tensor(sorted(ends), dtype=tokens.dtype, device=tokens.device)
+    is_end = (tokens[..., None] == ends).any(-1)
     return is_end.cumsum(-1) - is_end.long() == 0

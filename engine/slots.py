@@ -39,11 +39,20 @@ class Slot(HeldTokens):
     def origin(self) -> int:
         return self.first
 
+    @property
+    def spare(self) -> int:
+        """A position of the storage that no slot has: padding rows write their keys and values there."""
+        return self._pool.budget
+
+    def reserve(self, length: int) -> None:
+        """Make room for so many positions, which may move the slot. What is held stays."""
+        if length > self.capacity:
+            self._pool.grow(self, length)
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write key and value [Hkv, T, D] after the valid positions; see KVCache.append."""
         end = self.length + key.shape[1]
-        if end > self.capacity:
-            self._pool.grow(self, end)
+        self.reserve(end)
         keys, values = self._pool.storage(layer)
         keys[:, self.first + self.length : self.first + end] = key
         values[:, self.first + self.length : self.first + end] = value
@@ -71,7 +80,8 @@ class SlotPool:
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, budget: int = 8192) -> None:
         """budget: positions of all slots together; what it costs on the device is `num_bytes`, at once."""
         self.budget = -(-budget // GRANULE) * GRANULE
-        shapes = [(s.num_kv_heads, self.budget, s.head_dim) for s in config.layers]
+        # and one position more, see Slot.spare
+        shapes = [(s.num_kv_heads, self.budget + 1, s.head_dim) for s in config.layers]
         self._keys = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
         self._values = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
         self.slots: list[Slot] = []
@@ -82,7 +92,7 @@ class SlotPool:
         return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values))
 
     def storage(self, layer: int) -> tuple[Tensor, Tensor]:
-        """[Hkv, budget, D] each. The addresses never change."""
+        """[Hkv, budget + 1, D] each. The addresses never change."""
         return self._keys[layer], self._values[layer]
 
     def take(self, prompt: tuple[int, ...], num_extra: int = 0) -> Slot:

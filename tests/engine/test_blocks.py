@@ -136,3 +136,34 @@ def test_a_cancel_ends_the_long_fill(tmp_path: Path):
     assert found.is_cancelled
     assert not found.is_finished
     assert len(found.tokens) == 40
+
+
+@pytest.mark.parametrize("num_canvases", [1, 3])
+def test_a_deadline_ends_the_long_fill(tmp_path: Path, num_canvases: int):
+    config = tiny.tiny_config(vocab_size=16, eos_ids=(15,))
+    packed = load_packed(tiny.save_shards(random_model(config, sharpness=0.8, reach=0.05), tmp_path), EXACT)
+    # never sure enough to stop, and no end token that would
+    engine = PackedEngine(packed, SamplingPolicy(stop=StableAndConfident(1, 0.0)), kv_tokens=512)
+    canvases = (Canvas.free(40),) * num_canvases
+    found = engine.fill(CanvasProblem((2, 3), canvases, max_steps=3, deadline_ms=0.0, banned=(15,)))
+    assert [len(each.tokens) for each in found] == [40] * num_canvases
+    assert not any(each.is_finished or each.is_cancelled for each in found)
+    # one step of the first block, and nothing of the others
+    assert [each.steps for each in found] == [1] + [0] * (num_canvases - 1)
+
+
+def test_what_a_block_commits_rides_along_in_the_next_ones_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tiny.tiny_config(vocab_size=16, eos_ids=(15,))
+    packed = load_packed(tiny.save_shards(random_model(config, sharpness=0.8, reach=0.05), tmp_path), EXACT)
+    engine = PackedEngine(packed, SamplingPolicy(), kv_tokens=512)
+    forwards: list[tuple[int, int]] = []
+    rows = packed.rows
+    monkeypatch.setattr(
+        packed, "rows", lambda tokens, plan, *rest: forwards.append((plan.num_causal, len(tokens))) or rows(
+            tokens, plan, *rest
+        )
+    )  # fmt: skip
+    engine.fill(CanvasProblem((2, 3), (Canvas.free(24),), max_steps=2, banned=(15,)))
+    # no forward of prompt rows alone: every one has the canvas's eight rows behind them
+    assert all(total - causal == 8 for causal, total in forwards)
+    assert [causal for causal, _ in forwards if causal] == [16, 16, 16]

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 import torch
-from lacuna_ls.engine.cuda_graph import DoneFlag, Fork, GraphCache, StepGraph
+from lacuna_ls.engine.cuda_graph import Fork, GraphCache, Reports, StepGraph
 from lacuna_ls.engine.denoise import Denoised, denoise
 from lacuna_ls.engine.draws import PhiloxDraws, uniform_tokens
+from lacuna_ls.engine.errors import EngineError
 from lacuna_ls.engine.formats import EXACT
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine, _Bound
 from lacuna_ls.engine.packed import load_packed
 from lacuna_ls.engine.packed_engine import PackedEngine
 from lacuna_ls.engine.packed_model import PackedModel
-from lacuna_ls.engine.pipeline import Pipeline, StepOptions, Sweep
+from lacuna_ls.engine.pipeline import Lead, Pipeline, Prefill, StepOptions, Sweep
 from lacuna_ls.engine.policies import EntropyBound, RegionEntropySum, SamplingPolicy, StableAndConfident, answer_region
 from lacuna_ls.engine.problem import NOISE, Canvas, CanvasProblem
 from lacuna_ls.engine.slots import SlotPool
@@ -88,6 +89,8 @@ OPTIONS = [
     pytest.param(StepOptions(num_top=16), 0, id="defaults"),
     pytest.param(StepOptions(num_top=16), 5, id="the end of the prompt in the first forward"),
     pytest.param(StepOptions(num_top=16), 37, id="the whole prompt in the first forward"),
+    pytest.param(StepOptions(num_top=16, prompt_buckets=()), 5, id="the end of the prompt, not padded"),
+    pytest.param(StepOptions(num_top=16, prompt_buckets=(37,)), 37, id="the whole prompt, a bucket exactly"),
     pytest.param(StepOptions(num_top=0), 0, id="dense self-conditioning"),
     pytest.param(StepOptions(buckets=(), num_top=16), 0, id="no buckets"),
     pytest.param(StepOptions(num_top=16, lag=0), 0, id="the done flag read at once"),
@@ -229,10 +232,55 @@ def test_engine_keeps_documents_apart(model: PackedModel):
     assert engine.status().state == "closed"
 
 
+def test_prompts_read_ahead_keep_to_their_slots(model: PackedModel):
+    """Two prompts with a common beginning and a third: whose keys are whose, and which last state belongs to which."""
+    rng = torch.Generator().manual_seed(7)
+
+    def tokens(num: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, V, (num,), generator=rng).tolist())
+
+    engine, truth = PackedEngine(model, kv_tokens=2048), LocalEngine(model)
+    first, second, third = (*PROMPT, *tokens(60)), (*PROMPT, *tokens(60)), tokens(50)
+    for prompt in (first, second, third):
+        engine.prefill(prompt)
+    for prompt in (third, second, first, PROMPT):
+        asked = CanvasProblem(prompt, (Canvas.free(6),), decoding="autoregressive")
+        found, wanted = engine.fill(asked)[0], truth.fill(asked)[0]
+        assert found.tokens == wanted.tokens
+        assert found.timings.num_cached >= len(prompt) - 1
+    assert engine._slots is not None
+    assert len(engine._slots.slots) == 3
+
+
+def test_an_answer_that_is_no_number_is_an_error(tmp_path: Path):
+    source = tiny.save_shards(random_model(tiny.tiny_config(vocab_size=V, eos_ids=(EOS,)), seed=4), tmp_path)
+    broken = load_packed(source, EXACT)
+    broken._final_norm.fill_(torch.nan)
+    engine = PackedEngine(broken, SAMPLED, kv_tokens=1024)
+    with pytest.raises(EngineError, match="not a number"):
+        engine.fill(problem())
+
+
+def test_padding_asks_for_few_experts(model: PackedModel, monkeypatch: pytest.MonkeyPatch):
+    """Rows that nobody has are read for, too: they are one token's, so they all go to the same experts."""
+    seen: list[torch.Tensor] = []
+    slots = ops.expert_slots
+    monkeypatch.setattr(ops, "expert_slots", lambda x, ids, experts: seen.append(ids) or slots(x, ids, experts))
+    fast(model, [Canvas.free(3)], NEVER, StepOptions(buckets=(64,), num_top=16), max_steps=3)
+    canvas_rows = [ids for ids in seen if len(ids) == 64]
+    assert canvas_rows
+    for ids in canvas_rows:
+        assert bool((ids[3:] == ids[3]).all())
+
+
 def test_warm_up_prepares_what_a_request_will_use(model: PackedModel):
     engine = PackedEngine(model, SAMPLED, kv_tokens=1024, options=StepOptions(num_top=16))
     engine.warm_up((9,))
     built = engine._pipeline.num_graphs
+    # a line ends with any token that has a newline: the product asks with more end tokens than the warm-up did
+    for length in (5, 20, len(PROMPT)):
+        engine.fill(CanvasProblem(PROMPT[:length], (Canvas.free(9),), max_steps=8, seed=5, stop=(3, 5, 7, 8)))
+    engine.prefill(tuple(reversed(PROMPT)))
     found = engine.fill(CanvasProblem(PROMPT, (Canvas.free(9),), max_steps=8, seed=5))
     assert engine._pipeline.num_graphs == built
     assert list(found[0].tokens) == plain(model, [Canvas.free(9)], SAMPLED, max_steps=8).tokens[0].tolist()
@@ -284,13 +332,20 @@ def test_the_eager_twin_runs_the_body_on_every_replay():
     assert float(buffer) == 2
 
 
-def test_done_flag_lags():
-    flag = DoneFlag(CPU, lag=2)
+def test_reports_lag_and_the_one_that_tells_the_end_is_kept():
+    reports = Reports(CPU, lag=2)
     seen = []
-    for value in (False, True, True, True):
-        flag.push(torch.tensor([value]))
-        seen.append(flag.is_set())
+    for step, is_end in enumerate((False, True, True, True)):
+        reports.push(torch.tensor([float(is_end), step]))
+        seen.append(reports.is_done())
     assert seen == [False, False, False, True]
+    assert reports.latest().tolist() == [1, 1]
+    # without an end it is the last one
+    reports = Reports(CPU, lag=2)
+    for step in range(4):
+        reports.push(torch.tensor([0.0, step]))
+        assert not reports.is_done()
+    assert reports.latest().tolist() == [0, 3]
 
 
 def test_a_fork_starts_after_what_was_before_and_ends_before_what_is_after(monkeypatch: pytest.MonkeyPatch):
@@ -362,9 +417,11 @@ def test_a_step_never_waits_for_the_device(
     monkeypatch.setattr(ops, "vocab_stats", stats)
     slot = SlotPool(model.config, CPU, torch.float32, 512).take(PROMPT)
     sweep = Sweep(model, slot, policy, 8, 2, 16, 64, num_top)
-    sweep.load([Canvas.free(9), WARM], slot, 8, 5, None, 0, frozenset((EOS,)))
+    lead, prefill = Lead(model, slot, 16, 2, 16), Prefill(model, slot, 16)
+    sweep.load([Canvas.free(9), WARM], slot, 8, 5, None, PROMPT[:5], lead, frozenset((EOS,)))
     with NoWaiting():
-        sweep.step()
+        prefill.body()
+        sweep.first_step(lead.tokens, lead.plan)
         sweep.step()
     assert int(sweep.step_index) == 2
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
