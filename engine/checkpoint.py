@@ -7,30 +7,33 @@ and no quantised formats of others.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from .config import ModelConfig
-from .errors import CheckpointError, ConfigError, DeviceError, ModelNotFoundError
+from .errors import CheckpointError, ConfigError, DeviceError
 from .int8 import QuickLayer, convert, dequantise
 from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
+from .shards import Shards, check_finite, read_index
 
 __all__ = ["EMBEDDED", "load_checkpoint", "load_config", "save_folder", "save_packed"]
 
 Adapt = Callable[[str, Tensor], Tensor]
 """(name, weight) -> the weight to use instead; see adapter.py."""
 
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""What an unquantised weight may be stored as: integers and eight-bit floats mean nothing without their scales."""
+
 SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 """The vision tower: text work never reads it."""
 
-TIED = ("lm_head.weight", "model.encoder.language_model.")
+ENCODER = "model.encoder.language_model."
+TIED = ("lm_head.weight", ENCODER)
 """Copies of the decoder's weights that some writers store; the encoder's layer scalars are the exception."""
 
 
@@ -71,42 +74,76 @@ def load_checkpoint(
     kind = weights if weights != "auto" else ("int8" if device == "cpu" else "bf16")
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     tensors: dict[str, Tensor] = {}
-    for name, file, tensor in read_tensors(source):
-        if name not in expected:
-            question = "are config and weights of one model?"
-            raise CheckpointError(f"{file}: tensor {name} does not belong to this config; {question}")
+    for name, file, tensor in read_tensors(source, expected):
         if tensor.shape != expected[name]:
             wanted = f"the config asks for {list(expected[name])}"
             raise CheckpointError(f"{file}: tensor {name} has shape {list(tensor.shape)}, {wanted}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{file}: tensor {name} holds NaN or infinity; copy the file again")
+        check_finite(tensor, name, file, dtype)
         tensors[name] = (adapt(name, tensor) if adapt else tensor).to(device=device, dtype=dtype)
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{source}: tensor {missing[0]}{more} missing; copy the whole model again")
+        raise missing_error(source, missing)
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_(False)
     return convert(model) if kind == "int8" else model
 
 
-def read_tensors(source: Path) -> Iterator[tuple[str, Path, Tensor]]:
-    """(our name, file, tensor) of every text tensor, one at a time; packed int8 tensors come dequantised to fp32."""
-    for file in _files(source):
-        try:
-            # safetensors ships no types for its handle
-            with cast(Any, safe_open(file, framework="pt")) as handle:
-                keys = cast(set[str], set(handle.keys()))
-                for key in sorted(keys):
-                    name = our_name(key)
-                    if name is None or key.endswith("|scale"):
-                        continue
-                    tensor = cast(Tensor, handle.get_tensor(key))
-                    if f"{key}|scale" in keys:
-                        tensor = dequantise(tensor, handle.get_tensor(f"{key}|scale"))
-                    yield name, file, tensor
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); copy it again") from None
+def read_tensors(source: Path, expected: Container[str]) -> Iterator[tuple[str, Path, Tensor]]:
+    """(our name, file, tensor) of every text tensor, one at a time; packed int8 tensors come dequantised to fp32.
+
+    expected: our names of all weights. Raises: CheckpointError for a tensor that is not among them, is no float without
+    its scale, or is cut off.
+    """
+    shards = Shards(source)
+    for file in shards.files:
+        with shards.opened(file):
+            for key in shards.names(file):
+                weight = key.removesuffix("|scale")
+                name = our_name(weight) or copied_name(weight)
+                if name is None:
+                    continue
+                if name not in expected or weight not in shards.stored:
+                    raise foreign_error(file, key)
+                if our_name(key) != name:
+                    # the scale of another, or a copy
+                    continue
+                if f"{key}|scale" in shards.stored:
+                    yield name, file, dequantise(shards.read(key), shards.read(f"{key}|scale"))
+                    continue
+                check_float(file, key, shards.stored[key].dtype)
+                yield name, file, shards.read(key)
+
+
+def check_float(file: Path, key: str, dtype: str) -> None:
+    """Raises: CheckpointError for a stored dtype that an unquantised weight cannot have."""
+    if dtype not in FLOATS:
+        raise CheckpointError(
+            f"{file}: tensor {key} has dtype {dtype}, and an unquantised weight is {', '.join(FLOATS[:-1])} or "
+            f"{FLOATS[-1]}; choose a release of the model that is unquantised, INT4 or NVFP4 (compressed-tensors)"
+        )
+
+
+def foreign_error(file: Path, key: str) -> CheckpointError:
+    """For a stored tensor that no weight of the config is made of."""
+    return CheckpointError(f"{file}: tensor {key} does not belong to this config; are config and weights of one model?")
+
+
+def missing_error(source: Path, names: list[str]) -> CheckpointError:
+    """For weights, by our names, that no file holds: with the file and the stored name of the first."""
+    first, more = names[0], f" and {len(names) - 1} more" if len(names) > 1 else ""
+    if source.is_file():
+        return CheckpointError(f"{source}: tensor {first}{more} missing; copy the file again")
+    index = read_index(source)
+    if index is None:
+        file = source / "model.safetensors"
+        return CheckpointError(f"{file}: tensor {their_name(first)}{more} missing; copy the file again")
+    for key, file_name in index.items():
+        if (our_name(key) or "").removesuffix("_packed") == first:
+            return CheckpointError(
+                f"{source / file_name}: tensor {key}{more} missing, though the index says that it is there; copy the "
+                "file again"
+            )
+    return CheckpointError(f"{source}: tensor {their_name(first)}{more} missing; copy the whole model again")
 
 
 def save_folder(model: DiffusionGemma, folder: Path, tokenizer_json: str | None = None) -> None:
@@ -162,38 +199,25 @@ def _must_be_float(model: DiffusionGemma) -> None:
         raise ValueError("this model runs in int8; load it with weights='fp32' to save it")
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    index = source / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            files = [source / name for name in names]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise CheckpointError(f"{index} is not a valid index; copy it again") from None
-        for file in files:
-            if not file.exists():
-                raise CheckpointError(f"{file} is missing, though {index.name} names it; copy the whole model again")
-        return files
-    single = source / "model.safetensors"
-    if not single.exists():
-        raise ModelNotFoundError(f"{source} holds no model.safetensors; point to a folder that save_pretrained wrote")
-    return [single]
-
-
 def our_name(key: str) -> str | None:
-    """None for tensors that a text engine skips. Packed files use our names already."""
+    """None for tensors that a text engine skips or reads elsewhere. Packed files use our names already."""
     if key.startswith(SKIPPED):
         return None
-    if key.startswith("model.encoder.language_model.layers.") and key.endswith(".layer_scalar"):
-        return key.removeprefix("model.encoder.language_model.").replace("layer_scalar", "encoder_layer_scalar")
+    if key.startswith(f"{ENCODER}layers.") and key.endswith(".layer_scalar"):
+        return key.removeprefix(ENCODER).replace("layer_scalar", "encoder_layer_scalar")
     if key.startswith(TIED):
         return None
     return key.removeprefix("model.decoder.")
 
 
+def copied_name(key: str) -> str | None:
+    """Our name of the decoder's weight that a stored tensor is a tied copy of; None for what is no copy."""
+    if our_name(key) is not None or key.startswith(SKIPPED):
+        return None
+    return key.removeprefix(ENCODER).replace("lm_head.", "embed_tokens.")
+
+
 def their_name(name: str) -> str:
     if name.endswith("encoder_layer_scalar"):
-        return "model.encoder.language_model." + name.replace("encoder_layer_scalar", "layer_scalar")
+        return ENCODER + name.replace("encoder_layer_scalar", "layer_scalar")
     return "model.decoder." + name

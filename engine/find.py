@@ -110,7 +110,7 @@ def pull(repository: str, is_agreed: Callable[[Download, Path], bool]) -> Path |
     folder = cache_folder()
     if not is_agreed(download, folder):
         return None
-    free = shutil.disk_usage(_existing(folder)).free
+    free = free_bytes(folder)
     if download.num_bytes + RESERVE_BYTES > free:
         raise ModelError(
             f"{download.num_bytes / 1e9:.1f} GB do not fit on the disk of {folder} ({free / 1e9:.1f} GB free); make "
@@ -193,7 +193,8 @@ def _is_repository(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
 
 
-def _existing(folder: Path) -> Path:
+def free_bytes(folder: Path) -> int:
+    """Free on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
-    return folder
+    return shutil.disk_usage(folder).free

@@ -5,15 +5,17 @@ file and yields each part as soon as its last piece was read, quantised on the w
 the parts that are not finished yet and the file being read. Read are bf16 (or any float) folders and, weight-only,
 compressed-tensors' pack-quantized INT4 and nvfp4-pack-quantized. Knows no device's memory and writes nothing.
 
-Codes of a published INT4 checkpoint are taken over exactly, its scales as bf16, which they are. NVFP4 has sixteen
-columns a scale and fifteen values, which no kernel here streams, so its weights are dequantised exactly and quantised
-again by the scheme (see ARCHITECTURE.md).
+Codes of a published INT4 checkpoint are taken over exactly, its scales as bf16, which they are; where they are wider
+they are rounded, and the log says so. NVFP4 has sixteen columns a scale and fifteen values, which no kernel here
+streams, so its weights are dequantised exactly and quantised again by the scheme (see ARCHITECTURE.md). One of these
+formats a checkpoint: with two, some weights would be read as what they are not.
 Source: compressed-tensors 0.20, compressors/pack_quantized/helpers.py and nvfp4/helpers.py (the byte orders).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,10 +27,12 @@ from torch import Tensor
 
 from ..kernels.experts import interleave_gate_up
 from ..kernels.packing import GROUP_SIZES, PANEL, Format, PackedMatrix, block_k_of, pack, quantize
-from .checkpoint import our_name
+from .checkpoint import check_float, copied_name, foreign_error, missing_error, our_name, their_name
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError
 from .shards import Shards, check_finite
+
+logger = logging.getLogger(__name__)
 
 SourceFormat = Literal["float", "pack-quantized", "nvfp4-pack-quantized"]
 Label = Literal["experts", "attention", "dense", "embedding", "norms and router"]
@@ -38,7 +42,9 @@ Progress = Callable[[int, int, str], None]
 COMPANIONS = (
     ".weight_scale", ".weight_shape", ".weight_global_scale", ".input_global_scale", ".input_scale",
 )  # fmt: skip
-"""Suffixes that belong to a `.weight_packed` and are read with it, or not at all (the input scales: weight-only)."""
+"""Suffixes that belong to a `.weight_packed` and are read with it, or not at all (the input scales: weight-only).
+Without one they are an error: they would scale a weight that is read as if it were whole.
+"""
 
 MODELOPT = "hf_quant_config.json"
 
@@ -159,27 +165,38 @@ LAYER_NORMS = (
 
 
 def source_format(folder: Path) -> SourceFormat:
-    """What config.json says about quantisation. Raises: ConfigError for a scheme that cannot be read."""
+    """What config.json says about quantisation. Raises: ConfigError for a scheme that cannot be read, or for several in
+    one model.
+    """
     path = folder / "config.json"
-    raw = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-    quantisation = cast(dict[str, Any] | None, raw.get("quantization_config"))
+    raw: object = {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
+    quantisation = _section(raw, path, "config.json").get("quantization_config")
     if not quantisation and (folder / MODELOPT).exists():
         # older exports say it beside config.json only
         path, quantisation = folder / MODELOPT, {"quant_method": "modelopt"}
     if not quantisation:
         return "float"
+    quantisation = _section(quantisation, path, "quantization_config")
     method, form = quantisation.get("quant_method"), quantisation.get("format")
-    groups = cast(dict[str, Any], quantisation.get("config_groups") or {})
-    if form == "mixed-precision" and groups:
-        form = next(iter(groups.values())).get("format")
-    if method != "compressed-tensors" or form not in ("pack-quantized", "nvfp4-pack-quantized"):
+    groups = _section(quantisation.get("config_groups") or {}, path, "quantization_config.config_groups")
+    groups = {
+        name: _section(group, path, f"quantization_config.config_groups.{name}") for name, group in groups.items()
+    }
+    # each group may name its own, and the whole be called mixed-precision
+    forms = {str(group.get("format") or form) for group in groups.values()} or {str(form)}
+    if method != "compressed-tensors" or not forms <= {"pack-quantized", "nvfp4-pack-quantized"} or len(forms) > 1:
         raise ConfigError(
-            f"{path}: quantization_config is {method!r} in format {form!r}; this engine reads compressed-tensors "
-            "'pack-quantized' (INT4) and 'nvfp4-pack-quantized', or unquantised weights: choose such a release of the "
-            "model"
+            f"{path}: quantization_config is {method!r} in format {' and '.join(map(repr, sorted(forms)))}; this "
+            "engine reads one of compressed-tensors' 'pack-quantized' (INT4) and 'nvfp4-pack-quantized' for all "
+            "weights that are quantised, or unquantised weights: choose such a release of the model"
         )
+    form = forms.pop()
     for name, group in groups.items():
-        weights = cast(dict[str, Any], group.get("weights") or {})
+        weights = _section(group.get("weights") or {}, path, f"quantization_config.config_groups.{name}.weights")
         if form == "pack-quantized" and (
             weights.get("num_bits") != 4 or weights.get("symmetric") is False or weights.get("actorder")
         ):
@@ -188,6 +205,12 @@ def source_format(folder: Path) -> SourceFormat:
                 "without activation order can be read"
             )
     return cast(SourceFormat, form)
+
+
+def _section(value: object, path: Path, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {name} is {value!r}, not a JSON object; copy the model folder again")
+    return cast(dict[str, Any], value)
 
 
 def stream(
@@ -199,8 +222,8 @@ def stream(
 ) -> Iterator[tuple[Part, PackedMatrix | Tensor]]:
     """Read a folder (or one file) and yield every part, on the device. Quantising happens there too.
 
-    Raises: CheckpointError for a tensor that is missing, extra, misshaped, not finite or cut off, naming it and its
-    file.
+    Raises: CheckpointError for a tensor that is missing, extra, misshaped, of a wrong dtype, not finite or cut off,
+    naming it and its file.
     """
     shards = Shards(source)
     reader = _Reader(shards, torch.device(device), scheme)
@@ -214,13 +237,14 @@ def stream(
         with shards.opened(file):
             for key in shards.names(file):
                 done_bytes += shards.stored[key].num_bytes
-                name = _weight_name(key, file)
+                name = _weight_name(key, shards)
                 if name is None:
                     continue
                 if name not in builders:
-                    raise CheckpointError(
-                        f"{file}: tensor {key} does not belong to this config; are config and weights of one model?"
-                    )
+                    raise foreign_error(file, key)
+                if our_name(key) is None or key.endswith(COMPANIONS):
+                    # a copy, or read with its weight
+                    continue
                 builder = builders[name]
                 builder.add(name, key)
                 if builder.is_complete:
@@ -229,8 +253,7 @@ def stream(
                         progress(done_bytes, shards.num_bytes, builder.part.name)
     missing = [name for part in wanted for name in builders[part.sources[0]].missing()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{source}: tensor {missing[0]}{more} missing; copy the whole model again")
+        raise missing_error(source, missing)
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -261,6 +284,7 @@ class _Reader:
     shards: Shards
     device: torch.device
     scheme: Scheme
+    is_rounding: bool = False
 
     def plain(self, key: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self.checked(key, shape)
@@ -271,14 +295,22 @@ class _Reader:
             else tensor.to(self.device, self.scheme.dtype)
         )
 
-    def checked(self, key: str, shape: tuple[int, ...]) -> Tensor:
+    def checked(self, key: str, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
+        """dtype: what it must be stored as; None: any that an unquantised weight may have."""
         stored = self.shards.stored[key]
+        if dtype is None:
+            check_float(stored.file, key, stored.dtype)
+        elif stored.dtype != dtype:
+            raise CheckpointError(
+                f"{stored.file}: tensor {key} has dtype {stored.dtype}, expected {dtype}; choose a release of the "
+                "model whose packed weights are INT4 or NVFP4 (compressed-tensors)"
+            )
         if stored.shape != shape:
             raise CheckpointError(
                 f"{stored.file}: tensor {key} has shape {list(stored.shape)}, the config asks for {list(shape)}"
             )
         tensor = self.shards.read(key)
-        check_finite(tensor, key, stored.file)
+        check_finite(tensor, key, stored.file, self.scheme.dtype if dtype is None else None)
         return tensor
 
     def weight(self, key: str, shape: tuple[int, ...]) -> Tensor | _Coded:
@@ -296,8 +328,14 @@ class _Reader:
 
     def _int4(self, key: str, shape: tuple[int, int] | tuple[int, ...]) -> _Coded:
         N, K = shape
-        words = self.checked(key, (N, -(-K // 8))).to(self.device)
+        words = self.checked(key, (N, -(-K // 8)), "I32").to(self.device)
         base = key.removesuffix("_packed")
+        meant = self.shards.read(f"{base}_shape") if f"{base}_shape" in self.shards.stored else torch.tensor([N, K])
+        if not torch.equal(meant.long(), torch.tensor([N, K])):
+            raise CheckpointError(
+                f"{self.shards.stored[key].file}: tensor {base}_shape says {list(map(int, meant))}, the config "
+                f"asks for {[N, K]}; copy the model again, or choose another release"
+            )
         groups = self._stored_shape(f"{base}_scale")
         if len(groups) != 2 or groups[0] != N or not groups[1] or K % groups[1]:
             raise self._misfit(f"{base}_scale", groups, f"[{N}, K / group size] for K = {K}")
@@ -308,9 +346,10 @@ class _Reader:
 
     def _nvfp4(self, key: str, shape: tuple[int, ...]) -> Tensor:
         N, K = shape
-        pairs = self.checked(key, (N, K // 2)).to(self.device)
+        pairs = self.checked(key, (N, K // 2), "U8").to(self.device)
         base = key.removesuffix("_packed")
-        scale = self.checked(f"{base}_scale", (N, K // 16)).to(self.device)
+        self._stored_shape(f"{base}_scale")
+        scale = self.checked(f"{base}_scale", (N, K // 16), "F8_E4M3").to(self.device)
         divisor = self.checked(f"{base}_global_scale", self._stored_shape(f"{base}_global_scale")).float()
         if divisor.numel() != 1 or float(divisor) <= 0:
             raise self._misfit(f"{base}_global_scale", tuple(divisor.shape), "one positive number")
@@ -321,8 +360,8 @@ class _Reader:
     def _stored_shape(self, key: str) -> tuple[int, ...]:
         if key not in self.shards.stored:
             raise CheckpointError(
-                f"{self.shards.source}: tensor {key} is missing, though its packed weight is there; copy the model "
-                "again"
+                f"{self.shards.place(key)}: tensor {key} is missing, though its packed weight is there; copy the "
+                "model again"
             )
         return self.shards.stored[key].shape
 
@@ -333,12 +372,26 @@ class _Reader:
         """Quantised by the part's format, unless it comes quantised in a way that a kernel streams."""
         if isinstance(weight, _Coded):
             if weight.group_size in GROUP_SIZES:
+                self._announce_rounding(weight)
                 return weight
             weight = weight.weights()
         if part.format == "bf16":
             return _Coded(weight.to(self.scheme.dtype, copy=True), None, "bf16", 0)
         codes, scale = quantize(weight, part.format, part.group_size)
         return _Coded(codes, scale, part.format, part.group_size)
+
+    def _announce_rounding(self, weight: _Coded) -> None:
+        """Say once that scales are wider than the kernels' bf16; the truth is then the weights with rounded scales."""
+        if self.is_rounding or weight.scale is None or weight.scale.dtype == torch.bfloat16:
+            return
+        if not torch.equal(weight.scale.to(torch.bfloat16).to(weight.scale.dtype), weight.scale):
+            self.is_rounding = True
+            logger.warning(
+                "%s: the INT4 scales are %s and are rounded to bf16, which changes each weight by up to 0.2 %%; "
+                "choose a release with bf16 scales to have them exactly",
+                self.shards.source,
+                str(weight.scale.dtype).removeprefix("torch."),
+            )
 
 
 # -- builders: pieces become a part ------------------------------------------------------------------------------------
@@ -481,16 +534,33 @@ class _Stack:
 _Builder = _Join | _Stack
 
 
-def _weight_name(key: str, file: Path) -> str | None:
-    """Our name of the weight that a stored tensor is, or None for what is read with it, tied or skipped."""
+def _weight_name(key: str, shards: Shards) -> str | None:
+    """Our name of the weight that a stored tensor is, is read with or is a copy of; None for the vision tower's.
+
+    Raises: CheckpointError for what belongs to a packed weight that is not there.
+    """
+    file, copied = shards.stored[key].file, copied_name(key)
+    name = our_name(key) or copied
+    if name is None:
+        return None
     if key.endswith(UNSUPPORTED):
         raise CheckpointError(
             f"{file}: tensor {key} belongs to an asymmetric or re-ordered scheme, which cannot be read"
         )
-    name = our_name(key)
-    if name is None or key.endswith(COMPANIONS):
-        return None
-    return f"{name.removesuffix('_packed')}" if name.endswith(".weight_packed") else name
+    if key.endswith(COMPANIONS):
+        packed = f"{key.rpartition('.')[0]}.weight_packed"
+        if packed not in shards.stored:
+            raise CheckpointError(
+                f"{file}: tensor {key} belongs to {packed}, which is missing; copy the model again, or choose a "
+                "release whose quantised weights are all INT4 or all NVFP4 (compressed-tensors)"
+            )
+        return f"{name.rpartition('.')[0]}.weight"
+    if copied is not None and key.endswith("_packed") and their_name(copied) not in shards.stored:
+        raise CheckpointError(
+            f"{file}: tensor {key} is packed and the weight that it must be a copy of is not; choose a release of the "
+            "model that quantises both or neither"
+        )
+    return name.removesuffix("_packed") if name.endswith(".weight_packed") else name
 
 
 def _rows(tensors: list[Tensor]) -> Tensor:

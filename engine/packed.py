@@ -4,6 +4,9 @@ A folder holds config.json and the tokenizer as copied from the source, `weights
 kernels/packing.py in the order of the forward, and `lacuna.json`, the manifest: format version, what it was made from,
 and format, shape and sha256 of every tensor. The manifest is written last, so a folder without one is an interrupted
 run.
+
+Longer than most files here: what is written, read and checked (`check_packed`, for `lacuna verify`) is one format, and
+the command stands beside it.
 """
 
 from __future__ import annotations
@@ -14,22 +17,26 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from ..kernels.packing import PackedMatrix
+from ..kernels.packing import GROUP_SIZES, PANEL, Format, PackedMatrix, block_k_of
 from .adapter import Adapter, merge_parts
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
+from .find import find_model, free_bytes
 from .formats import Part, Progress, Scheme, parts, source_format, stream
+from .manifest import Altered
 from .packed_model import PackedModel
-from .shards import Shards, check_finite
+from .shards import Shards, check_finite, fault_of_values
 
 MANIFEST = "lacuna.json"
 FORMAT, VERSION = "lacuna-packed", 1
@@ -44,9 +51,13 @@ COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "calibration.json",
     "chat_template.jinja",
     "LICENSE",
 )
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+"""What plain tensors may be stored in, by the manifest's word."""
 
 
 def is_packed(folder: Path) -> bool:
@@ -67,8 +78,7 @@ def load_packed(
     adapter: merged into the weights; the folder stays as it is.
     Raises: ModelError and its kinds, DeviceError.
     """
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+    _check_device(device)
     config = ModelConfig.load(source / "config.json")
     if is_packed(source):
         pieces = read_packed(source, config, device, progress, is_verified)
@@ -90,38 +100,83 @@ def quantize(
     progress: Progress | None = None,
     file_bytes: int = FILE_BYTES,
 ) -> None:
-    """Write `source` as a packed folder. Raises: ModelError and its kinds, or when target holds something already."""
-    if target.exists() and any(target.iterdir()):
-        raise ModelError(f"{target} is not empty; choose another folder, or delete it first")
+    """Write `source` as a packed folder.
+
+    progress: told of the source twice, while it is quantised and while its checksum is made.
+    Raises: ModelError and its kinds, also when target holds something already, is too small or cannot be written;
+    DeviceError.
+    """
+    if source.is_file():
+        raise ModelError(f"{source} is a file; give the folder that holds config.json and the safetensors files")
     if is_packed(source):
         raise ModelError(f"{source} is packed already; use it as it is")
+    _check_device(device)
     config = ModelConfig.load(source / "config.json")
     scheme = scheme or default_scheme(source)
-    target.mkdir(parents=True, exist_ok=True)
+    with _writing(target):
+        if target.exists() and not target.is_dir():
+            raise ModelError(f"{target} is a file; choose a new folder")
+        if target.exists() and any(target.iterdir()):
+            raise ModelError(f"{target} is not empty; choose another folder, or delete it first")
+        wanted, free = sum(part.num_bytes(scheme.dtype) for part in parts(config, scheme)), free_bytes(target)
+        if wanted > free:
+            raise ModelError(
+                f"{wanted / 1e9:.1f} GB do not fit on the disk of {target} ({free / 1e9:.1f} GB free); make room, or "
+                "choose a folder on a larger disk"
+            )
+        target.mkdir(parents=True, exist_ok=True)
     writer = _Writer(target, file_bytes)
-    for part, weight in stream(source, config, scheme, device, progress):
-        writer.add(part, weight)
+    try:
+        for part, weight in stream(source, config, scheme, device, progress):
+            writer.add(part, weight)
+    except torch.OutOfMemoryError:
+        raise DeviceError(
+            f"the GPU ran out of memory; delete {target} and run it again with --device cpu, or close what else uses "
+            "the GPU"
+        ) from None
     writer.flush()
+    fingerprint = Shards(source).fingerprint(progress)
     raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
     # the weights are ours now, and no longer what that section describes
     raw.pop("quantization_config", None)
-    (target / "config.json").write_text(json.dumps(raw, indent=2), encoding="utf-8")
-    for name in COPIED:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "source": {"name": source.resolve().name, "sha256": Shards(source).fingerprint()},
+        "source": {"name": source.resolve().name, "sha256": fingerprint},
         "scheme": {
             "experts": scheme.experts, "experts_group": scheme.experts_group, "dense": scheme.dense,
             "dense_group": scheme.dense_group, "dtype": _dtype_name(scheme.dtype),
         },
         "parts": writer.entries,
     }  # fmt: skip
-    waiting = target / f"{MANIFEST}.part"
-    waiting.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    waiting.replace(target / MANIFEST)
+    with _writing(target):
+        (target / "config.json").write_text(json.dumps(raw, indent=2), encoding="utf-8")
+        for name in COPIED:
+            if (source / name).exists():
+                shutil.copyfile(source / name, target / name)
+        waiting = target / f"{MANIFEST}.part"
+        waiting.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        waiting.replace(target / MANIFEST)
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise DeviceError(f"there is no device {device!r}; choose cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+
+
+@contextmanager
+def _writing(target: Path) -> Generator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{target} cannot be written ({error}); make room on its disk and check its permissions, delete the "
+            "folder and run it again"
+        ) from None
 
 
 def read_packed(
@@ -132,22 +187,70 @@ def read_packed(
     is_verified: bool = True,
 ) -> Iterator[tuple[Part, PackedMatrix | Tensor]]:
     """Every part of a packed folder, on the device, in the order of its files. Raises: CheckpointError, ConfigError."""
+    for shards, part, entry in _stored_parts(source, config, progress):
+        yield part, _read_part(shards, part, entry, torch.device(device), is_verified)
+
+
+def check_packed(source: Path, progress: Progress | None = None) -> tuple[list[Altered], int]:
+    """Compare every tensor of a packed folder with its manifest (checksum, shape, dtype) and its config, and look for
+    NaN and infinity, in the scales too.
+
+    Returns what is wrong, tensor by tensor, and how many were read. Raises: CheckpointError for a tensor or file that
+    is missing, extra or cut off; ConfigError.
+    """
+    altered: list[Altered] = []
+    num_tensors = 0
+    for shards, part, entry in _stored_parts(source, ModelConfig.load(source / "config.json"), progress):
+        if fault := _fault_of_part(part, entry):
+            altered.append(Altered(part.name, str(source / MANIFEST), "manifest", fault))
+        for role, about in entry["tensors"].items():
+            name = _stored_name(part.name, role)
+            tensor = shards.read(name)
+            # a word holds two scales in bf16
+            values = tensor.view(torch.bfloat16) if role == "scale" and tensor.dtype == torch.int32 else tensor
+            if fault := _fault_of_tensor(tensor, about) or fault_of_values(values):
+                altered.append(Altered(name, str(shards.stored[name].file), "manifest", fault))
+            num_tensors += 1
+    return altered, num_tensors
+
+
+def _stored_parts(
+    source: Path, config: ModelConfig, progress: Progress | None
+) -> Iterator[tuple[Shards, Part, dict[str, Any]]]:
+    """Every part with its entry of the manifest, in the order of the files, each of which is open meanwhile.
+
+    Raises: CheckpointError for a tensor or file that manifest, config and folder do not all have.
+    """
     manifest = read_manifest(source)
     entries = cast(dict[str, Any], manifest["parts"])
-    scheme = Scheme(**{**manifest["scheme"], "dtype": getattr(torch, manifest["scheme"]["dtype"])})
-    wanted = {part.name: part for part in parts(config, scheme)}
+    wanted = {part.name: part for part in parts(config, scheme_of(manifest))}
     for name in wanted:
         if name not in entries:
             raise CheckpointError(f"{source / MANIFEST}: tensor {name} is missing; quantise the model again")
-    names = sorted({str(t["file"]) for entry in entries.values() for t in entry["tensors"].values()})
-    for name in names:
-        if not (source / name).exists():
+    places = {
+        _stored_name(name, role): source / str(about["file"])
+        for name, entry in entries.items()
+        for role, about in entry["tensors"].items()
+    }
+    files = sorted(set(places.values()))
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(f"{file} is missing, though {MANIFEST} names it; copy the whole folder again")
+    for file in sorted(source.glob("*.safetensors")):
+        if file not in files:
+            raise CheckpointError(f"{file} does not belong to this model ({MANIFEST} does not name it); delete it")
+    shards = Shards(source, files)
+    for name, file in places.items():
+        if name not in shards.stored or shards.stored[name].file != file:
+            raise CheckpointError(f"{file}: tensor {name} is missing; copy the folder again")
+    for name, stored in shards.stored.items():
+        if name not in places:
             raise CheckpointError(
-                f"{source / name} is missing, though {MANIFEST} names it; copy the whole folder again"
+                f"{stored.file}: tensor {name} does not belong to this model ({MANIFEST} does not name it); copy the "
+                "folder again"
             )
-    shards = Shards(source, [source / name for name in names])
     done_bytes = 0
-    for file in shards.files:
+    for file in files:
         with shards.opened(file):
             for name, entry in entries.items():
                 if next(iter(entry["tensors"].values()))["file"] != file.name:
@@ -157,7 +260,7 @@ def read_packed(
                     raise CheckpointError(
                         f"{file}: tensor {name} does not belong to this config; quantise the model again"
                     )
-                yield part, _read_part(shards, part, entry, torch.device(device), is_verified)
+                yield shards, part, entry
                 done_bytes += sum(shards.stored[_stored_name(name, role)].num_bytes for role in entry["tensors"])
                 if progress is not None:
                     progress(done_bytes, shards.num_bytes, name)
@@ -169,14 +272,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
         form, version = manifest["format"], int(manifest["version"])
-        _ = manifest["scheme"], manifest["parts"], manifest["source"]
+        if (form, version) == (FORMAT, VERSION):
+            _ = manifest["source"], scheme_of(manifest)
+            for name, entry in manifest["parts"].items():
+                _check_entry(name, entry)
     except FileNotFoundError:
         raise ModelNotFoundError(
             f"{path} does not exist: {folder} is not packed, or `lacuna quantize` was interrupted; run it again"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is not a manifest of a packed model ({error}); quantise the model again"
+            f"{path} is not a manifest of a packed model ({type(error).__name__}: {error}); quantise the model again"
         ) from None
     if form != FORMAT or version != VERSION:
         raise ConfigError(
@@ -186,45 +292,103 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def scheme_of(manifest: dict[str, Any]) -> Scheme:
+    """The scheme that a folder was packed by. Raises: KeyError, TypeError, ValueError for what is no scheme, and so not
+    for what `read_manifest` returned.
+    """
+    raw = cast(dict[str, Any], manifest["scheme"])
+    values: dict[str, Any] = {**raw, "dtype": DTYPES[raw["dtype"]]}
+    scheme = Scheme(**values)
+    for form, group_size in ((scheme.experts, scheme.experts_group), (scheme.dense, scheme.dense_group)):
+        if form not in get_args(Format) or group_size not in (0, *GROUP_SIZES):
+            raise ValueError(f"scheme has format {form!r} in groups of {group_size!r}")
+    return scheme
+
+
+def _check_entry(name: str, entry: dict[str, Any]) -> None:
+    """Raises: KeyError, TypeError, ValueError, AttributeError for a manifest's entry that cannot be read."""
+    tensors = cast(dict[str, Any], entry["tensors"])
+    if sorted(tensors) not in (["plain"], ["data"], ["data", "scale"]):
+        raise ValueError(f"{name} has tensors {sorted(tensors)}")
+    for about in tensors.values():
+        if Path(about["file"]).name != about["file"]:
+            raise ValueError(f"{name} is in {about['file']!r}, which is not a file of the folder")
+        if not all(isinstance(size, int) for size in about["shape"]):
+            raise ValueError(f"{name} has shape {about['shape']!r}")
+        _ = about["dtype"], about["sha256"]
+    if "plain" in tensors:
+        return
+    for key in ("group_size", "block_k", "num_rows", "num_cols"):
+        if not isinstance(entry[key], int):
+            raise ValueError(f"{name} has {key} {entry[key]!r}")
+    form, group_size = entry["format"], entry["group_size"]
+    if form not in get_args(Format) or group_size not in ((0,) if form in ("fp8", "bf16") else (0, *GROUP_SIZES)):
+        raise ValueError(f"{name} has format {form!r} in groups of {group_size}")
+
+
 def _read_part(
     shards: Shards, part: Part, entry: dict[str, Any], device: torch.device, is_verified: bool
 ) -> PackedMatrix | Tensor:
+    if fault := _fault_of_part(part, entry):
+        raise CheckpointError(f"{shards.source / MANIFEST}: tensor {part.name} {fault}")
     tensors: dict[str, Tensor] = {}
     for role, about in entry["tensors"].items():
         name = _stored_name(part.name, role)
         tensor = shards.read(name)
-        file = shards.stored[name].file
-        if list(tensor.shape) != about["shape"] or _dtype_name(tensor.dtype) != about["dtype"]:
-            got = f"{_dtype_name(tensor.dtype)} {list(tensor.shape)}"
-            raise CheckpointError(
-                f"{file}: tensor {name} is {got}, the manifest says {about['dtype']} {about['shape']}; copy the "
-                "folder again"
-            )
-        if is_verified and _checksum(tensor) != about["sha256"]:
-            raise CheckpointError(f"{file}: tensor {name} does not match its checksum; copy the folder again")
+        if fault := _fault_of_tensor(tensor, about, is_verified):
+            raise CheckpointError(f"{shards.stored[name].file}: tensor {name} {fault}")
         # cloned, so that the file's memory map can go
         tensors[role] = tensor.clone() if device.type == "cpu" else tensor.to(device)
     if part.kind == "plain":
-        plain = tensors["plain"]
-        if tuple(plain.shape) != part.shapes[0]:
-            raise CheckpointError(
-                f"{shards.source}: tensor {part.name} has shape {list(plain.shape)}, the config asks for "
-                f"{list(part.shapes[0])}"
-            )
-        check_finite(plain, part.name, shards.source)
-        return plain
+        check_finite(tensors["plain"], part.name, shards.stored[part.name].file)
+        return tensors["plain"]
+    return PackedMatrix(
+        tensors["data"], tensors.get("scale"), entry["format"], entry["num_rows"], entry["num_cols"],
+        entry["group_size"], entry["block_k"],
+    )  # fmt: skip
+
+
+def _fault_of_tensor(tensor: Tensor, about: dict[str, Any], is_verified: bool = True) -> str:
+    """How a stored tensor differs from what the manifest says of it, and what to do; "" where it does not."""
+    if list(tensor.shape) != about["shape"] or _dtype_name(tensor.dtype) != about["dtype"]:
+        got = f"{_dtype_name(tensor.dtype)} {list(tensor.shape)}"
+        return f"is {got}, the manifest says {about['dtype']} {about['shape']}; copy the folder again"
+    if is_verified and _checksum(tensor) != about["sha256"]:
+        return "does not match its checksum; copy the folder again"
+    return ""
+
+
+def _fault_of_part(part: Part, entry: dict[str, Any]) -> str:
+    """How a manifest's entry differs from the config or contradicts itself, and what to do; "" where it does not."""
+    found = {role: (about["dtype"], about["shape"]) for role, about in entry["tensors"].items()}
+    if part.kind == "plain" or "plain" in found:
+        shape = found.get("plain", ("", []))[1]
+        if part.kind == "plain" and shape == list(part.shapes[0]):
+            return ""
+        return f"has shape {shape}, the config asks for {list(part.shapes[0])}; quantise the model again"
     rows, cols = sum(shape[-2] for shape in part.shapes), part.shapes[0][-1]
     if part.kind == "gate_up":
         # each half padded to whole panels
-        rows = 2 * (-(-(rows // 2) // 16) * 16)
+        rows = 2 * _up(rows // 2, PANEL)
     if (entry["num_rows"], entry["num_cols"]) != (rows, cols):
         got = f"[{entry['num_rows']}, {entry['num_cols']}]"
-        raise CheckpointError(
-            f"{shards.source}: tensor {part.name} is a matrix {got}, the config asks for {[rows, cols]}"
-        )
-    return PackedMatrix(
-        tensors["data"], tensors.get("scale"), entry["format"], rows, cols, entry["group_size"], entry["block_k"]
-    )  # fmt: skip
+        return f"is a matrix {got}, the config asks for {[rows, cols]}; quantise the model again"
+    form, group_size = entry["format"], entry["group_size"]
+    block_k = block_k_of(cols, form, group_size)
+    num_matrices = 1 if part.kind == "matrix" else part.shapes[0][0]
+    panels = [num_matrices, _up(rows, PANEL) // PANEL, _up(cols, block_k) // block_k, PANEL]
+    # as kernels/packing.py lays them out
+    dtypes = {"int4": ("int32",), "int8": ("int8",), "fp8": ("float8_e4m3fn",), "bf16": tuple(DTYPES)}[form]
+    data = [*panels, block_k // 8 if form == "int4" else block_k]
+    num_words = _up(_up(cols, group_size) // group_size, 2) // 2 if group_size else 1
+    scale = ("int32" if group_size else "float32", [num_matrices, num_words, _up(rows, PANEL)])
+    if (
+        entry["block_k"] == block_k
+        and found["data"] in [(dtype, data) for dtype in dtypes]
+        and found.get("scale") == (None if form == "bf16" else scale)
+    ):
+        return ""
+    return f"is said to be {form} in groups of {group_size}, which its shapes are not; quantise the model again"
 
 
 @dataclass(slots=True)
@@ -271,9 +435,14 @@ class _Writer:
 
     def flush(self) -> None:
         if self.waiting:
-            save_file(self.waiting, self.folder / self.file, metadata={"format": "pt"})
+            with _writing(self.folder):
+                save_file(self.waiting, self.folder / self.file, metadata={"format": "pt"})
             self.waiting.clear()
             self.num_files += 1
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _stored_name(part: str, role: str) -> str:
@@ -319,8 +488,6 @@ def quantize_main(argv: list[str]) -> int:
     )
     parser.add_argument("--device", default="auto", help="where to quantise: auto, cpu or cuda")
     options = parser.parse_args(argv)
-    from .find import find_model
-
     source = find_model(str(options.source))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     scheme = replace(default_scheme(source), experts=options.experts, dense=options.dense)

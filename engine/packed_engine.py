@@ -158,12 +158,12 @@ class PackedEngine(LocalEngine):
         self.prefill((self.model.config.bos_id,))
         steps, slot = self._steps, self._slot
         assert slot is not None
-        for C in steps.options.prompt_buckets:
-            steps.prepare_prefill(C, slot)
+        for prompt_rows in steps.options.prompt_buckets:
+            steps.prepare_prefill(prompt_rows, slot)
         for rows in num_rows:
             sweep, _ = steps.prepare(slot, 1, rows)
-            for C in steps.options.prompt_buckets:
-                steps.prepare_lead(sweep, C, slot)
+            for prompt_rows in steps.options.prompt_buckets:
+                steps.prepare_lead(sweep, prompt_rows, slot)
 
     @property
     def kv_tokens(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from .config import ModelConfig
 from .errors import DeviceError
 from .formats import Label, Part, Scheme, parts, source_format
-from .packed import default_scheme, is_packed, read_manifest
+from .packed import default_scheme, is_packed, read_manifest, scheme_of
 
 MAX_ROWS = 512
 """Rows of the largest forward: a prefill chunk with the canvases of its first step."""
@@ -80,13 +80,18 @@ class MemoryPlan:
             return ""
         short = (self.total - self.available) / 1e9
         tokens = self.most_kv_tokens or 0
-        which = "the cap" if self.cap is not None and self.available == self.cap else "the free memory of the device"
+        which, more = "the free memory of the device", "free memory on the device"
+        if self.cap is not None and self.available == self.cap:
+            which, more = "the cap", "raise the cap (engine.vramCapGib)"
+            if self.free is not None and self.total > self.free:
+                # a higher one would only run into the next limit
+                more += " and free memory on the device"
         if tokens >= 1024:
             fitting = tokens // 1024 * 1024
-            return f"{short:.1f} GB over {which}; set the KV budget to {fitting} tokens, or free memory on the device"
+            return f"{short:.1f} GB over {which}; set the KV budget to {fitting} tokens, or {more}"
         if self.formats["experts"] != "int4":
             return f"{short:.1f} GB over {which}; run `lacuna quantize` with --experts int4 and load that folder"
-        return f"{short:.1f} GB over {which}; close what else uses it, or {OTHERWISE}"
+        return f"{short:.1f} GB over {which}; {more}, or {OTHERWISE}"
 
     def check(self) -> None:
         """Raises: DeviceError with the advice when it does not fit."""
@@ -149,7 +154,7 @@ def plan_folder(
     if not is_packed(source):
         return plan(config, scheme or default_scheme(source), kv_tokens, free, cap)
     manifest = read_manifest(source)
-    stored = Scheme(**{**manifest["scheme"], "dtype": getattr(torch, manifest["scheme"]["dtype"])})
+    stored = scheme_of(manifest)
     found = [_as_stored(part, manifest["parts"].get(part.name, {})) for part in parts(config, stored)]
     return plan(config, stored, kv_tokens, free, cap, found=found)
 

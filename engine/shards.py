@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 REMAP_BYTES = 1 << 28
 """After so much was read of a file it is mapped anew."""
+
+HASHED_BYTES = 1 << 24
+"""Bytes hashed between two reports of progress."""
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements looked at together when a tensor is checked: the check of a 1.5 GB table must not cost another gigabyte."""
@@ -69,13 +72,20 @@ class Shards:
     def names(self, file: Path) -> list[str]:
         return sorted(name for name, stored in self.stored.items() if stored.file == file)
 
+    def place(self, name: str) -> Path:
+        """Where a tensor is, or where a missing one should be: the file that the index names, else the source."""
+        if name in self.stored:
+            return self.stored[name].file
+        file_name = (read_index(self.source) or {}).get(name)
+        return self.source if file_name is None else self.source / file_name
+
     def read(self, name: str) -> Tensor:
         """The tensor on the CPU. It may share the file's memory map: whoever keeps it clones it.
 
         Raises: CheckpointError naming tensor and file.
         """
         if name not in self.stored:
-            raise CheckpointError(f"{self.source}: tensor {name} is missing; copy the whole model again")
+            raise CheckpointError(f"{self.place(name)}: tensor {name} is missing; copy the whole model again")
         file = self.stored[name].file
         try:
             if self._open_file == file:
@@ -96,7 +106,7 @@ class Shards:
         try:
             self._open(file)
             yield
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); copy it again") from None
         finally:
             self._open_file = self._open_handle = None
@@ -105,13 +115,23 @@ class Shards:
         self._open_handle = None
         self._open_file, self._open_handle, self._num_mapped = file, cast(Any, safe_open)(file, framework="pt"), 0
 
-    def fingerprint(self) -> str:
-        """sha256 over the files' names and bytes, in order: which weights these are."""
-        digest = hashlib.sha256()
+    def fingerprint(self, progress: Callable[[int, int, str], None] | None = None) -> str:
+        """sha256 over the files' names and bytes, in order: which weights these are.
+
+        progress: told (bytes hashed, bytes in all, what), for every byte of a full-size model is read.
+        """
+        digest, done_bytes = hashlib.sha256(), 0
+        num_bytes = sum(file.stat().st_size for file in self.files)
         for file in self.files:
-            digest.update(file.name.encode())
+            of_file = hashlib.sha256()
             with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+                while piece := stream.read(HASHED_BYTES):
+                    of_file.update(piece)
+                    done_bytes += len(piece)
+                    if progress is not None:
+                        progress(done_bytes, num_bytes, f"checksum of {file.name}")
+            digest.update(file.name.encode())
+            digest.update(of_file.digest())
         return digest.hexdigest()
 
 
@@ -119,15 +139,14 @@ def find_files(source: Path) -> list[Path]:
     """The safetensors files of a folder, as its index names them. Raises: ModelNotFoundError, CheckpointError."""
     if source.is_file():
         return [source]
-    index = source / INDEX
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise CheckpointError(f"{index} is not a valid index; copy it again") from None
+    index = read_index(source)
+    if index is not None:
+        names = sorted(set(index.values()))
         for name in names:
             if Path(name).name != name:
-                raise CheckpointError(f"{index} names {name!r}, which is not a file of the folder; copy it again")
+                raise CheckpointError(
+                    f"{source / INDEX} names {name!r}, which is not a file of the folder; copy it again"
+                )
             if not (source / name).exists():
                 raise CheckpointError(
                     f"{source / name} is missing, though {INDEX} names it; copy the whole model again"
@@ -137,6 +156,20 @@ def find_files(source: Path) -> list[Path]:
     if not single.exists():
         raise ModelNotFoundError(f"{source} holds no model.safetensors; point to a folder that save_pretrained wrote")
     return [single]
+
+
+def read_index(source: Path) -> dict[str, str] | None:
+    """Stored name -> file name, as a folder's index says; None where it has none. Raises: CheckpointError."""
+    index = source / INDEX
+    if not index.exists():
+        return None
+    try:
+        names = cast(dict[str, Any], dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"]))
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError("a file that is no name")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{index} is not a valid index; copy it again") from None
+    return names
 
 
 def read_header(file: Path) -> dict[str, Stored]:
@@ -170,13 +203,25 @@ def read_header(file: Path) -> dict[str, Stored]:
     return stored
 
 
-def check_finite(tensor: Tensor, name: str, file: Path) -> None:
-    """Raises: CheckpointError for NaN or infinity, naming tensor and file."""
+def check_finite(tensor: Tensor, name: str, file: Path, dtype: torch.dtype | None = None) -> None:
+    """dtype: what it will be rounded to. Raises: CheckpointError for NaN, infinity and what is infinite in that dtype,
+    naming tensor and file.
+    """
+    if fault := fault_of_values(tensor, dtype):
+        raise CheckpointError(f"{file}: tensor {name} {fault}")
+
+
+def fault_of_values(tensor: Tensor, dtype: torch.dtype | None = None) -> str:
+    """What is wrong with a tensor's values, and what to do; "" where they are all finite, also in dtype."""
     if not tensor.is_floating_point():
-        return
+        return ""
     flat = tensor.reshape(-1)
     for first in range(0, flat.numel(), CHUNK_ELEMENTS):
         chunk = flat[first : first + CHUNK_ELEMENTS]
-        # eight-bit floats know no isfinite
-        if not bool(torch.isfinite(chunk.float() if chunk.element_size() == 1 else chunk).all()):
-            raise CheckpointError(f"{file}: tensor {name} holds NaN or infinity; copy the file again")
+        # the ends tell of all between them, in one pass and without a copy; eight-bit floats know no order
+        ends = torch.stack(torch.aminmax(chunk.float() if chunk.element_size() == 1 else chunk))
+        if not bool(torch.isfinite(ends).all()):
+            return "holds NaN or infinity; copy the file again"
+        if dtype is not None and not bool(torch.isfinite(ends.to(dtype)).all()):
+            return f"holds values that are infinite in {str(dtype).removeprefix('torch.')}; copy the file again"
+    return ""

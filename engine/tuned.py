@@ -173,19 +173,24 @@ def _show(tuned: tune.Tuned, name: str, out: Console) -> None:
         grid.add_column(heading, justify="right")
     for winner in tuned.winners:
         unit = "head size" if winner.operation == "attention" else "rows"
-        gain = "kept"
-        if winner.best_ms < winner.shipped_ms:
+        before, gain = f"{1e3 * winner.shipped_ms:.1f} us", "kept"
+        if winner.shipped_ms == float("inf"):
+            before, gain = "fails", "works"
+        elif winner.best_ms < winner.shipped_ms:
             gain = f"{100 * (1 - winner.best_ms / winner.shipped_ms):.0f} %"
         grid.add_row(
             winner.operation,
             f"{winner.rows:g} {unit}",
-            f"{1e3 * winner.shipped_ms:.1f} us",
+            before,
             f"{1e3 * winner.best_ms:.1f} us",
             gain,
         )
     out.print(grid)
     if not tuned.is_complete:
-        out.print("The time was over before everything was measured; the rest keeps its shipped tiles.")
+        out.print(
+            "The time was over before everything was measured; the rest keeps its shipped tiles. Tuning again gets "
+            "further: what is compiled by now is kept."
+        )
 
 
 def _made_with() -> str:
@@ -220,14 +225,9 @@ def _checked(raw: object) -> Table:
         raise ValueError("a device's entry is no table")
     shipped = tiles.shipped()["default"]
     for operation, entries in cast(dict[str, object], raw).items():
-        known = shipped.get(operation)
-        if known is None or not isinstance(entries, list) or not entries:
+        if operation not in shipped or not isinstance(entries, list) or not entries:
             raise ValueError(f"{operation!r} is not an operation with tiles")
-        # a shipped operation's last tile has no limit, so it has just the keys that a kernel reads
-        wanted = set(known[-1])
         for entry in cast(list[object], entries):
-            tile = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
-            is_whole = set(tile) - {"rows"} == wanted
-            if not is_whole or not all(type(value) is int and value >= 1 for value in tile.values()):
+            if not tiles.is_tile(operation, entry):
                 raise ValueError(f"{operation!r} has a tile that is none: {entry!r}")
     return cast(Table, raw)

@@ -2,7 +2,8 @@
 
 Compares every loaded weight, the encoder's keys and values, the decoder's logits and one denoise with the same random
 numbers, all in fp32 on the CPU. A manifest (sha256 of every stored tensor) tells whether the files are still those that
-passed once. The only module of this room that imports transformers, and only when it runs.
+passed once. A packed folder and a quantised one, which transformers' classes cannot read, are checked tensor by tensor
+instead, and the report says so. The only module of this room that imports transformers, and only when it runs.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from rich.table import Table
 from torch import Tensor
 
 from .checkpoint import EMBEDDED, load_checkpoint, our_name, save_folder, their_name
+from .config import ModelConfig
 from .denoise import denoise
 from .errors import ModelError
+from .formats import EXACT, source_format, stream
 from .kv_cache import KVCache
 from .manifest import MANIFEST, Altered, check_manifest, files_by_name, write_manifest
 from .model import DiffusionGemma
+from .packed import MANIFEST as PACKED_MANIFEST
+from .packed import ProgressLine, check_packed, is_packed
 from .policies import SamplingPolicy
 from .problem import Canvas
+from .shards import Shards
 
 TOLERANCE = 1e-4
 """Largest difference allowed, absolute; of a quantity whose largest value is over 1, times that value."""
@@ -57,12 +63,15 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
+    """checked: what was done, for people."""
+
     source: str
     quantities: tuple[Quantity, ...]
     altered: tuple[Altered, ...]
     has_manifest: bool
     num_tensors: int
     seconds: float
+    checked: str = "every weight, keys and values, logits and a denoise, beside transformers' own classes"
 
     @property
     def passed(self) -> bool:
@@ -70,15 +79,36 @@ class VerifyReport:
 
 
 def verify(source: Path, model: DiffusionGemma | None = None, use_manifest: bool = True) -> VerifyReport:
-    """Compare the engine with transformers on a checkpoint folder or a packed file.
+    """Compare the engine with transformers on a checkpoint folder or a packed file. A packed folder is compared with
+    its manifest, the tensors of a quantised one are looked at.
 
     model: the engine's copy where it is loaded already (fp32); None loads it. Raises: ModelError and its kinds.
     """
     started = time.monotonic()
+    if is_packed(source):
+        faults, num_tensors = check_packed(source, ProgressLine("checking"))
+        checked = (
+            f"checksum, shape and dtype of every tensor against {PACKED_MANIFEST}, which ones there must be by "
+            "config.json, and that no value is NaN or infinite. Not compared with transformers, which cannot read this "
+            "form: for that, verify the folder it was packed from"
+        )
+        return VerifyReport(str(source), (), tuple(faults), True, num_tensors, time.monotonic() - started, checked)
     altered = check_manifest(source) if use_manifest else None
     if altered:
         # what was altered may not even load, and no figure says more than its name
-        return VerifyReport(str(source), (), tuple(altered), True, 0, time.monotonic() - started)
+        checked = f"the sha256 of every tensor against {MANIFEST}"
+        return VerifyReport(str(source), (), tuple(altered), True, 0, time.monotonic() - started, checked)
+    if source.is_dir() and (form := source_format(source)) != "float":
+        # nothing is rounded: only what is read is looked at
+        for _ in stream(source, ModelConfig.load(source / "config.json"), EXACT, progress=ProgressLine("checking")):
+            pass
+        checked = (
+            f"name, shape and dtype of every tensor against config.json ({form}), and that no value is NaN or "
+            "infinite. Not compared with transformers, which is done for unquantised checkpoints only"
+        )
+        return VerifyReport(
+            str(source), (), (), altered is not None, len(Shards(source).stored), time.monotonic() - started, checked
+        )
     model = load_checkpoint(source, weights="fp32") if model is None else model
     with warnings.catch_warnings(), torch.no_grad():
         # transformers' and torch's own notices are no findings about this checkpoint
@@ -99,6 +129,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
     source: Path = EMBEDDED if options.model is None else options.model.expanduser()
+    if options.write_manifest and is_packed(source):
+        raise ModelError(f"{source} has its manifest, {PACKED_MANIFEST}, already; leave --write-manifest out")
     report = verify(source, use_manifest=not options.write_manifest)
     console = Console()
     if options.json:
@@ -123,6 +155,7 @@ def _show(report: VerifyReport, console: Console) -> None:
         console.print(table)
     for item in report.altered:
         console.print(f"[red]altered:[/] {item.tensor} in {item.file}: {item.detail}", soft_wrap=True, highlight=False)
+    console.print(f"checked: {report.checked}", soft_wrap=True, highlight=False)
     if not report.passed and not report.altered:
         console.print("all weights are the same as transformers': the difference is in the computation", soft_wrap=True)
     manifest = "manifest: same" if report.has_manifest else f"no {MANIFEST}: write one with --write-manifest"

@@ -4,14 +4,15 @@
     y = ops.experts(x, ids, weights, packed)
 
 `path` ("triton" or "reference") overrides the choice for one call; LACUNA_KERNELS=reference overrides it for the
-process, which is how a wrong answer on somebody's card is narrowed down. Without Triton (Windows, macOS) the truth is
-used on every device. Nothing below this file knows about that choice. Signatures are those of the truths, see each
-module.
+process, which is how a wrong answer on somebody's card is narrowed down; another value of it is told once in the log
+and changes nothing. Without Triton (Windows, macOS) the truth is used on every device. Nothing below this file knows
+about that choice. Signatures are those of the truths, see each module.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from functools import cache
 from types import ModuleType
@@ -28,6 +29,8 @@ from .experts import PackedExperts
 from .packing import PackedMatrix
 from .vocab import VocabStats
 
+logger = logging.getLogger(__name__)
+
 Path = Literal["triton", "reference"]
 
 
@@ -38,15 +41,20 @@ def has_triton() -> bool:
 
 
 def choose(x: Tensor, path: Path | None) -> Path:
-    """The path for an operation on x. Raises: ValueError when the environment asks for a path that does not exist."""
+    """The path for an operation on x."""
     if path is not None:
         return path
-    wanted = os.environ.get("LACUNA_KERNELS", "")
-    if wanted not in ("", "triton", "reference"):
-        raise ValueError(f"LACUNA_KERNELS is {wanted!r}; use 'reference' for the PyTorch path, or unset it")
-    if wanted == "reference" or not x.is_cuda or not has_triton():
+    if _wants_reference(os.environ.get("LACUNA_KERNELS", "")) or not x.is_cuda or not has_triton():
         return "reference"
     return "triton"
+
+
+@cache
+def _wants_reference(wanted: str) -> bool:
+    """Whether a value of LACUNA_KERNELS asks for the truth. What it cannot be is told once: the cache remembers."""
+    if wanted not in ("", "triton", "reference"):
+        logger.warning("LACUNA_KERNELS is %r; use 'reference' for the PyTorch path, or unset it", wanted)
+    return wanted == "reference"
 
 
 def experts(x: Tensor, ids: Tensor, weights: Tensor, packed: PackedExperts, *, path: Path | None = None) -> Tensor:

@@ -1,21 +1,31 @@
 """Timing on a GPU: events around many launches, the median, and a copy to compare with. Nothing here is printed or
 kept.
 
-A median of launches that follow each other in one stream, each on other weights where the caller rotates them: what
-fits the cache would measure the cache. On a CPU (Triton's interpreter, tests) the same code runs with a wall clock.
+A median of launches that follow each other in one stream, each on another copy of the weights (`copies`): in a step
+every weight comes from memory, and one that is read again at once would come from the cache. On a CPU (Triton's
+interpreter, tests) the same code runs with a wall clock.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
+from .experts import PackedExperts
+from .packing import PackedMatrix
 
 Work = Callable[[], object]
-Measure = Callable[[Work], float]
-"""Runs the work often enough and returns milliseconds."""
+Measure = Callable[[Sequence[Work]], float]
+"""Runs the works one after the other, often enough, and returns the milliseconds of one."""
+
+Operand = Tensor | PackedMatrix | PackedExperts
+
+MAX_COPIES = 256
 
 
 def time_ms(work: Work, repeats: int = 30, warm_up: int = 3, is_cuda: bool = True) -> float:
@@ -43,16 +53,36 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def as_graph(work: Work) -> Work:
-    """The work captured in a CUDA graph: replaying it leaves no gaps between launches, as in the engine's own graph."""
+def copies(operands: tuple[Operand, ...], cache_bytes: int) -> list[tuple[Operand, ...]]:
+    """The operands, and so many copies of them that all together are over twice the cache (256 sets at most): when the
+    first is read again it is no longer there. Operands that are larger by themselves are not copied.
+    """
+    num_bytes = sum(part.nbytes if isinstance(part, Tensor) else part.num_bytes for part in operands)
+    num_sets = min(MAX_COPIES, 2 * cache_bytes // num_bytes + 1) if num_bytes else 1
+    return [operands, *(copy.deepcopy(operands) for _ in range(num_sets - 1))]
+
+
+def cache_bytes(device: torch.device) -> int:
+    """The size of a GPU's last cache; 0 on a CPU, where nothing is measured in earnest."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def as_graph(works: Sequence[Work]) -> Work:
+    """The works captured one after the other in a CUDA graph: replaying it leaves no gaps between launches, as in the
+    engine's own graph.
+    """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
         for _ in range(3):
-            work()
+            for work in works:
+                work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        for work in works:
+            work()
     return graph.replay
 
 

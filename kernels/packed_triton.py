@@ -20,7 +20,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .packing import PackedMatrix
 from .tiles import Tile
@@ -262,7 +261,6 @@ def packed_product(
     NUM: tl.constexpr,
     FOLD: tl.constexpr,
     HALVES: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """out[slot, n] = sum over k of W[expert, n, k] * x[slot // row_div, k]; GATED: gelu(gate) * up, n an expert column.
 
@@ -270,10 +268,6 @@ def packed_product(
     matrix a tile has; otherwise slot = row and there is one matrix. N here is the number of columns of `out`.
     IS_SPLIT: out is fp32 [num_parts, 1 or 2 (gate and up), num_slots, N], sums over a part of K each, for `add_parts`.
     """
-    if PDL:
-        # what follows in the stream may be put in place, and this one waits for what it reads
-        gdc_launch_dependents()
-        gdc_wait()
     num_n = tl.cdiv(N, BN)
     place = tl.program_id(0)
     my_part = 0
@@ -379,12 +373,10 @@ def packed_product(
 
 
 @triton.jit(do_not_specialize=["num_slots"])
-def add_parts(parts, out, num_slots, N, out_stride, num_parts, GATED: tl.constexpr, PDL: tl.constexpr,
-              BLOCK: tl.constexpr):  # fmt: skip
-    """What `packed_product` left with IS_SPLIT: the sums of the parts, always in the same order."""
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
+def add_parts(parts, out, num_slots, N, out_stride, PARTS: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+    """What `packed_product` left with IS_SPLIT: the sums of the parts, always in the same order. Unrolled: all are on
+    their way at once.
+    """
     slot = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_inside = n < N
@@ -392,7 +384,7 @@ def add_parts(parts, out, num_slots, N, out_stride, num_parts, GATED: tl.constex
     at = parts + slot * N + n
     acc = tl.zeros((BLOCK,), dtype=tl.float32)
     up = acc
-    for _ in range(num_parts):
+    for _ in tl.static_range(PARTS):
         acc += tl.load(at, mask=is_inside, other=0.0)
         at += plane
         if GATED:
@@ -443,8 +435,6 @@ def launch(
     num_quarters = 4 if group <= 0 else max(1, min(4, group * 4 // weight.block_k))
     if not is_wgmma and weight.block_k // 4 * block_m >= 64 * tile["warps"]:
         num_quarters = min(num_quarters, tile.get("quarters", 1))
-    is_early = bool(tile.get("pdl")) and has_wgmma(x.device)
-    options = {"launch_pdl": True} if is_early else {}
     split = num_parts(weight, tile)
     target, is_left = out, out.dim() == 3
     if split > 1 and not is_left:
@@ -482,10 +472,8 @@ def launch(
         WGMMA=is_wgmma,
         NUM=num_quarters,
         HALVES=2 if is_gated and block_n >= 32 * tile["warps"] else 1,
-        PDL=is_early,
         FOLD=bool(tile.get("fold")) and x.dtype == torch.bfloat16,
         num_warps=tile["warps"],
-        **options,
     )
     if split > 1 and not is_left:
         block = min(1024, triton.next_power_of_2(num_columns))
@@ -496,11 +484,9 @@ def launch(
             num_slots,
             num_columns,
             out.stride(0),
-            split,
+            PARTS=split,
             GATED=is_gated,
-            PDL=is_early,
             BLOCK=block,
-            **options,
         )
 
 

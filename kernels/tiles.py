@@ -1,10 +1,8 @@
 """Which tile an operation uses on which GPU: the shipped table (tiles.json), and the user's own measurements over it.
 
 A table maps an operation to candidates by size, smallest first: {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
-serves everything up to `rows` rows (for experts: slots per expert on average); the last candidate of a list has no
-limit. The packed products may have more keys: "split": parts of the columns that programs of their own sum up, and a
-second launch adds; "fold": 1 takes the offset of int4 codes off on the tensor core; "quarters" of an int4 block that
-are read at once; "pdl": 1 lets a launch on Hopper start before its predecessor has ended.
+serves everything up to `rows` rows (for experts: slots per expert on average, also 1.5); the last candidate of a list
+has no limit. The packed products may have more keys, see OPTIONAL.
 Tables are looked up by the device's name, then by its compute capability, then "default" (the RTX 4090's).
 "9.0" was measured on an H200 where ARCHITECTURE.md says so; the other numbers were chosen by the offline gate and the
 roofline model; `lacuna tune` measures them on the user's card.
@@ -21,6 +19,12 @@ import torch
 
 Tile = dict[str, int]
 Table = dict[str, list[Tile]]
+
+OPTIONAL = {"split": 1, "fold": 0, "quarters": 1}
+"""What a tile of the packed products may have besides, and what its absence means. split: parts of the columns that
+programs of their own sum up, added by a second launch or by whoever reads them; fold: 1 takes the offset of int4 codes
+off on the tensor core; quarters of an int4 block that are read at once: 1, 2 or 4.
+"""
 
 SHIPPED = Path(__file__).with_name("tiles.json")
 
@@ -65,6 +69,31 @@ def _table(device: torch.device) -> Table:
 @cache
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device)
+
+
+def is_tile(operation: str, tile: object) -> bool:
+    """Whether a value of whatever origin is a tile of a shipped operation: all its keys, and what a kernel takes."""
+    entries = shipped()["default"].get(operation)
+    if entries is None or not isinstance(tile, dict):
+        return False
+    values = cast(dict[object, object], tile)
+    # a shipped operation's last tile has no limit
+    needed = set(entries[-1]) - OPTIONAL.keys()
+    allowed = needed | OPTIONAL.keys() if "BN" in needed else needed
+    if not needed <= values.keys() - {"rows"} <= allowed:
+        return False
+    return all(_is_value(str(key), value) for key, value in values.items())
+
+
+def _is_value(key: str, value: object) -> bool:
+    if key == "rows":
+        return type(value) in (int, float) and 0 < cast(float, value) < float("inf")
+    if type(value) is not int:
+        return False
+    if key == "fold":
+        return value in (0, 1)
+    # sizes are powers of two, as tl.arange wants them
+    return value >= 1 and (key in ("split", "stages") or value & (value - 1) == 0) and (key != "quarters" or value <= 4)
 
 
 def use(measured: dict[str, Table]) -> None:

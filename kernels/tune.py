@@ -1,25 +1,29 @@
 """`lacuna tune`: measures tile candidates on the user's own card and returns the table of winners.
 
 The caller shows progress and keeps the result (`tiles.use` puts it to work). A candidate that does not compile, does
-not fit the card or gives another answer than the shipped tile is passed over; when the time is up, what was not
-measured keeps its shipped tile. Knows no file and no terminal.
+not fit the card or does not give the truth is passed over, the shipped tile like any other; when the time is up, what
+was not measured keeps its shipped tile. Knows no file and no terminal.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from . import measure, tiles
-from .attention import row_ranges
-from .experts import PackedExperts, pack_experts
-from .packing import PackedMatrix, pack_weights
+from . import agreement, measure, tiles
+from .agreement import Answer, Truth
+from .attention import canvas_attention_reference, row_ranges
+from .benchmark import random_experts, router_truth, vocab_answer, vocab_truth
+from .experts import PackedExperts, expert_slots_reference
+from .linear import linear_reference
+from .measure import Operand
+from .packing import Format, PackedMatrix, pack_weights
 from .tiles import Table, Tile
 
 Progress = Callable[[int, int, str], None]
@@ -33,17 +37,22 @@ class TuneShape:
     hidden: int = 2816
     expert_size: int = 704
     num_experts: int = 64
+    num_routed: int = 128
+    """Experts that the router chooses among"""
     top_k: int = 8
     dense_size: int = 4096
     vocab: int = 65536
-    heads: tuple[int, int] = (16, 8)
-    head_size: int = 256
+    heads: int = 16
+    kv: tuple[tuple[int, int], ...] = ((8, 256), (2, 512))
+    """(key heads, head size) of each kind of layer"""
     cached: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """What became of one entry of the table. Times in ms; best_ms equals shipped_ms when the shipped tile stays."""
+    """What became of one entry of the table. Times in ms; best_ms equals shipped_ms when the shipped tile stays, and
+    shipped_ms is infinite when that one does not run on this card or gives another answer.
+    """
 
     operation: str
     rows: float
@@ -66,16 +75,16 @@ def candidates(operation: str, shipped: Tile) -> list[Tile]:
     """The shipped tile, then those that differ from it in one thing: pipeline depth, width, warps, parts of K, and for
     int4 where the offset of the codes is taken off.
     """
-    width = "BV" if "BV" in shipped else "BS" if "BS" in shipped else "BN"
+    width = next(key for key in ("BV", "BS", "BE", "BN") if key in shipped)
     found = [shipped]
     changes = [
-        ("stages", shipped["stages"] + 1),
-        ("stages", shipped["stages"] - 1),
         (width, 2 * shipped[width]),
         (width, shipped[width] // 2),
         ("warps", 2 * shipped["warps"]),
         ("warps", shipped["warps"] // 2),
     ]
+    if "stages" in shipped:
+        changes = [("stages", shipped["stages"] + 1), ("stages", shipped["stages"] - 1), *changes]
     if operation.startswith("linear"):
         split = shipped.get("split", 1)
         changes += [("split", 2 * split), ("split", split // 2)]
@@ -83,9 +92,9 @@ def candidates(operation: str, shipped: Tile) -> list[Tile]:
         changes.append(("fold", 1 - shipped.get("fold", 0)))
     for key, value in changes:
         tile = {**shipped, key: value}
-        # a dot wants 16 keys, a warp 8 weight rows, a pipeline two stages
-        is_sane = 16 <= tile[width] <= 256 and 1 <= tile["warps"] <= 8 and 2 <= tile["stages"] <= 6
-        is_sane = is_sane and 1 <= tile.get("split", 1) <= 16
+        # a dot wants 16 keys, a warp 8 weight rows, a pipeline two stages; more than 8 warps only where that is shipped
+        is_sane = 16 <= tile[width] <= 256 and 1 <= tile["warps"] <= max(8, shipped["warps"])
+        is_sane = is_sane and 2 <= tile.get("stages", 2) <= 6 and 1 <= tile.get("split", 1) <= 16
         if is_sane and (operation == "attention" or tile[width] >= 8 * tile["warps"]):
             found.append(tile)
     return found
@@ -111,25 +120,26 @@ def tune(
     done, winners, is_complete = 0, list[Winner](), True
     for job in jobs:
         best: tuple[float, Tile] | None = None
-        answer: Tensor | None = None
+        truth: Truth | None = None
         shipped_ms, num_measured = float("inf"), 0
-        for tile in candidates(job.operation, job.tile):
+        operands = measure.copies(job.moved, measure.cache_bytes(device))
+        for index, tile in enumerate(candidates(job.operation, job.tile)):
             if time.monotonic() > deadline:
                 is_complete = False
                 break
             progress(done, total, f"{job.operation}, {job.rows:g} rows")
             done += 1
+            truth = truth or job.truth()
             try:
-                got = job.run(tile)
-                if answer is not None and not _agree(got, answer):
+                if not agreement.judge(job.run(tile, *job.moved), truth)[1]:
                     continue
-                elapsed = clock(partial(job.run, tile))
+                elapsed = clock([partial(job.run, tile, *moved) for moved in operands])
             except Exception:
                 # too much shared memory, too many registers, a shape the compiler refuses: not a candidate here
                 continue
             num_measured += 1
-            if answer is None:
-                answer, shipped_ms = got, elapsed
+            if index == 0:
+                shipped_ms = elapsed
             # a change must be worth more than the noise of two measurements
             if best is None or elapsed < 0.98 * best[0]:
                 best = (elapsed, tile)
@@ -145,112 +155,142 @@ def tune(
 
 @dataclass(slots=True)
 class _Job:
-    """One entry of the table, and how to run the operation with a tile in its place."""
+    """One entry of the table, how to run the operation with a tile in its place, run(tile, *moved), and what it has to
+    give. moved: what a step finds in memory, of which each call takes another copy.
+    """
 
     operation: str
     rows: float
     tile: Tile
     entries: list[Tile]
     index: int
-    run: Callable[[Tile], Tensor]
+    run: Callable[..., Answer]
+    truth: Callable[[], Truth]
+    moved: tuple[Operand, ...] = ()
 
 
 def _jobs(table: Table, shape: TuneShape, device: torch.device) -> Iterator[_Job]:
-    """The operations of a denoise step, the heaviest first."""
-    triton_experts = importlib.import_module(".experts_triton", package=__package__)
-    triton_linear = importlib.import_module(".linear_triton", package=__package__)
-    triton_vocab = importlib.import_module(".vocab_triton", package=__package__)
-    triton_attention = importlib.import_module(".attention_triton", package=__package__)
+    """The operations of a denoise step, the heaviest first; then those of formats that few choose, which go without
+    when the time is over.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def rand(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float32).to(torch.bfloat16).to(device)
 
-    experts = _random_experts(shape, device)
-    for operation in ("gate_up.int4", "down.int4"):
-        entries = table[operation]
+    for maker in (
+        partial(_expert_jobs, format="int4"), partial(_linear_jobs, format="int8"), _vocab_jobs, _attention_jobs,
+        _router_jobs, partial(_expert_jobs, format="int8"), partial(_linear_jobs, format="int4"),
+    ):  # fmt: skip
+        yield from maker(table, shape, device, rand)
+
+
+Rand = Callable[..., Tensor]
+"""Normal bf16 numbers of a size on the device"""
+
+
+def _expert_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand, *, format: Format) -> Iterator[_Job]:
+    triton_experts = importlib.import_module(".experts_triton", package=__package__)
+    experts = random_experts(shape.num_experts, shape.hidden, shape.expert_size, device, format)
+    kind = "int4" if format == "int4" else "wide"
+    generator = torch.Generator().manual_seed(1)
+    for half, other in (("gate_up", "down"), ("down", "gate_up")):
+        entries, others = table[f"{half}.{kind}"], table[f"{other}.{kind}"]
         for index, tile in enumerate(entries):
             per_expert = tile.get("rows", 2 * tile["BM"])
             T = max(1, round(per_expert * shape.num_experts / shape.top_k))
             x = rand(T, shape.hidden)
             ids = torch.rand(T, shape.num_experts, generator=generator).topk(shape.top_k).indices.to(device)
             # the other half of the operation takes a fixed tile with the same rows, so that routing runs once
-            other = "down.int4" if operation == "gate_up.int4" else "gate_up.int4"
-            fixed = {**table[other][min(index, len(table[other]) - 1)], "BM": tile["BM"]}
+            fixed = {**others[min(index, len(others) - 1)], "BM": tile["BM"]}
 
-            def run(t: Tile, op: str = operation, x: Tensor = x, ids: Tensor = ids, fixed: Tile = fixed) -> Tensor:
-                pair = (t, fixed) if op == "gate_up.int4" else (fixed, t)
-                out: Tensor = triton_experts.expert_slots(x, ids, experts, *pair)
-                return out
+            def run(t: Tile, experts: PackedExperts, half: str = half, x: Tensor = x, ids: Tensor = ids,
+                    fixed: Tile = fixed) -> Answer:  # fmt: skip
+                pair = (t, fixed) if half == "gate_up" else (fixed, t)
+                return (triton_experts.expert_slots(x, ids, experts, *pair),)
 
-            yield _Job(operation, per_expert, dict(tile), entries, index, run)
+            def truth(x: Tensor = x, ids: Tensor = ids) -> Truth:
+                return (expert_slots_reference(x.float(), ids, experts),)
 
+            yield _Job(f"{half}.{kind}", per_expert, dict(tile), entries, index, run, truth, (experts,))
+
+
+def _linear_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand, *, format: Format) -> Iterator[_Job]:
+    triton_linear = importlib.import_module(".linear_triton", package=__package__)
+    weight = pack_weights(rand(shape.dense_size, shape.hidden) * shape.hidden**-0.5, format, 64)
+    operation = "linear.int4" if format == "int4" else "linear.wide"
+    for index, tile in enumerate(table[operation]):
+        x = rand(tile.get("rows", 2 * tile["BM"]), shape.hidden)
+
+        def run(t: Tile, weight: PackedMatrix, x: Tensor = x) -> Answer:
+            return (triton_linear.linear(x, weight, t),)
+
+        def truth(x: Tensor = x) -> Truth:
+            return (linear_reference(x.float(), weight),)
+
+        yield _Job(operation, x.shape[0], dict(tile), table[operation], index, run, truth, (weight,))
+
+
+def _vocab_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand) -> Iterator[_Job]:
+    triton_vocab = importlib.import_module(".vocab_triton", package=__package__)
     noise = torch.zeros(2, dtype=torch.int64, device=device)
-    table_rows = rand(shape.vocab, shape.hidden)
+    # logits as a model has them: larger ones would all be at the cap
+    vocab_rows = rand(shape.vocab, shape.hidden) * (3 * shape.hidden**-0.5)
     for index, tile in enumerate(table["vocab"]):
-        R = tile.get("rows", 64)
+        # the last entry serves the rest of what a canvas has
+        R = tile.get("rows", 256)
         hidden, ones = rand(R, shape.hidden), torch.ones(R, device=device)
         row_ids = torch.arange(R, device=device)
 
-        def run_vocab(t: Tile, hidden: Tensor = hidden, ones: Tensor = ones, row_ids: Tensor = row_ids) -> Tensor:
-            stats = triton_vocab.vocab_stats(
-                hidden, table_rows, softcap=30.0, temperature=ones, noise=noise, num_top=8, row_ids=row_ids,
-                is_banned=None, tile=t,
+        def run(t: Tile, vocab_rows: Tensor, hidden: Tensor = hidden, ones: Tensor = ones,
+                row_ids: Tensor = row_ids) -> Answer:  # fmt: skip
+            return vocab_answer(
+                triton_vocab.vocab_stats(
+                    hidden, vocab_rows, softcap=30.0, temperature=ones, noise=noise, num_top=8, row_ids=row_ids,
+                    is_banned=None, tile=t,
+                )
             )  # fmt: skip
-            out: Tensor = stats.lse
-            return out
 
-        yield _Job("vocab", R, dict(tile), table["vocab"], index, run_vocab)
+        truth = partial(vocab_truth, hidden, vocab_rows, 30.0, ones, noise, 8, row_ids)
+        yield _Job("vocab", R, dict(tile), table["vocab"], index, run, truth, (vocab_rows,))
 
-    Hq, Hkv = shape.heads
-    cache = rand(Hkv, shape.cached, shape.head_size) * 0.4
-    query, key = rand(64, Hq, shape.head_size) * 0.4, rand(64, Hkv, shape.head_size) * 0.4
+
+def _attention_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand) -> Iterator[_Job]:
+    triton_attention = importlib.import_module(".attention_triton", package=__package__)
     ranges = row_ranges(shape.cached, 0, [64], None, device)
     entries = table["attention"]
-    index = next(i for i, t in enumerate(entries) if shape.head_size <= t.get("rows", shape.head_size))
+    for Hkv, D in shape.kv:
+        query, key, value = (rand(64, heads, D) * 0.4 for heads in (shape.heads, Hkv, Hkv))
+        cache = (rand(Hkv, shape.cached, D) * 0.4, rand(Hkv, shape.cached, D) * 0.4)
+        index = next(i for i, t in enumerate(entries) if t.get("rows", D) >= D)
 
-    def run_attention(t: Tile) -> Tensor:
-        out: Tensor = triton_attention.canvas_attention(query, key, key, cache, cache, ranges, t)
-        return out
+        def run(t: Tile, cached_key: Tensor, cached_value: Tensor, query: Tensor = query, key: Tensor = key,
+                value: Tensor = value) -> Answer:  # fmt: skip
+            return (triton_attention.canvas_attention(query, key, value, cached_key, cached_value, ranges, t),)
 
-    yield _Job("attention", shape.head_size, dict(entries[index]), entries, index, run_attention)
+        def truth(operands: tuple[Tensor, ...] = (query, key, value, *cache)) -> Truth:
+            q, k, v, ck, cv = (part.float() for part in operands)
+            return (canvas_attention_reference(q, k, v, ck, cv, ranges),)
 
-    weight = pack_weights(rand(shape.dense_size, shape.hidden), "int8", 64)
-    for index, tile in enumerate(table["linear.wide"]):
-        x = rand(tile.get("rows", 2 * tile["BM"]), shape.hidden)
-
-        def run_linear(t: Tile, x: Tensor = x) -> Tensor:
-            out: Tensor = triton_linear.linear(x, weight, t)
-            return out
-
-        yield _Job("linear.wide", x.shape[0], dict(tile), table["linear.wide"], index, run_linear)
+        yield _Job("attention", D, dict(entries[index]), entries, index, run, truth, cache)
 
 
-def _random_experts(shape: TuneShape, device: torch.device) -> PackedExperts:
-    """Experts of the shape with random codes; quantising that many real numbers would take longer than the tuning."""
-    one = pack_experts(
-        torch.randn(1, 2 * shape.expert_size, shape.hidden), torch.randn(1, shape.hidden, shape.expert_size)
-    )
+def _router_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand) -> Iterator[_Job]:
+    triton_router = importlib.import_module(".router_triton", package=__package__)
+    proj, scale = rand(shape.num_routed, shape.hidden) * 0.02, torch.ones(shape.num_routed, device=device)
+    for index, tile in enumerate(table["router"]):
+        x = rand(tile.get("rows", 256), shape.hidden)
 
-    def spread(matrix: PackedMatrix) -> PackedMatrix:
-        assert matrix.scale is not None
-        size = (shape.num_experts, *matrix.data.shape[1:])
-        data = torch.randint(-(2**31), 2**31 - 1, size, dtype=torch.int32, device=device)
-        scale = matrix.scale.to(device).expand(shape.num_experts, -1, -1).contiguous()
-        return PackedMatrix(
-            data, scale, matrix.format, matrix.num_rows, matrix.num_cols, matrix.group_size, matrix.block_k
-        )
+        def run(t: Tile, proj: Tensor, x: Tensor = x) -> Answer:
+            got: Answer = triton_router.router(x, proj, scale, shape.top_k, t)
+            return got
 
-    return PackedExperts(spread(one.gate_up), spread(one.down))
+        truth = partial(router_truth, x, proj, scale, shape.top_k)
+        yield _Job("router", x.shape[0], dict(tile), table["router"], index, run, truth, (proj,))
 
 
-def _agree(got: Tensor, want: Tensor) -> bool:
-    got, want = got.double(), want.double()
-    return float((got - want).square().sum()) <= 1e-4 * float(want.square().sum())
-
-
-def _graph_ms(work: measure.Work) -> float:
-    return measure.time_ms(measure.as_graph(work), repeats=10, warm_up=2)
+def _graph_ms(works: Sequence[measure.Work]) -> float:
+    return measure.time_ms(measure.as_graph(works), repeats=10, warm_up=2) / len(works)
 
 
 def _name(device: torch.device) -> str:

@@ -68,6 +68,21 @@ def gumbel_noise(seed: int, step: int, row_ids: Tensor, num_tokens: int) -> Tens
     return -torch.log(-torch.log(uniform))
 
 
+def logits_reference(hidden: Tensor, table: Tensor, softcap: float, is_banned: Tensor | None) -> Tensor:
+    """The capped logits [R, V], which `argmax` and the list are the best of. Operands as below."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logits = hidden.to(wide) @ table.to(wide).T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits if is_banned is None else logits.masked_fill(is_banned[None, :], -torch.inf)
+
+
+def noisy_logits_reference(processed: Tensor, noise: Tensor, row_ids: Tensor) -> Tensor:
+    """fp32 [R, V] from logits over the temperature, which the sample is the best of."""
+    seed, step = (int(word) for word in noise)
+    return processed.to(torch.float32) + gumbel_noise(seed, step, row_ids, processed.shape[1])
+
+
 def vocab_stats_reference(
     hidden: Tensor,
     table: Tensor,
@@ -84,15 +99,9 @@ def vocab_stats_reference(
 
     softcap 0: no cap. Computed in fp32, or fp64 for an fp64 hidden.
     """
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    logits = hidden.to(wide) @ table.to(wide).T
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    if is_banned is not None:
-        logits = logits.masked_fill(is_banned[None, :], -torch.inf)
-    processed = logits / temperature.to(wide)[:, None]
-    seed, step = (int(word) for word in noise)
-    noisy = processed.to(torch.float32) + gumbel_noise(seed, step, row_ids, table.shape[0])
+    logits = logits_reference(hidden, table, softcap, is_banned)
+    processed = logits / temperature.to(logits.dtype)[:, None]
+    noisy = noisy_logits_reference(processed, noise, row_ids)
     argmax, sample = _first_argmax(logits), _first_argmax(noisy)
     # a stable sort keeps the lowest id first among equals, which torch.topk does not promise
     top_ids = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :num_top]
@@ -114,7 +123,8 @@ def vocab_stats_reference(
 
 def _first_argmax(x: Tensor) -> Tensor:
     columns = torch.arange(x.shape[1], device=x.device)
-    return torch.where(x == x.amax(1, keepdim=True), columns, x.shape[1]).amin(1)
+    # a row that is no number has no largest: any token is as wrong, but one that is none is read past the table's end
+    return torch.where(x == x.amax(1, keepdim=True), columns, x.shape[1] - 1).amin(1)
 
 
 def _entropy(logits: Tensor) -> tuple[Tensor, Tensor]:

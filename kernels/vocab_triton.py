@@ -178,7 +178,7 @@ def vocab_merge_kernel(
     best, chosen = tl.max(plain * slope + draw, axis=1, return_indices=True)
     logit = tl.sum(tl.where(v == chosen[:, None], plain, 0.0), axis=1)
     logit = tl.where(logit <= 0.1 * BANNED, low, logit)
-    sample = (first_tile + tile) * BV + chosen
+    sample = tl.minimum((first_tile + tile) * BV + chosen, V - 1)
     noisy_ptr = floats + (5 + TOP) * R + row + one
     if not IS_FIRST:
         # of equal ones the earlier, whose id is lower
@@ -228,6 +228,8 @@ def vocab_merge_kernel(
         old = tl.where(old_v == token, low, old)
     if IS_LAST:
         list_values = tl.where(list_values <= 0.1 * BANNED, low, list_values)
+        # of a row that is no number nothing equals the largest; its tokens must still be some, for they are looked up
+        list_ids = tl.minimum(list_ids, V - 1)
     tl.store(floats + (5 + k) * R + row, list_values)
     tl.store(ids + (1 + k) * R + row, list_ids.to(tl.int64))
 
@@ -249,9 +251,10 @@ def vocab_merge_kernel(
         total_t = tl.sum(st * share_t, axis=0)
         mean_t = tl.sum((wt + st * gap * slope) * share_t, axis=0) / total_t
         tl.store(floats + R + row, peak * slope + tl.log(total_t))
-        tl.store(floats + 2 * R + row, tl.maximum(tl.log(total_t) - mean_t, 0.0))
+        # what is no number stays none, or the row would look certain
+        tl.store(floats + 2 * R + row, tl.maximum(tl.log(total_t) - mean_t, 0.0, tl.PropagateNan.ALL))
         tl.store(floats + 3 * R + row, peak + tl.log(total))
-        tl.store(floats + 4 * R + row, tl.maximum(tl.log(total) - mean, 0.0))
+        tl.store(floats + 4 * R + row, tl.maximum(tl.log(total) - mean, 0.0, tl.PropagateNan.ALL))
 
 
 def vocab_stats(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models as tiny
 import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, load_config, save_folder, save_packed
 from lacuna_ls.engine.errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
@@ -185,11 +186,33 @@ INDEX = "model.safetensors.index.json"
         (cut(0), CheckpointError, ["model.safetensors", "copy it again"]),
         (cut(5), CheckpointError, ["model.safetensors", "copy it again"]),
         (cut(400), CheckpointError, ["model.safetensors", "copy it again"]),
-        (cut(-50), CheckpointError, ["model.safetensors", "truncated", "copy it again"]),
+        (cut(-50), CheckpointError, ["model.safetensors", "truncated: tensor model.", "copy it again"]),
         # something else under that name
         (write("model.safetensors", "<html>not found</html>"), CheckpointError, ["model.safetensors", "copy it again"]),
         # tensors that do not belong
-        (spoil(lambda t: t.pop(NORM)), CheckpointError, ["layers.1.input_layernorm.weight", "missing", "copy"]),
+        (
+            spoil(lambda t: t.pop(NORM)),
+            CheckpointError,
+            ["model.decoder.layers.1.input_layernorm.weight", "model.safetensors", "missing", "copy"],
+        ),
+        # a copy of a weight that the config does not have
+        (
+            spoil(lambda t: t.update({"model.encoder.language_model.layers.9.foo.weight": torch.zeros(1)})),
+            CheckpointError,
+            ["model.encoder.language_model.layers.9.foo.weight", "model.safetensors", "does not belong"],
+        ),
+        # numbers that mean nothing by themselves, and one that the engine cannot hold
+        (spoil(lambda t: t.update({NORM: t[NORM].long()})), CheckpointError, [NORM, "model.safetensors", "dtype I64"]),
+        (
+            spoil(lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})),
+            CheckpointError,
+            [NORM, "model.safetensors", "dtype F8_E4M3", "choose a release"],
+        ),
+        (
+            spoil(lambda t: t.update({NORM: t[NORM].double() * 1e300})),
+            CheckpointError,
+            ["layers.1.input_layernorm.weight", "model.safetensors", "infinite in float32"],
+        ),
         (
             spoil(lambda t: t.update({"model.decoder.extra": torch.zeros(1)})),
             CheckpointError,
@@ -245,11 +268,34 @@ def test_a_file_that_is_no_packed_model(good: Path, tmp_path: Path):
     save_file({"a": torch.zeros(1)}, path, metadata={FORMAT_KEY: "1", CONFIG_KEY: json.dumps(CONFIG.to_dict())})
     with pytest.raises(CheckpointError, match=r"tensor a .*config"):
         load_checkpoint(path)
+    save_packed(random_model(seed=8), path, {})
+    tensors, metadata = load_file(path), read_metadata(path)
+    save_file({**tensors, "b|scale": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"tensor b\|scale does not belong"):
+        load_checkpoint(path)
+    tensors.pop("embed_tokens.weight|scale")
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"tensor embed_tokens.weight has dtype I8"):
+        load_checkpoint(path)
+    tensors.pop("embed_tokens.weight")
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"bad.safetensors: tensor embed_tokens.weight missing; copy the file"):
+        load_checkpoint(path)
     path.write_bytes(b"\xff" * 20)
     with pytest.raises(CheckpointError, match="truncated"):
         load_checkpoint(path)
     with pytest.raises(ModelNotFoundError, match="does not exist"):
         load_checkpoint(tmp_path / "nowhere.safetensors")
+
+
+def test_a_missing_tensor_is_named_with_the_file_that_the_index_gives(tmp_path: Path):
+    folder = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path)
+    file = json.loads((folder / INDEX).read_text())["weight_map"][NORM]
+    tensors = load_file(folder / file)
+    tensors.pop(NORM)
+    save_file(tensors, folder / file)
+    with pytest.raises(CheckpointError, match=rf"{file}: tensor {NORM} missing, though the index says"):
+        load_checkpoint(folder)
 
 
 def test_a_device_that_is_not_there(good: Path):

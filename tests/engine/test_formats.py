@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models as tiny
 import torch
+from lacuna_ls.engine import packed as packed_module
 from lacuna_ls.engine.config import ModelConfig
-from lacuna_ls.engine.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
+from lacuna_ls.engine.errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.formats import EXACT, Scheme, parts, source_format, stream
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.model import DiffusionGemma
 from lacuna_ls.engine.packed import MANIFEST, load_packed, quantize, quantize_main, read_manifest
 from lacuna_ls.engine.packed_model import PackedModel, row_ranges
+from lacuna_ls.engine.plan import plan_folder
+from lacuna_ls.engine.shards import Shards
 from lacuna_ls.kernels.attention import row_ranges as row_ranges_truth
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 FP32 = torch.float32
@@ -107,6 +115,39 @@ def test_published_int4(tmp_path: Path, group_size: int):
         assert packed.layers[0].qkv.format == "int4"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "is_said"),
+    [
+        pytest.param(torch.float16, True, id="three bits more than bf16 has"),
+        pytest.param(torch.float32, True, id="sixteen bits more"),
+        pytest.param(torch.bfloat16, False, id="as published"),
+    ],
+)
+def test_int4_scales_wider_than_bf16_are_rounded_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype, is_said: bool
+):
+    truth = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
+    folder = tiny.save_int4(truth, tmp_path)
+    weights = tiny.linear_weights(truth)
+    generator = torch.Generator().manual_seed(0)
+
+    def widen(tensors: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in tensors if key.endswith(".weight_scale")]:
+            old, weight = tensors[key].float(), weights[key.removesuffix("_scale")]
+            new = (old * (1 + 0.003 * torch.rand(old.shape, generator=generator))).to(dtype)
+            # what the kernels make of it, and the truth that is promised
+            rounded = new.to(torch.bfloat16).float()
+            groups = weight.view(*old.shape, -1)
+            weight.copy_((groups / old[..., None] * rounded[..., None]).view_as(weight))
+            tensors[key] = new
+
+    change_files(folder, widen)
+    with caplog.at_level(logging.WARNING):
+        packed = load_packed(folder, Scheme(dense="bf16", dtype=FP32))
+    assert [record.getMessage().count("rounded to bf16") for record in caplog.records] == ([1] if is_said else [])
+    assert furthest(truth, packed) < 1e-3
+
+
 def test_published_nvfp4(tmp_path: Path):
     config = tiny.tiny_config(hidden_size=64)
     truth = tiny.tiny_model(config)
@@ -141,6 +182,14 @@ def test_ranges_are_the_kernels_ranges():
         assert torch.equal(row_ranges(10, start, num_causal, None, L, len(rows), window, CPU), shifted)
 
 
+def change_files(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Apply a change to the tensors of every file."""
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+
+
 # -- our own folder
 # ------------------------------------------------------------------------------------------------------
 
@@ -150,6 +199,7 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), folder / "source")
     (source / "tokenizer.json").write_text("{}")
+    (source / "calibration.json").write_text('{"kept": 1}')
     # files of a few kilobytes, so that there are several
     quantize(source, folder / "packed", Scheme(dtype=FP32), file_bytes=60_000)
     return folder / "packed"
@@ -158,6 +208,8 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_packed_folder_round_trip(packed_folder: Path):
     assert len(list(packed_folder.glob("weights-*.safetensors"))) > 1
     assert (packed_folder / "tokenizer.json").exists()
+    # infill/load.py reads it from the folder of the model
+    assert json.loads((packed_folder / "calibration.json").read_text()) == {"kept": 1}
     again = load_packed(packed_folder)
     direct = load_packed(packed_folder.parent / "source", Scheme(dtype=FP32))
     for name, weight in direct.dequantised().state_dict().items():
@@ -178,6 +230,73 @@ def test_command_writes_the_folder_and_refuses_to_overwrite(tmp_path: Path, caps
         quantize_main([str(source), str(tmp_path / "new")])
 
 
+def test_progress_covers_the_checksum_of_the_source(tmp_path: Path):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+    told: list[tuple[int, int, str]] = []
+    quantize(source, tmp_path / "packed", progress=lambda *values: told.append(values))
+    hashed = [values for values in told if values[2].startswith("checksum of model-0000")]
+    size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    assert hashed[-1] == (size, size, "checksum of model-00003-of-00003.safetensors")
+    assert [done for done, *_ in hashed] == sorted({done for done, *_ in hashed})
+    assert read_manifest(tmp_path / "packed")["source"]["sha256"] == Shards(source).fingerprint()
+
+
+def full_disk(*_: object, **__: object) -> None:
+    # the words of safetensors on a full disk
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def full_gpu(*_: object, **__: object) -> Iterator[object]:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("where", "replaced", "error", "message"),
+    [
+        pytest.param("file", {}, ModelError, "taken is a file; choose a new folder", id="DST is a file"),
+        pytest.param("file/in", {}, ModelError, "cannot be written.*delete the folder", id="DST is below a file"),
+        pytest.param("new", {"save_file": full_disk}, ModelError, "No space left.*make room", id="the disk fills up"),
+        pytest.param(
+            "new",
+            {"free_bytes": lambda folder: 1000},
+            ModelError,
+            r"GB do not fit on the disk of .*new \(0.0 GB free\); make room",
+            id="the disk is too small, which is known before",
+        ),
+        pytest.param(
+            "new", {"stream": full_gpu}, DeviceError, "delete .*new and run it again with --device cpu", id="full GPU"
+        ),
+    ],
+)
+def test_what_stops_quantize_is_said_with_a_remedy(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    replaced: dict[str, object],
+    error: type[Exception],
+    message: str,
+):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+    (tmp_path / "taken").write_text("")
+    for name, value in replaced.items():
+        monkeypatch.setattr(packed_module, name, value)
+    with pytest.raises(error, match=message):
+        quantize(source, tmp_path / where.replace("file", "taken"))
+    assert not (tmp_path / "new" / MANIFEST).exists()
+    if "free_bytes" in replaced:
+        assert not (tmp_path / "new").exists()
+
+
+def test_quantize_wants_a_folder_and_a_device(tmp_path: Path):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+    file = next(source.glob("*.safetensors"))
+    with pytest.raises(ModelError, match=r"is a file; give the folder that holds config.json"):
+        quantize_main([str(file), str(tmp_path / "new")])
+    with pytest.raises(DeviceError, match="choose cpu or cuda"):
+        quantize_main([str(source), str(tmp_path / "new"), "--device", "abacus"])
+    assert not (tmp_path / "new").exists()
+
+
 def corrupt(folder: Path, copy: Path, what: str) -> None:
     copy.mkdir()
     for file in folder.iterdir():
@@ -191,11 +310,15 @@ def corrupt(folder: Path, copy: Path, what: str) -> None:
         tensors["layers.1.out|data"] = tensors["layers.1.out|data"][:, :1].contiguous()
     elif what == "gone":
         del tensors["layers.1.out|data"]
+    elif what == "more":
+        tensors["layers.9.extra"] = torch.zeros(1)
     save_file(tensors, file)
     if what == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
     elif what == "file":
         file.unlink()
+    elif what == "another file":
+        save_file({"layers.9.extra": torch.zeros(1)}, copy / "weights-00099.safetensors")
     elif what == "interrupted":
         (copy / MANIFEST).unlink()
     elif what == "version":
@@ -216,7 +339,16 @@ def corrupt(folder: Path, copy: Path, what: str) -> None:
         pytest.param(
             "shape", CheckpointError, r"weights-.*tensor layers.1.out\|data is .*the manifest says", id="misshaped"
         ),
-        pytest.param("gone", CheckpointError, r"tensor layers.1.out\|data is missing", id="a tensor left out"),
+        pytest.param(
+            "gone",
+            CheckpointError,
+            r"weights-0000\d.safetensors: tensor layers.1.out\|data is missing",
+            id="a tensor left out",
+        ),
+        pytest.param(
+            "more", CheckpointError, r"weights-0000\d.*tensor layers.9.extra does not belong", id="a tensor more"
+        ),
+        pytest.param("another file", CheckpointError, r"weights-00099.safetensors does not belong", id="a file more"),
         pytest.param(
             "truncated",
             CheckpointError,
@@ -238,6 +370,60 @@ def test_faults_of_a_packed_folder_are_named(packed_folder: Path, tmp_path: Path
         load_packed(tmp_path / "copy")
 
 
+def set_part(**values: object) -> Callable[[dict[str, Any]], object]:
+    return lambda manifest: manifest["parts"]["layers.1.qkv"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda m: m["scheme"].update(foo=1), "not a manifest.*foo", id="a scheme with an unknown key"),
+        pytest.param(lambda m: m.update(scheme={}), "not a manifest.*dtype", id="a scheme without a dtype"),
+        pytest.param(lambda m: m["scheme"].update(dtype="int3"), "not a manifest.*int3", id="a dtype that is none"),
+        pytest.param(
+            lambda m: m["scheme"].update(experts="int3"), "not a manifest.*'int3'", id="a format that is none"
+        ),
+        pytest.param(lambda m: m.update(parts=[]), "not a manifest.*list", id="parts that are a list"),
+        pytest.param(lambda m: m["parts"].update({"layers.1.qkv": {}}), "not a manifest.*tensors", id="an empty part"),
+        pytest.param(set_part(tensors={}), r"layers.1.qkv has tensors \[\]", id="a part without tensors"),
+        pytest.param(
+            lambda m: m["parts"]["layers.1.qkv"]["tensors"]["data"].update(file="../a.safetensors"),
+            "layers.1.qkv is in '../a.safetensors', which is not a file of the folder",
+            id="a file elsewhere",
+        ),
+        pytest.param(set_part(group_size="64"), "layers.1.qkv has group_size '64'", id="a group size that is text"),
+        pytest.param(set_part(group_size=48), "in groups of 48", id="a group size that no kernel has"),
+        pytest.param(set_part(num_rows=3), r"is a matrix \[3, 64\], the config asks for", id="another matrix"),
+        pytest.param(
+            set_part(format="int4"), "layers.1.qkv is said to be int4 in groups of 64", id="a format that it is not"
+        ),
+        pytest.param(
+            set_part(group_size=32), "layers.1.qkv is said to be int8 in groups of 32", id="groups that it has not"
+        ),
+        pytest.param(
+            set_part(group_size=0), "layers.1.qkv is said to be int8 in groups of 0", id="whole rows that it has not"
+        ),
+        pytest.param(
+            lambda m: m["parts"].update({"layers.1.qkv": m["parts"]["norm.weight"]}),
+            "tensor layers.1.qkv",
+            id="a plain tensor for a matrix",
+        ),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_an_error(
+    packed_folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+):
+    folder = Path(shutil.copytree(packed_folder, tmp_path / "copy"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=rf"{MANIFEST}.*{message}|{message}"):
+        load_packed(folder)
+    if message.startswith("not a manifest"):
+        with pytest.raises(CheckpointError, match=message):
+            plan_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -251,7 +437,11 @@ def test_faults_of_a_packed_folder_are_named(packed_folder: Path, tmp_path: Path
             r"tensor model.decoder.layers.2.experts.down_proj has shape \[4, 64, 31\], the config asks for",
             id="shape",
         ),
-        pytest.param("missing", r"tensor layers.2.experts.down_proj missing", id="missing"),
+        pytest.param(
+            "missing",
+            r"model-0000\d-of-00003.safetensors: tensor model.decoder.layers.2.experts.down_proj missing",
+            id="missing",
+        ),
         pytest.param("extra", r"tensor model.decoder.layers.9.extra does not belong", id="extra"),
         pytest.param("truncated", r"is truncated: tensor model.decoder.* ends behind the end", id="truncated"),
         pytest.param("twice", r"tensor model.decoder.norm.weight is in .* and again in", id="in two files"),
@@ -292,6 +482,25 @@ def test_faults_of_a_float_folder_are_named(tmp_path: Path, what: str, message: 
             "symmetric 4-bit",
             id="zero points",
         ),
+        pytest.param(
+            {
+                "format": "mixed-precision",
+                "config_groups": {"a": {"format": "nvfp4-pack-quantized"}, "b": {"format": "float-quantized"}},
+            },
+            "'float-quantized' and 'nvfp4-pack-quantized'.*reads one of",
+            id="FP8 beside NVFP4",
+        ),
+        pytest.param(
+            {
+                "format": "mixed-precision",
+                "config_groups": {"a": {"format": "nvfp4-pack-quantized"}, "b": {"format": "pack-quantized"}},
+            },
+            "'nvfp4-pack-quantized' and 'pack-quantized'.*reads one of",
+            id="INT4 beside NVFP4",
+        ),
+        pytest.param({"format": "mixed-precision", "config_groups": {}}, "mixed-precision", id="mixed of nothing"),
+        pytest.param({"config_groups": [1]}, r"config_groups is \[1\], not a JSON object", id="groups are a list"),
+        pytest.param({"config_groups": {"g": 1}}, "config_groups.g is 1, not a JSON object", id="a group is a number"),
     ],
 )
 def test_schemes_that_cannot_be_read_are_refused(tmp_path: Path, change: dict[str, object], message: str):
@@ -302,6 +511,26 @@ def test_schemes_that_cannot_be_read_are_refused(tmp_path: Path, change: dict[st
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=message):
         load_packed(folder)
+
+
+def test_a_quantisation_that_is_text_is_refused(tmp_path: Path):
+    folder = tiny.save_int4(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": "int4"}))
+    for call in (load_packed, plan_folder, source_format):
+        with pytest.raises(ConfigError, match=r"config.json: quantization_config is 'int4', not a JSON object"):
+            call(folder)
+
+
+def test_one_format_in_all_groups_may_be_called_mixed(tmp_path: Path):
+    truth = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
+    folder = tiny.save_nvfp4(truth, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    group = {"format": "nvfp4-pack-quantized", "weights": {"num_bits": 4}}
+    config["quantization_config"] |= {"format": "mixed-precision", "config_groups": {"a": group, "b": group}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert source_format(folder) == "nvfp4-pack-quantized"
+    assert furthest(truth, load_packed(folder, EXACT)) < 1e-3
 
 
 def test_another_librarys_export_without_a_word_in_config_json(tmp_path: Path):
@@ -315,16 +544,115 @@ def test_faults_of_a_published_folder_are_named(tmp_path: Path):
     model = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
     name = "model.decoder.layers.0.experts.3.up_proj.weight"
     for suffix, message in (
-        ("_scale", rf"{name}_scale is missing"),
-        ("_packed", r"layers.0.experts.3.up_proj.weight missing"),
+        ("_scale", rf"model-0000\d-of-00002.safetensors: tensor {name}_scale is missing"),
+        (
+            "_packed",
+            rf"model-0000\d-of-00002.safetensors: tensor {name}_\w+ belongs to {name}_packed, which is missing",
+        ),
     ):
-        folder = tiny.save_int4(model, tmp_path / suffix)
-        for file in folder.glob("*.safetensors"):
-            tensors = load_file(file)
-            tensors.pop(f"{name}{suffix}", None)
-            save_file(tensors, file)
-        with pytest.raises(CheckpointError, match=message):
-            load_packed(folder)
+        for save in (tiny.save_int4, tiny.save_nvfp4):
+            folder = save(model, tmp_path / f"{save.__name__}{suffix}")
+            change_files(folder, lambda tensors, gone=f"{name}{suffix}": tensors.pop(gone, None))
+            with pytest.raises(CheckpointError, match=message):
+                load_packed(folder)
+
+
+def set_to(make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor], str], object]:
+    return lambda tensors, name: tensors.update({name: make(tensors[name])})
+
+
+def add(added: str, value: torch.Tensor) -> Callable[[dict[str, torch.Tensor], str], object]:
+    return lambda tensors, name: tensors.update({added: value})
+
+
+NORM = "model.decoder.layers.1.input_layernorm.weight"
+GATE = "model.decoder.layers.1.mlp.gate_proj.weight"
+ONES = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "save", [tiny.save_shards, tiny.save_int4, tiny.save_nvfp4], ids=["float", "published INT4", "published NVFP4"]
+)
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        pytest.param(NORM, set_to(torch.Tensor.long), f"{NORM} has dtype I64.*choose a release", id="an integer norm"),
+        pytest.param(GATE, set_to(torch.Tensor.int), f"{GATE} has dtype I32.*choose a release", id="an integer weight"),
+        pytest.param(
+            GATE, set_to(lambda t: t.to(torch.float8_e4m3fn)), f"{GATE} has dtype F8_E4M3", id="FP8 without its scale"
+        ),
+        pytest.param(NORM, set_to(lambda t: t.double() * 1e300), f"{NORM} holds .* infinite in", id="beyond bf16"),
+        pytest.param(GATE, set_to(lambda t: t.double() * 1e300), f"{GATE} holds .* infinite in", id="beyond fp32"),
+        pytest.param(
+            GATE, add(f"{GATE}_scale", ONES), f"{GATE}_scale belongs to {GATE}_packed", id="a scale of what is whole"
+        ),
+        pytest.param(
+            GATE,
+            add("model.decoder.layers.9.mlp.up_proj.weight_scale", ONES),
+            r"layers.9.mlp.up_proj.weight_scale belongs to .*which is missing",
+            id="a scale of what is not there",
+        ),
+        pytest.param(
+            GATE,
+            add("model.encoder.language_model.layers.9.foo.weight", ONES),
+            r"model.encoder.language_model.layers.9.foo.weight does not belong",
+            id="a copy of nothing",
+        ),
+        pytest.param(
+            GATE,
+            add("lm_head.weight_packed", ONES.int()),
+            "lm_head.weight_packed is packed and the weight that it must be a copy of is not",
+            id="a head of its own",
+        ),
+    ],
+)
+def test_what_would_be_read_as_what_it_is_not_is_refused(
+    tmp_path: Path,
+    save: Callable[[DiffusionGemma, Path], Path],
+    name: str,
+    change: Callable[[dict[str, torch.Tensor], str], object],
+    message: str,
+):
+    folder = save(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), tmp_path)
+    change_files(folder, lambda tensors: change(tensors, name) if name in tensors else None)
+    with pytest.raises(CheckpointError, match=rf"model-0000\d-of-0000\d.safetensors: tensor .*{message}"):
+        load_packed(folder)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "message"),
+    [
+        pytest.param("_packed", set_to(torch.Tensor.long), "has dtype I64", id="codes of another dtype"),
+        pytest.param("_scale", set_to(torch.Tensor.int), "has dtype I32", id="integer scales"),
+        pytest.param(
+            "_shape",
+            set_to(lambda _: torch.tensor([7, 9])),
+            r"says \[7, 9\], the config asks for \[64, 128\]",
+            id="another shape",
+        ),
+    ],
+)
+def test_packed_int4_weights_of_another_kind_are_refused(
+    tmp_path: Path, suffix: str, change: Callable[[dict[str, torch.Tensor], str], object], message: str
+):
+    folder = tiny.save_int4(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), tmp_path)
+    name = f"model.decoder.layers.1.self_attn.o_proj.weight{suffix}"
+    change_files(folder, lambda tensors: change(tensors, name) if name in tensors else None)
+    with pytest.raises(CheckpointError, match=rf"tensor model.decoder.layers.1.self_attn.o_proj.\w+ .*{message}"):
+        load_packed(folder)
+
+
+def test_copies_that_a_writer_stored_are_passed_over(tmp_path: Path):
+    truth = tiny.tiny_model(tiny.tiny_config(hidden_size=64))
+    folder = tiny.save_int4(truth, tmp_path)
+    name = "layers.1.self_attn.o_proj.weight"
+
+    def copy(tensors: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in tensors if name in key or "embed_tokens" in key]:
+            tensors[key.replace("model.decoder.", "model.encoder.language_model.")] = tensors[key].clone()
+
+    change_files(folder, copy)
+    assert furthest(truth, load_packed(folder, Scheme(dense="bf16", dtype=FP32))) < 1e-3
 
 
 # -- memory

@@ -73,7 +73,27 @@ def test_plan_equals_what_is_allocated(tmp_path: Path):
             id="a smaller cache fits",
         ),
         pytest.param(24_000_000_000, 17_000_000_000, "over the cap; set the KV budget", id="the user's own limit"),
-        pytest.param(12_000_000_000, None, "use a device with 24 GB", id="the weights alone are too much"),
+        pytest.param(
+            24_000_000_000, 17_000_000_000, r"or raise the cap \(engine.vramCapGib\)$", id="and the device has more"
+        ),
+        pytest.param(
+            24_000_000_000,
+            12_000_000_000,
+            r"over the cap; raise the cap \(engine.vramCapGib\), or use",
+            id="the weights alone are over the user's own limit",
+        ),
+        pytest.param(
+            17_000_000_000,
+            12_000_000_000,
+            r"over the cap; raise the cap \(engine.vramCapGib\) and free memory on the device, or use",
+            id="a higher limit alone would not do",
+        ),
+        pytest.param(
+            12_000_000_000,
+            None,
+            "free memory on the device, or use a device with 24 GB",
+            id="the weights alone are too much",
+        ),
     ],
 )
 def test_refusal_says_what_to_do(released: ModelConfig, free: int, cap: int | None, advice: str):

@@ -46,6 +46,7 @@ def fake_tune(
         winners = (
             tune.Winner("gate_up.int4", 6, MINE[0], 0.2, 0.15, 5),
             tune.Winner("attention", 256, tiles.shipped()["default"]["attention"][1], 0.1, 0.1, 4),
+            tune.Winner("router", 64, tiles.shipped()["default"]["router"][0], float("inf"), 0.01, 1),
         )
 
     def measured(device: torch.device, progress: tune.Progress) -> tune.Tuned:
@@ -73,6 +74,22 @@ def test_what_is_stored_is_used(card: None):
     assert in_use() == MINE
     # nothing is left beside it
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", sorted(tiles.shipped()))
+def test_whatever_tune_may_leave_is_used(card: None, name: str):
+    """A table of tiles that all stayed, and every candidate in the place of its entry."""
+    shipped = tiles.shipped()[name]
+    tuned.save(CARD, shipped)
+    assert tuned.apply() is True
+    assert tiles.table_for(CARD, (8, 9)) == shipped
+    for operation, entries in shipped.items():
+        for index, tile in enumerate(entries):
+            for candidate in tune.candidates(operation, tile):
+                table = {operation: [*entries[:index], candidate, *entries[index + 1 :]]}
+                tuned.save(CARD, table)
+                assert tuned.apply() is True, candidate
+                assert tiles.table_for(CARD, (8, 9))[operation] == table[operation]
 
 
 def test_another_devices_table_is_not_used_but_kept(card: None):
@@ -175,6 +192,8 @@ def test_tune_shows_what_was_gained_and_stores_it(card: None, monkeypatch: pytes
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     assert ["gate_up.int4", "6 rows", "200.0 us", "150.0 us", "25 %"] in lines
     assert ["attention", "256 head size", "100.0 us", "100.0 us", "kept"] in lines
+    # the shipped tile did not run on this card, or was wrong
+    assert ["router", "64 rows", "fails", "10.0 us", "works"] in lines
     assert str(tuned.cache_file()) in out
     assert "2/2" in err
     assert tuned.apply() is True

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models as tiny
 import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
-from lacuna_ls.engine.errors import CheckpointError, LacunaError, ModelNotFoundError
+from lacuna_ls.engine.errors import CheckpointError, LacunaError, ModelError, ModelNotFoundError
+from lacuna_ls.engine.formats import Scheme
 from lacuna_ls.engine.manifest import MANIFEST, check_manifest, manifest_path, write_manifest
+from lacuna_ls.engine.packed import MANIFEST as PACKED_MANIFEST
+from lacuna_ls.engine.packed import quantize
 from lacuna_ls.engine.reference import Reference
 from lacuna_ls.engine.verify import main, verify
 from random_models import CONFIG, random_model, reference
@@ -205,6 +210,94 @@ def test_the_command_prints_and_returns(
     # a new manifest is for what the files hold now
     assert main([str(folder), "--write-manifest", "--json"]) == 0
     assert main([str(folder), "--json"]) == 0
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A packed folder with every kind of scale: two bf16 in a word, whole rows in fp32."""
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), tmp_path / "source")
+    quantize(source, tmp_path / "packed", Scheme(dense="fp8", dtype=torch.float32))
+    return tmp_path / "packed"
+
+
+def test_a_packed_folder_is_checked_against_its_manifest(
+    packed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([str(packed)]) == 0
+    out = capsys.readouterr().out
+    assert f"checked: checksum, shape and dtype of every tensor against {PACKED_MANIFEST}" in out
+    assert "Not compared with transformers" in out
+    num_tensors = len(load_file(packed / "weights-00001.safetensors"))
+    assert f"passed ({num_tensors} tensors" in out
+    # two tensors altered: both are named
+    tensors = load_file(packed / "weights-00001.safetensors")
+    tensors["layers.1.out|data"].view(torch.uint8).view(-1)[7] ^= 1
+    tensors["norm.weight"][0] += 1
+    save_file(tensors, packed / "weights-00001.safetensors")
+    assert main([str(packed)]) == 1
+    out = capsys.readouterr().out
+    file = packed / "weights-00001.safetensors"
+    for name in ("layers.1.out|data", "norm.weight"):
+        assert f"altered: {name} in {file}: does not match its checksum; copy the folder again" in out
+    with pytest.raises(ModelError, match="leave --write-manifest out"):
+        main([str(packed), "--write-manifest"])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        # both halves of a word of bf16 scales
+        ("layers.0.experts.down|scale", lambda t: t.view(-1).__setitem__(0, 0x7F80)),
+        ("layers.0.experts.down|scale", lambda t: t.view(-1).__setitem__(0, 0x7FC0 << 16)),
+        # a row's scale
+        ("layers.1.out|scale", lambda t: t.view(-1).__setitem__(0, float("nan"))),
+        # eight-bit floats
+        ("layers.1.out|data", lambda t: t.view(torch.uint8).view(-1).__setitem__(0, 0x7F)),
+        # what is stored as it is
+        ("layers.2.router.scale", lambda t: t.__setitem__(0, float("inf"))),
+    ],
+)
+def test_nan_that_was_packed_is_found_though_every_checksum_is_right(packed: Path, name: str, spoil: Any):
+    file = packed / "weights-00001.safetensors"
+    tensors = load_file(file)
+    spoil(tensors[name])
+    save_file(tensors, file)
+    manifest = json.loads((packed / PACKED_MANIFEST).read_text())
+    part, _, role = name.partition("|")
+    data = tensors[name].view(torch.uint8).reshape(-1).numpy().tobytes()
+    manifest["parts"][part]["tensors"][role or "plain"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (packed / PACKED_MANIFEST).write_text(json.dumps(manifest))
+    report = verify(packed)
+    assert [(item.tensor, item.detail) for item in report.altered] == [
+        (name, "holds NaN or infinity; copy the file again")
+    ]
+
+
+@pytest.mark.parametrize("save", [tiny.save_int4, tiny.save_nvfp4], ids=["INT4", "NVFP4"])
+def test_a_quantised_folder_is_looked_at_tensor_by_tensor(
+    tmp_path: Path, save: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = save(tiny.tiny_model(tiny.tiny_config(hidden_size=64)), tmp_path)
+    assert main([str(folder), "--write-manifest"]) == 0
+    out = capsys.readouterr().out
+    assert "checked: name, shape and dtype of every tensor against config.json" in out
+    assert "Not compared with transformers" in out
+    assert verify(folder).has_manifest
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        if "model.decoder.norm.weight" in tensors:
+            tensors["model.decoder.norm.weight"][0] += 1
+            save_file(tensors, file)
+    assert [item.tensor for item in verify(folder).altered] == ["model.decoder.norm.weight"]
+    # nothing to compare with: what cannot be read is an error all the same
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        tensors.pop("model.decoder.norm.weight", None)
+        save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"norm.weight missing"):
+        verify(folder, use_manifest=False)
 
 
 def test_what_cannot_be_loaded_is_an_error_of_ours(folder: Path, tmp_path: Path):

@@ -28,12 +28,22 @@ def test_cuda_gets_triton_unless_the_environment_or_the_system_says_no(monkeypat
     assert ops.choose(OnCuda(), None) == "triton"  # type: ignore[arg-type]
     monkeypatch.setenv("LACUNA_KERNELS", "reference")
     assert ops.choose(OnCuda(), None) == "reference"  # type: ignore[arg-type]
-    monkeypatch.setenv("LACUNA_KERNELS", "fastest")
-    with pytest.raises(ValueError, match="LACUNA_KERNELS is 'fastest'"):
-        ops.choose(OnCuda(), None)  # type: ignore[arg-type]
     monkeypatch.delenv("LACUNA_KERNELS")
     monkeypatch.setattr(ops, "has_triton", lambda: False)
     assert ops.choose(OnCuda(), None) == "reference"  # type: ignore[arg-type]
+
+
+def test_a_path_that_does_not_exist_is_told_once_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(ops, "has_triton", lambda: True)
+    monkeypatch.setenv("LACUNA_KERNELS", "fastest")
+    ops._wants_reference.cache_clear()
+    for _ in range(3):
+        assert ops.choose(OnCuda(), None) == "triton"  # type: ignore[arg-type]
+        assert ops.rms_norm(torch.ones(2, 8), None, 1e-6).shape == (2, 8)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "LACUNA_KERNELS is 'fastest'" in caplog.text
 
 
 def test_every_operation_works_where_triton_cannot_be_imported():

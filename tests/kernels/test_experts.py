@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_checks import assert_close
 from lacuna_ls.kernels import dispatch as ops
-from lacuna_ls.kernels import experts_triton
+from lacuna_ls.kernels import experts_triton, packed_triton, tiles
 from lacuna_ls.kernels.experts import (
     PackedExperts,
     expert_slots_reference,
@@ -70,6 +70,7 @@ def test_routing_gives_every_slot_one_place(T: int, K: int, E: int, how: str, ti
         pytest.param(6, 2, 4, 128, 64, "int4", 32, "spread", BF16, id="four scales in one block"),
         pytest.param(6, 2, 4, 128, 64, "int4", 0, "spread", BF16, id="one scale per row"),
         pytest.param(100, 2, 4, 64, 48, "int4", 64, "spread", BF16, id="many rows per expert: the widest tile"),
+        pytest.param(9, 2, 4, 384, 128, "int4", 64, "spread", BF16, id="the embedded model's experts"),
         pytest.param(11, 2, 4, 128, 64, "int8", 64, "spread", BF16, id="int8 in groups"),
         pytest.param(11, 2, 4, 96, 80, "fp8", 0, "spread", BF16, id="fp8, padded blocks"),
         pytest.param(40, 2, 4, 128, 80, "fp8", 0, "spread", BF16, id="fp8, the second regime"),
@@ -94,6 +95,31 @@ def test_experts_are_the_truth(
     weights = torch.rand(T, K, generator=generator).to(device)
     truth = experts_reference(x.double(), ids, weights.double(), experts)
     assert_close(ops.experts(x, ids, weights, experts, path="triton"), truth, dtype)
+
+
+HOPPER = tiles.shipped()["9.0"]
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize(
+    ("gate_up", "down"),
+    [
+        pytest.param(*pair, id=f"up to {pair[0].get('rows', 'any number of')} rows an expert")
+        for pair in zip(HOPPER["gate_up.int4"], HOPPER["down.int4"], strict=True)
+    ],
+)
+def test_hopper_tiles_and_its_order_of_columns(
+    gate_up: tiles.Tile, down: tiles.Tile, group_size: int, device: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Folded, several quarters at once, in the order of wgmma, and routed: a part of each is nobody's."""
+    if device == "cuda" and not packed_triton.has_wgmma(torch.device(device)):
+        pytest.skip("these tiles are made for an H200")
+    monkeypatch.setattr(packed_triton, "has_wgmma", lambda device: True)
+    experts = make_experts(4, 256, 176, "int4", group_size, device)
+    x = torch.randn(19, 256, generator=torch.Generator().manual_seed(5)).to(BF16).to(device)
+    ids = make_ids(19, 2, 4, "spread").to(device)
+    got = experts_triton.expert_slots(x, ids, experts, gate_up, down)
+    assert_close(got, expert_slots_reference(x.double(), ids, experts), BF16)
 
 
 @pytest.mark.parametrize("rows", [1, 2], ids=["a block of columns of a wider tensor", "every second row"])

@@ -8,7 +8,9 @@ kernel_gate = pytest.importorskip("kernel_gate", reason="Triton has no build for
 
 FORMATS = ("int4 g32", "int4 g64", "int4 g128", "int8 g64", "fp8", "bf16")
 PRODUCTS = {f"{op}.{format}" for op in ("gate_up", "down", "linear") for format in FORMATS}
-"""Whatever `lacuna quantize` writes."""
+PRODUCTS |= {f"linear.{format} K 2112" for format in FORMATS}
+PRODUCTS |= {f"{op}.int8 {group}" for op in ("gate_up", "down") for group in ("g32", "g128")}
+"""Whatever `lacuna quantize` writes, and both kinds of blocks of a dense layer."""
 OTHERS = {"router", "vocab pass", "attention.256", "attention.512"}
 
 
@@ -31,6 +33,18 @@ def test_every_shipped_tile_fits_its_card(arch: int, tmp_path, monkeypatch: pyte
     # shown with -rA or -s, and whenever something is wrong
     assert {row.name for row in rows} >= PRODUCTS | OTHERS
     assert not [row.line() for row in rows if row.problems]
+
+
+@CARDS
+def test_parts_are_added_without_waiting_for_each_other(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Unrolled, so that all parts are on their way at once: a loop would wait for memory once a part."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tile = {"BM": 16, "BN": 64, "warps": 4, "stages": 3, "split": 4}
+    launches = kernel_gate.captured(kernel_gate.product("linear", tile, "int8", 64), arch)
+    kernel, args, kwargs = launches[-1]
+    assert kernel.__name__ == "add_parts"
+    # the one jump back is the endless loop behind every kernel's end
+    assert kernel_gate.triton_offline.compile_launch(kernel, args, kwargs, arch).loop_instructions() <= 1
 
 
 @pytest.mark.slow

@@ -11,8 +11,6 @@ OPERATIONS = {
     "router",
 }  # fmt: skip
 
-KEYS = {"vocab": {"BM", "BV", "BH", "stages"}, "attention": {"BM", "BS", "stages"}, "router": {"BM", "BE", "BH"}}
-
 
 @pytest.fixture(autouse=True)
 def _forget():
@@ -28,11 +26,41 @@ def test_every_table_is_complete_and_ordered(name: str):
         limits = [tile.get("rows", float("inf")) for tile in entries]
         assert limits == sorted(set(limits)), operation
         assert limits[-1] == float("inf"), operation
-        wanted = KEYS.get(operation, {"BM", "BN", "stages"})
-        more = {"split", "fold", "quarters", "pdl"} if "BN" in wanted else set[str]()
-        for tile in entries:
-            assert set(tile) - {"rows"} - more == wanted | {"warps"}
-            assert all(value & (value - 1) == 0 for key, value in tile.items() if key.startswith("B") or key == "warps")
+        assert all(tiles.is_tile(operation, tile) for tile in entries), operation
+
+
+PRODUCT = {"BM": 8, "BN": 64, "warps": 4, "stages": 4}
+
+
+@pytest.mark.parametrize(
+    ("operation", "tile", "is_one"),
+    [
+        pytest.param("linear.wide", PRODUCT, True, id="what every packed product needs"),
+        pytest.param(
+            "down.int4", {**PRODUCT, "rows": 1.5, "fold": 0, "split": 3, "quarters": 2}, True, id="and may have"
+        ),
+        pytest.param(
+            "vocab", {"BM": 16, "BV": 64, "BH": 64, "warps": 16, "stages": 2, "rows": 4}, True, id="vocabulary"
+        ),
+        pytest.param(
+            "attention", {"BM": 16, "BS": 16, "warps": 4, "stages": 2, "fold": 1}, False, id="a product's key"
+        ),
+        pytest.param("router", {"BM": 16, "BE": 64, "BH": 128, "warps": 4, "stages": 2}, False, id="an unknown key"),
+        pytest.param("linear.int4", {"BM": 8, "BN": 64, "warps": 4, "split": 2}, False, id="a key is missing"),
+        pytest.param("linear.int4", {**PRODUCT, "BN": 48}, False, id="no power of two"),
+        pytest.param("linear.int4", {**PRODUCT, "quarters": 3}, False, id="three quarters leave one out"),
+        pytest.param("linear.int4", {**PRODUCT, "quarters": 8}, False, id="more quarters than there are"),
+        pytest.param("linear.int4", {**PRODUCT, "fold": 2}, False, id="neither folded nor not"),
+        pytest.param("linear.int4", {**PRODUCT, "split": 0}, False, id="in no parts"),
+        pytest.param("linear.int4", {**PRODUCT, "warps": 4.0}, False, id="a fraction"),
+        pytest.param("linear.int4", {**PRODUCT, "rows": float("nan")}, False, id="a limit that no size is below"),
+        pytest.param("linear.int4", {**PRODUCT, "stages": True}, False, id="a truth value"),
+        pytest.param("convolution", PRODUCT, False, id="an operation of another version"),
+        pytest.param("linear.int4", [PRODUCT], False, id="a list"),
+    ],
+)
+def test_what_a_tile_is(operation: str, tile: object, is_one: bool):
+    assert tiles.is_tile(operation, tile) is is_one
 
 
 def test_the_4090_the_h200_and_everything_else_have_a_table():

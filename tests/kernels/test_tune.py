@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lacuna_ls.kernels import benchmark, measure, tiles, tune
+from lacuna_ls.kernels import agreement, benchmark, measure, tiles, tune
+from lacuna_ls.kernels.experts import experts_reference, pack_experts
 
 SHIPPED = {"rows": 6, "BM": 8, "BN": 64, "warps": 4, "stages": 4}
 DEFAULTS = {"split": 1, "fold": 0}
@@ -12,16 +13,20 @@ CPU = torch.device("cpu")
 
 
 def fake_jobs(monkeypatch: pytest.MonkeyPatch, run) -> None:
+    """One operation, whose truth is four times 1."""
+
     def jobs(table, shape, device):
         entries = table["gate_up.int4"]
-        yield tune._Job("gate_up.int4", 6, dict(entries[0]), entries, 0, run)
+        yield tune._Job(
+            "gate_up.int4", 6, dict(entries[0]), entries, 0, lambda tile: (run(tile),), lambda: (torch.ones(4),)
+        )
 
     monkeypatch.setattr(tune, "_jobs", jobs)
 
 
 def clock_of(cost):
     """A clock that reads the cost of the tile which the measured work was bound to."""
-    return lambda work: cost(work.args[0])
+    return lambda works: cost(works[0].args[0])
 
 
 def test_candidates_change_one_thing_and_keep_the_limit():
@@ -36,6 +41,10 @@ def test_candidates_change_one_thing_and_keep_the_limit():
         16,
         32,
     }
+    wide = tune.candidates("vocab", {"BM": 256, "BV": 128, "BH": 64, "warps": 16, "stages": 4})
+    assert {tile["stages"] for tile in wide if tile["warps"] == 16} == {3, 4, 5}
+    assert {tile["warps"] for tile in wide} == {8, 16}
+    assert len(tune.candidates("router", {"BM": 16, "BE": 64, "BH": 128, "warps": 4})) >= 4
 
 
 def test_only_a_linear_layer_is_cut_along_its_columns():
@@ -73,6 +82,39 @@ def test_the_fastest_right_candidate_wins(monkeypatch: pytest.MonkeyPatch):
     tiles.use({})
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(None, id="it does not run"),
+        pytest.param(torch.full((4,), 1.1), id="it is wrong"),
+        pytest.param(torch.full((4,), torch.nan), id="nothing was written"),
+    ],
+)
+def test_a_shipped_tile_that_fails_is_no_truth_and_gets_no_speed(monkeypatch: pytest.MonkeyPatch, answer):
+    shipped = tiles.shipped()["default"]["gate_up.int4"][0]
+
+    def run(tile):
+        if tile == shipped:
+            if answer is None:
+                raise RuntimeError("out of resource: shared memory")
+            return answer
+        # only one candidate is right; the others agree with each other
+        return torch.ones(4) if tile["stages"] == 5 else torch.full((4,), 7.0)
+
+    fake_jobs(monkeypatch, run)
+    winner = tune.tune(CPU, lambda *_: None, measured_by=lambda works: 1.0).winners[0]
+    assert winner.tile == {**shipped, "stages": 5}
+    assert winner.shipped_ms == float("inf")
+    assert (winner.best_ms, winner.num_measured) == (1.0, 1)
+
+
+def test_where_nothing_is_right_nothing_changes(monkeypatch: pytest.MonkeyPatch):
+    fake_jobs(monkeypatch, lambda tile: torch.full((4,), torch.nan))
+    tuned = tune.tune(CPU, lambda *_: None, measured_by=lambda works: 1.0)
+    assert tuned.winners == ()
+    assert tuned.table["gate_up.int4"] == tiles.shipped()["default"]["gate_up.int4"]
+
+
 def test_a_gain_within_the_noise_keeps_the_shipped_tile(monkeypatch: pytest.MonkeyPatch):
     fake_jobs(monkeypatch, lambda tile: torch.ones(4))
     tuned = tune.tune(CPU, lambda *_: None, measured_by=clock_of(lambda tile: 0.99 if tile["stages"] == 5 else 1.0))
@@ -81,7 +123,7 @@ def test_a_gain_within_the_noise_keeps_the_shipped_tile(monkeypatch: pytest.Monk
 
 def test_when_the_time_is_over_the_rest_keeps_its_tiles(monkeypatch: pytest.MonkeyPatch):
     fake_jobs(monkeypatch, lambda tile: torch.ones(4))
-    tuned = tune.tune(CPU, lambda *_: None, seconds=-1.0, measured_by=lambda work: 1.0)
+    tuned = tune.tune(CPU, lambda *_: None, seconds=-1.0, measured_by=lambda works: 1.0)
     assert not tuned.is_complete
     assert tuned.winners == ()
     assert tuned.table["gate_up.int4"] == tiles.shipped()["default"]["gate_up.int4"]
@@ -100,20 +142,62 @@ def test_the_shipped_table_is_never_changed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_wrong_answer_gets_no_speed(monkeypatch: pytest.MonkeyPatch):
+    def case(name: str, operation: str, got: float) -> benchmark.Case:
+        return benchmark.Case(
+            operation, name, 1e6, lambda: (torch.full((4,), got),), lambda: (torch.ones(4),),
+            baselines=(lambda: torch.ones(4),),
+        )  # fmt: skip
+
     def cases(device, sizes, only):
-        yield benchmark.Case("right", 1e6, lambda: torch.ones(4), lambda: torch.ones(4), lambda: torch.ones(4))
-        yield benchmark.Case("wrong", 1e6, lambda: torch.ones(4), lambda: torch.full((4,), 1.1))
-        yield benchmark.Case("never written", 1e6, lambda: torch.full((4,), torch.nan), lambda: torch.ones(4))
+        yield case("right", "linear", 1.0)
+        yield case("wrong", "linear", 1.1)
+        yield case("never written", "linear", torch.nan)
+        yield case("right, but its tests are red", "router", 1.0)
 
     monkeypatch.setattr(benchmark, "cases", cases)
-    right, wrong, nan = benchmark.run(CPU, benchmark.Sizes(), with_compile=False)
+    right, wrong, nan, red = benchmark.run(CPU, benchmark.Sizes(), compile_s=0.0, proven={"linear"})
     assert right.is_right
     assert "GB/s" in right.line()
     assert "torch" in right.line()
-    for row in (wrong, nan):
+    for row in (wrong, nan, red):
+        assert not row.is_right
         assert row.ms is None
-        assert "WRONG" in row.line()
         assert "GB/s" not in row.line()
+    assert "WRONG" in wrong.line()
+    assert "WRONG" in nan.line()
+    assert "tests" in red.line()
+
+
+def test_what_is_measured_beside_the_experts_gives_the_same_numbers():
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator).bfloat16()
+
+    gate_up, down = rand(5, 32, 64) / 8, rand(5, 64, 16) / 4
+    x, share = rand(7, 64), torch.rand(7, 2, generator=generator)
+    ids = torch.stack([torch.randperm(5, generator=generator)[:2] for _ in range(7)])
+    truth = experts_reference(x.double(), ids, share.double(), pack_experts(gate_up, down, "bf16"))
+    for baseline in (benchmark._every_expert, benchmark._grouped_experts):
+        assert agreement.row_error(baseline(gate_up, down, x=x, ids=ids, share=share), truth) < 2e-2
+
+
+def test_what_a_step_reads_from_memory_is_not_read_from_the_cache_twice():
+    """As many copies as exceed the cache twice, none of what does so by itself, and nothing shared between them."""
+    experts = benchmark.random_experts(2, 64, 32, CPU)
+    rotated = measure.copies((experts, torch.ones(8)), 2 * experts.num_bytes)
+    assert len(rotated) == 4
+    assert rotated[0][0] is experts
+    seen: set[int] = set()
+    for packed, other in rotated:
+        assert packed.gate_up.scale is not None
+        assert torch.equal(packed.gate_up.data, experts.gate_up.data)
+        assert packed.down.format == "int4"
+        seen |= {packed.gate_up.data.data_ptr(), packed.gate_up.scale.data_ptr(), other.data_ptr()}
+    assert len(seen) == 3 * 4
+    assert len(measure.copies((torch.ones(100),), 199)) == 1
+    assert len(measure.copies((torch.ones(1),), 2**30)) == measure.MAX_COPIES
+    assert measure.copies((), 2**30) == [()]
 
 
 def test_a_median_is_not_moved_by_one_slow_call(monkeypatch: pytest.MonkeyPatch):

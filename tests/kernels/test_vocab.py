@@ -100,3 +100,16 @@ def test_a_sample_depends_on_seed_step_row_and_token_only(device: str):
     assert torch.equal(other.sample, whole.sample)
     moved = ops.vocab_stats(hidden, table, path="triton", **{**options, "step": 3})
     assert not torch.equal(moved.sample, whole.sample)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_row_that_is_no_number_gets_tokens_that_exist(device: str):
+    """They are looked up in the table: one that does not exist would be read far behind its end."""
+    hidden, table = torch.randn(3, 64, device=device).bfloat16(), torch.randn(131, 64, device=device).bfloat16()
+    hidden[1] = torch.nan
+    for path in ("triton", "reference"):
+        got = ops.vocab_stats(hidden, table, path=path)
+        for ids in (got.argmax, got.sample, got.top_ids):
+            assert bool(((ids >= 0) & (ids < 131)).all())
+        assert got.entropy.isnan().tolist() == [False, True, False]

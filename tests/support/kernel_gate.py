@@ -33,9 +33,10 @@ from lacuna_ls.kernels.experts import PackedExperts
 from lacuna_ls.kernels.packed_triton import launch
 from lacuna_ls.kernels.packing import PANEL, Format, PackedMatrix, block_k_of
 
-H, WIDTH, V, HEADS = 2816, 704, 262144, 16
+H, WIDTH, DENSE, V, HEADS = 2816, 704, 2112, 262144, 16
 INT4: tuple[tuple[Format, int], ...] = (("int4", 64), ("int4", 32), ("int4", 128))
 WIDE: tuple[tuple[Format, int], ...] = (("fp8", 0), ("bf16", 0), ("int8", 64))
+WIDE_EXPERTS: tuple[tuple[Format, int], ...] = (*WIDE, ("int8", 32), ("int8", 128))
 """(format, group size) of everything that `lacuna quantize` writes and a checkpoint is taken over in."""
 
 DTYPES = {"int4": torch.int32, "int8": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16}
@@ -91,10 +92,15 @@ def bf16(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.bfloat16)
 
 
-def product(op: str, tile: tiles.Tile, format: Format, group_size: int, rows: int = 64) -> Callable[[], None]:
-    """The launch of one packed product. Experts: two of them, which is as good as 128 for the compiler."""
+def product(
+    op: str, tile: tiles.Tile, format: Format, group_size: int, rows: int = 64, K: int = 0
+) -> Callable[[], None]:
+    """The launch of one packed product. Experts: two of them, which is as good as 128 for the compiler. K: columns,
+    where they are not the operation's usual ones.
+    """
     is_gated = op == "gate_up"
-    K, N = (WIDTH, H) if op == "down" else (H, WIDTH if is_gated else 4096)
+    usual, N = (WIDTH, H) if op == "down" else (H, WIDTH if is_gated else 4096)
+    K = K or usual
     weight = matrix(1 if op == "linear" else 2, 2 * N if is_gated else N, K, format, group_size)
     slots, experts = torch.zeros(64, dtype=torch.int32), torch.zeros(16, dtype=torch.int32)
     routed = {} if op == "linear" else {"slots": slots, "tile_expert": experts}
@@ -180,8 +186,8 @@ def elementwise(T: int = 64) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "combine", lambda: experts_triton.experts(x, ids, share, experts)
 
 
-def wanted(name: str, arch: int, report: triton_offline.Report) -> list[str]:
-    """What the configuration must not do, or must have."""
+def wanted(name: str, arch: int, report: triton_offline.Report, bytes_a_thread: float = 16) -> list[str]:
+    """What the configuration must not do, or must have. bytes_a_thread: see `bytes_of_a_load`."""
     found: list[str] = []
     card = triton_offline.ARCH[arch]
     if report.shared + report.static_smem > card["smem_block"]:
@@ -200,8 +206,11 @@ def wanted(name: str, arch: int, report: triton_offline.Report) -> list[str]:
     if "int4" not in name and arch == 89 and not counts["ldmatrix"]:
         found.append("no ldmatrix")
     width = weight_load_bytes(report)
-    # for wgmma triton lays 8-bit operands out in pieces of 8 elements, whatever the tile
-    if width < (8 if arch == 90 and ("fp8" in name or "int8" in name) else 16):
+    # for wgmma triton lays 8-bit operands out in pieces of 8 elements, whatever the tile. And a block of 64 columns
+    # (K = 2112) or 32 (groups of 32) may be less than 16 bytes a thread: then each loads its share, side by side as
+    # ever. With fewer warps it would be 16, but other shapes and formats share the entry and need them
+    least = 8 if arch == 90 and ("fp8" in name or "int8" in name) else 16
+    if width < min(least, max(8, bytes_a_thread)):
         found.append(f"weights are loaded {width} bytes at a time")
     return found
 
@@ -238,8 +247,14 @@ def configurations(arch: int) -> Iterator[tuple[str, str, Callable[[], object]]]
                 elif op == "router":
                     cases.append(("router", router(tile)))
                 else:
-                    formats = INT4 if kind == "int4" else WIDE
+                    formats = INT4 if kind == "int4" else WIDE if op == "linear" else WIDE_EXPERTS
                     cases += [(f"{op}.{f}{f' g{g}' if g else ''}", product(op, tile, f, g)) for f, g in formats]
+                    if op == "linear":
+                        # the dense MLP's way back: blocks of 64 columns instead of 128
+                        cases += [
+                            (f"{op}.{f}{f' g{g}' if g else ''} K {DENSE}", product(op, tile, f, g, K=DENSE))
+                            for f, g in formats
+                        ]
                 for case, launcher in cases:
                     key = f"{case} {shape}"
                     if key not in seen:
@@ -265,7 +280,8 @@ def gate(arch: int, only: str = "") -> list[Row]:
             done.add((title, variant))
             report = triton_offline.compile_launch(kernel, args, kwargs, arch)
             shown = shape if title == name else variant
-            rows.append(Row(title, shown, report, wanted(title, arch, report), weights_of_a_turn(kernel, kwargs)))
+            problems = wanted(title, arch, report, bytes_of_a_load(kernel, args, kwargs))
+            rows.append(Row(title, shown, report, problems, weights_of_a_turn(kernel, kwargs)))
     return rows
 
 
@@ -300,6 +316,15 @@ def captured(launcher: Callable[[], object], arch: int) -> list[Any]:
         return triton_offline.captured(launcher)
     finally:
         packed_triton.has_wgmma = original
+
+
+def bytes_of_a_load(kernel: Any, args: Any, kwargs: dict[str, Any]) -> float:
+    """Bytes of weights that a thread has of one block of a tile: more than that it cannot load at a time."""
+    if kernel.__name__ != "packed_product":
+        return 16
+    width = kwargs["BK"] // 8 if kwargs["IS_INT4"] else kwargs["BK"]
+    weight = args[1]
+    return kwargs["BN"] * width * weight.element_size() / (32 * kwargs["num_warps"])
 
 
 def weights_of_a_turn(kernel: Any, kwargs: dict[str, Any]) -> int:
