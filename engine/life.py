@@ -3,8 +3,9 @@ half-broken.
 
 ManagedEngine is an Engine around a function that loads one. It catches what a device does to a program: memory that
 runs out (the KV budget is halved and the call tried once more), a device that is lost (everything is dropped and the
-device probed before it is used again). After a failure that cannot be helped the state says why, and every call says it
-again until it is told to load or a minute has passed. Knows no model: it is tested with fakes, on a CPU.
+device probed before it is used again). After a failure that cannot be helped the memory is given back, the state says
+why, and every call says it again until it is told to load or a minute has passed. Each load begins with the whole KV
+budget. Knows no model: it is tested with fakes, on a CPU.
 
     unloaded -> loading -> ready <-> busy      any -> unloaded (unload, idle)      any -> failed      any -> closed
 """
@@ -16,8 +17,9 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -29,10 +31,20 @@ T = TypeVar("T")
 RETRY_AFTER_S = 60.0
 """A failed device is tried again by itself after so long."""
 
-MIN_KV_TOKENS = 1024
-"""The KV budget is not shrunk below this: less than a short prompt is no use."""
+MIN_KV_TOKENS = 2048
+"""The KV budget is not shrunk below this, and cannot be set below it (lsp/options.py): the longest that infill/ asks, a
+rewrite in infill/chat.py, is 1,472 tokens of code and some 200 of words around them, with a canvas of 256 rows.
+"""
 
+NOT_YET = "the model is loaded when it is first asked for"
 UNLOADED = "the model's memory is given back; the next request loads it again"
+LOADING = "loading the model"
+
+MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What torch, triton and the driver say when memory has run out, each in its own way."""
+
+LOST_WORDS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_", "NVML")
+"""The same of anything else that goes wrong on a device: it is of no use before it was probed."""
 
 State = Literal["unloaded", "loading", "ready", "busy", "failed", "closed"]
 
@@ -77,7 +89,7 @@ class ManagedEngine:
         self._probe = probe or probe_device
         self._engine: Engine | None = None
         self._state: State = "unloaded"
-        self._detail = ""
+        self._detail = NOT_YET
         self._failed_at = 0.0
         self._last_used = clock()
         self._is_lost = False
@@ -93,6 +105,9 @@ class ManagedEngine:
         with self._lock:
             if self._state == "unloaded" or _is_cancelled(cancelled):
                 return Timings()
+            if self._state == "failed":
+                # nor tried again
+                raise DeviceError(self._detail)
             return self._guarded(lambda engine: engine.prefill(prompt, cancelled), cancelled, Timings)
 
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
@@ -121,12 +136,10 @@ class ManagedEngine:
     # -- what a user can ask for ---------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Load now, with the warm-up, instead of at the first fill; a failure is forgotten, and the KV budget is again
-        the one that was asked for. Raises: LacunaError's kinds.
+        """Load now, with the warm-up, instead of at the first fill; a failure is forgotten. Raises: LacunaError's
+        kinds.
         """
         with self._lock:
-            if self._engine is None:
-                self._kv_tokens = self._wanted_kv
             if self._state == "failed":
                 self._state = "unloaded"
             self._ready()
@@ -148,6 +161,11 @@ class ManagedEngine:
             self._detail = f"idle: {UNLOADED}"
             return True
 
+    def told_progress(self, done_bytes: int, total_bytes: int) -> None:
+        """For the function that loads: how much of the model is there. The status says it."""
+        if self._state == "loading":
+            self._detail = f"{LOADING}: {100 * done_bytes // max(1, total_bytes)} %"
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _guarded(self, work: Callable[[Engine], T], cancelled: Cancelled | None, nothing: Callable[[], T]) -> T:
@@ -164,22 +182,23 @@ class ManagedEngine:
             except LacunaError:
                 raise
             except Exception as error:
-                kind = device_trouble(error)
+                kind, reason = device_trouble(error), _first_line(error)
                 if kind is None:
                     raise
-                # the traceback's frames hold tensors of the forward that failed
-                error.__traceback__ = None
-                if kind == "lost":
-                    self._lose(error)
-                elif attempt or not self._shrink(engine):
-                    self._fail(
-                        f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what "
-                        "else uses it, lower engine.kvTokens, and resume"
-                    )
             finally:
                 self._last_used = self._clock()
-                if self._state == "busy":
-                    self._state = "ready"
+                self._state = "ready"
+                # when its memory is to be returned nobody else may hold it
+                del engine
+            # out here the error is gone, and with its frames the tensors of the forward that failed
+            if kind == "lost":
+                self._lose(reason)
+            if attempt or not self._shrink():
+                lower = ", lower engine.kvTokens" if self._kv_tokens > MIN_KV_TOKENS else ""
+                self._fail(
+                    f"the device ran out of memory, also with a KV cache of {self._kv_tokens} tokens; close what "
+                    f"else uses it{lower}, and resume"
+                )
         raise AssertionError("the second attempt returns or raises")
 
     def _ready(self) -> Engine:
@@ -192,50 +211,68 @@ class ManagedEngine:
             self._state = "unloaded"
         if self._engine is not None:
             return self._engine
-        self._state, self._detail = "loading", "loading the model"
+        self._state, self._detail = "loading", LOADING
+        # what an exhausted device has cut is tried whole again
+        self._kv_tokens = self._wanted_kv
         try:
             if self._is_lost:
                 self._probe()
                 self._is_lost = False
             engine = self._load_fitting()
-            if isinstance(engine, Warmable):
-                engine.warm_up()
-        except LacunaError as error:
-            self._drop()
-            self._state, self._detail, self._failed_at = "failed", str(error), self._clock()
-            raise
         except Exception as error:
-            error.__traceback__ = None
-            if self._is_lost or device_trouble(error) == "lost":
-                self._lose(error)
-            if device_trouble(error) == "memory":
+            # it is on its way, and its frames hold what was loaded of the model
+            _clear_frames(error)
+            if isinstance(error, LacunaError):
+                self._drop()
+                self._state, self._detail, self._failed_at = "failed", str(error), self._clock()
+                raise
+            kind = device_trouble(error)
+            if self._is_lost or kind == "lost":
+                self._lose(_first_line(error))
+            if kind == "memory":
                 self._fail(
                     "the device has too little free memory for the model; close what else uses it, or choose a "
                     "smaller model"
                 )
             self._drop()
-            self._state, self._detail = "unloaded", ""
+            self._state, self._detail = "unloaded", UNLOADED
             raise
         self._engine, self._state, self._detail = engine, "ready", ""
         self._last_used = self._clock()
         return engine
 
     def _load_fitting(self) -> Engine:
+        """An engine that is loaded and warmed up; with half the cache where the whole one does not fit."""
+        smaller = self._smaller_kv()
         try:
-            return self._load(self._kv_tokens)
+            return self._load_warm()
         except Exception as error:
-            if device_trouble(error) != "memory" or self._kv_tokens // 2 < MIN_KV_TOKENS:
+            if device_trouble(error) != "memory" or smaller is None:
                 raise
-            error.__traceback__ = None
-        # once more with half the cache, after what the first attempt left is gone
+        # once more, after what the first attempt left is gone
         self._collect()
-        self._kv_tokens //= 2
-        return self._load(self._kv_tokens)
+        self._kv_tokens = smaller
+        return self._load_warm()
 
-    def _shrink(self, engine: Engine) -> bool:
-        """Halve the KV budget of a living engine. False when that is not possible."""
-        smaller = self._kv_tokens // 2
-        if not isinstance(engine, Shrinkable) or smaller < MIN_KV_TOKENS:
+    def _load_warm(self) -> Engine:
+        engine = self._load(self._kv_tokens)
+        try:
+            if isinstance(engine, Warmable):
+                engine.warm_up()
+        except BaseException:
+            _close(engine)
+            raise
+        return engine
+
+    def _smaller_kv(self) -> int | None:
+        """The KV budget to try when this one is too much; None when there is none."""
+        smaller = max(MIN_KV_TOKENS, self._kv_tokens // 2)
+        return smaller if smaller < self._kv_tokens else None
+
+    def _shrink(self) -> bool:
+        """Lower the KV budget of the living engine. False when that is not possible."""
+        engine, smaller = self._engine, self._smaller_kv()
+        if not isinstance(engine, Shrinkable) or smaller is None:
             return False
         self._collect()
         try:
@@ -249,30 +286,29 @@ class ManagedEngine:
         self._collect()
         return True
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, message: str) -> NoReturn:
         self._drop()
         self._state, self._detail, self._failed_at = "failed", message, self._clock()
         raise DeviceError(message)
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, reason: str) -> NoReturn:
         self._is_lost = True
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         self._fail(
             f"the device was lost ({reason}); it is tried again in a minute, and if that fails restart the server"
         )
 
     def _drop(self) -> None:
-        """Let go of the engine and hand its memory back, whatever state the device is in."""
+        """Let go of the engine, if there is one, and hand its memory back, whatever state the device is in.
+
+        Also where loading has failed: nobody else gives back what was loaded by then.
+        """
         engine, self._engine = self._engine, None
-        if engine is None:
-            return
         try:
-            engine.close()
-        except Exception as error:
-            if device_trouble(error) is None:
-                raise
-        del engine
-        self._collect()
+            if engine is not None:
+                _close(engine)
+        finally:
+            del engine
+            self._collect()
 
     def _collect(self) -> None:
         gc.collect()
@@ -288,19 +324,60 @@ class ManagedEngine:
             self.tick()
 
 
-def device_trouble(error: Exception) -> Literal["memory", "lost"] | None:
-    """What an exception of torch says about the device; None when it says nothing."""
+def device_trouble(error: BaseException) -> Literal["memory", "lost"] | None:
+    """What an exception of torch or triton says about the device; None when it says nothing.
+
+    What it was raised from, or while handling, counts too: the end of a graph's capture, which memory ran out in, has
+    an error of its own.
+    """
+    found = {_trouble_of(each) for each in _chain(error)}
+    return "memory" if "memory" in found else "lost" if "lost" in found else None
+
+
+def _trouble_of(error: BaseException) -> Literal["memory", "lost"] | None:
+    """The same of one exception alone."""
     if isinstance(error, torch.OutOfMemoryError):
         return "memory"
     accelerator_error: Any = getattr(torch, "AcceleratorError", None)
     text = str(error)
-    if "out of memory" in text and isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError):
+        return None
+    if any(words in text for words in MEMORY_WORDS):
         return "memory"
     if accelerator_error is not None and isinstance(error, accelerator_error):
         return "lost"
-    if isinstance(error, RuntimeError) and ("CUDA error" in text or "CUDA driver error" in text or "NVML" in text):
-        return "lost"
-    return None
+    return "lost" if any(words in text for words in LOST_WORDS) else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and all that it came from."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and each not in seen:
+            seen.append(each)
+            waiting += [each.__cause__, each.__context__]
+            yield each
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of a failure hold. Its traceback can still be printed."""
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _close(engine: Engine) -> None:
+    """Close an engine whose device may be in any state."""
+    try:
+        engine.close()
+    except Exception as error:
+        if device_trouble(error) is None:
+            raise
 
 
 def return_free_memory() -> None:

@@ -133,8 +133,8 @@ class PackedEngine(LocalEngine):
                 raise DeviceError(
                     "no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi"
                 )
-            # others' use of the device is in this number
-            free = torch.cuda.mem_get_info(device)[0]
+            # others' use of the device is in this number, and our own context, which the plan counts by itself
+            free = torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
             use_tuned_tiles(device)
         plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
         if device.startswith("cuda"):
@@ -150,6 +150,9 @@ class PackedEngine(LocalEngine):
         # graphs first: they hold buffers that point into the rest
         if self._pipeline is not None:
             self._pipeline.clear()
+        if self._packed is not None:
+            # the slot that was worked in holds the pool, and whoever still has this engine would hold both
+            self._cache = KVCache(self._packed.config, self._packed.device, self._packed.dtype, 0)
         self._pipeline = self._slots = self._packed = self._slot = None
         super().close()
 

@@ -18,6 +18,7 @@ import torch
 from .config import ModelConfig
 from .errors import DeviceError
 from .formats import Label, Part, Scheme, parts, source_format
+from .life import MIN_KV_TOKENS
 from .packed import default_scheme, is_packed, read_manifest, scheme_of
 
 MAX_ROWS = 512
@@ -86,7 +87,7 @@ class MemoryPlan:
             if self.free is not None and self.total > self.free:
                 # a higher one would only run into the next limit
                 more += " and free memory on the device"
-        if tokens >= 1024:
+        if tokens >= MIN_KV_TOKENS:
             fitting = tokens // 1024 * 1024
             return f"{short:.1f} GB over {which}; set the KV budget to {fitting} tokens, or {more}"
         if self.formats["experts"] != "int4":

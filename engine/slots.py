@@ -105,8 +105,7 @@ class SlotPool:
         if needed > self.budget:
             raise EngineError(
                 f"{len(prompt)} tokens of context and {num_extra} to be filled do not fit the KV budget of "
-                f"{self.budget}; "
-                "raise the budget, or lower the context budget"
+                f"{self.budget}; raise engine.kvTokens"
             )
         best = max(self.slots, key=lambda slot: (slot.common_prefix(prompt), slot.last_used), default=None)
         shared = 0 if best is None else best.common_prefix(prompt)
@@ -134,7 +133,7 @@ class SlotPool:
         """
         capacity = -(-length // GRANULE) * GRANULE
         if capacity > self.budget:
-            raise EngineError(f"{length} positions do not fit the KV budget of {self.budget}; raise the budget")
+            raise EngineError(f"{length} positions do not fit the KV budget of {self.budget}; raise engine.kvTokens")
         others = [other for other in self.slots if other is not slot]
         others.sort(key=lambda other: (other is keep, other.last_used))
         while sum(other.capacity for other in others) + capacity > self.budget:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.config import ModelConfig
 from ..engine.errors import ConfigError, VocabularyError
@@ -22,6 +23,9 @@ from .privacy import PathRules
 from .tokenizer import Tokenizer
 from .trigger import TriggerRules
 
+if TYPE_CHECKING:
+    from ..engine.formats import Progress
+
 
 def load_infiller(
     model: str | None = None,
@@ -33,6 +37,8 @@ def load_infiller(
     cap_bytes: int | None = None,
     idle_minutes: float = 0.0,
     adapter: Path | None = None,
+    is_lazy: bool = False,
+    progress: Progress | None = None,
     make_engine: Callable[[Callable[[], Engine]], Engine] | None = None,
 ) -> LocalInfiller:
     """Load a model with its tokenizer and its calibration.
@@ -42,10 +48,13 @@ def load_infiller(
     "auto" is a GPU for a model of the user's own where there is one, else the CPU. is_excluded: paths that nothing is
     proposed in; None: the built-in deny-list. kv_tokens, cap_bytes: KV budget and limit of device memory of a packed
     model (engine/plan.py). idle_minutes: after so many without a request the memory is given back; 0: never. adapter:
-    what engine/adapter_file.py found for this model; merged into the weights.
-    make_engine: given the function that makes the engine of this process, returns the engine to use, which may call it
-    or not. Returns once the model is loaded, here or in another process.
-    Raises: LacunaError of the right kind, with a message for the user.
+    what engine/adapter_file.py found for this model; merged into the weights. is_lazy: the weights of a model folder,
+    which may be 18 GB, are loaded by the first fill; a single file, as the embedded model is, is there in an instant
+    and is loaded here. progress: told (bytes done, bytes in all, tensor) while a quantised model, or one for a GPU, is
+    loaded by this process. make_engine: given the function that makes the engine of this process, returns the engine
+    to use, which may call it or not.
+    Returns once the model is loaded, here or in another process; at once with is_lazy and a folder. Raises: LacunaError
+    of the right kind, with a message for the user.
     """
     source = _find(model) if model else EMBEDDED
     tokenizer = load_tokenizer(source)
@@ -67,15 +76,22 @@ def load_infiller(
         from ..engine.plan import KV_TOKENS
         from ..engine.threads import leave_a_core
 
+        def told(done: int, total: int, tensor: str) -> None:
+            managed.told_progress(done, total)
+            if progress is not None:
+                progress(done, total, tensor)
+
         def load_model(kv_tokens: int) -> Engine:
             leave_a_core()
             adapted = load_adapter(adapter, load_config(source)) if adapter else None
-            return load_engine(source if model else None, device, kv_tokens, cap_bytes, adapter=adapted)
+            return load_engine(source if model else None, device, kv_tokens, cap_bytes, told, adapted)
 
-        return ManagedEngine(load_model, kv_tokens or KV_TOKENS, source.name if model else "embedded", idle_minutes)
+        name = source.name if model else "embedded"
+        managed = ManagedEngine(load_model, kv_tokens or KV_TOKENS, name, idle_minutes)
+        return managed
 
     engine = load() if make_engine is None else make_engine(load)
-    if isinstance(engine, Loadable):
+    if isinstance(engine, Loadable) and not (is_lazy and source.is_dir()):
         try:
             engine.load()
         except BaseException:

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     fill.add_argument("--seed", type=int, default=0)
     fill.add_argument("--model", default="", metavar="DIR", help="default: the model that comes with Lacuna")
     fill.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_budgets(fill)
     fill.add_argument("--json", action="store_true", help="print the whole result as JSON")
     fill.add_argument("--write", action="store_true", help="put the best proposal into the file")
     fill.set_defaults(command=_fill)
@@ -87,8 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--model", default="", metavar="DIR", help="also its memory plan, before anything is loaded")
     doctor.add_argument("--engine", default="local", metavar="URL", help="also whether this server answers")
-    doctor.add_argument("--kv-tokens", type=int, metavar="N", help="as the option engine.kvTokens")
-    doctor.add_argument("--vram-cap", type=float, metavar="GIB", help="as the option engine.vramCapGib")
+    _add_budgets(doctor)
     doctor.set_defaults(command=_doctor)
 
     options = commands.add_parser("options", help="every option with its type, default and meaning")
@@ -109,6 +109,32 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, _) in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _add_budgets(command: argparse.ArgumentParser) -> None:
+    """What a model may take, as in the options."""
+    kv_tokens, vram_cap = _as_option("engine.kvTokens", int), _as_option("engine.vramCapGib", float)
+    command.add_argument("--kv-tokens", type=kv_tokens, metavar="N", help="as the option engine.kvTokens")
+    command.add_argument("--vram-cap", type=vram_cap, metavar="GIB", help="as the option engine.vramCapGib")
+
+
+def _as_option(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """An argument that takes what the option takes."""
+
+    def read(text: str) -> float:
+        from .options import ROWS
+        from .settings import check
+
+        row = next(row for row in ROWS if row.name == name)
+        try:
+            number, problem = check(row, kind(text))
+        except ValueError:
+            number, problem = 0, "not a number"
+        if problem:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {row.range_text}")
+        return number
+
+    return read
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -243,7 +269,7 @@ def _adapt(arguments: list[str]) -> int:
 PASSED_ON: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "bench": ("fill holes cut into a repository snapshot, and report", _bench),
     "demo": ("fill a few holes in code that the model has never seen, and show them", _demo),
-    "verify": ("compare the engine with transformers on a checkpoint", _verify),
+    "verify": ("compare the engine with transformers on a checkpoint; check the tensors of a packed one", _verify),
     "pull": ("download a model, after saying how much it is and asking", _pull),
     "quantize": ("write a model in the packed format", _quantize),
     "tune": ("measure kernel tiles on this machine's GPU and keep the best", _tune),

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,10 @@ from .options import EngineOptions, Options
 State = Literal["ok", "note", "missing"]
 
 MIN_FREE_BYTES = 1 << 30
+
+SMI_TIMEOUT_S = 10.0
+
+UNLOAD = "unload its model (the editor's command) or close its editors, and ask again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +124,16 @@ def _cpu() -> Finding:
 
 def _model(engine: EngineOptions) -> Iterator[Finding]:
     """The memory plan of a model folder, and the model itself where the plan says that it fits."""
+    from ..engine.packed import ProgressLine
     from .loading import load_infiller
 
     advice = "Name another with --model." if engine.model else "Reinstall lacuna-ls: the model comes with it."
     try:
         if engine.model:
             yield from (plan := list(_plan(engine)))
-            if plan and plan[-1].state == "missing":
+            if plan and plan[-1].state != "ok":
                 return
-        infiller = load_infiller(Options(engine=engine))
+        infiller = load_infiller(Options(engine=engine), progress=ProgressLine("loading"), is_lazy=False)
     except LacunaError as error:
         yield Finding("model", "missing", str(error), advice)
         return
@@ -148,21 +154,75 @@ def _plan(engine: EngineOptions) -> Iterator[Finding]:
     import torch
 
     from ..engine.find import find_model
-    from ..engine.plan import OTHERWISE, host_bytes, memory_bytes, plan_folder, plan_table
+    from ..engine.plan import CONTEXT_BYTES, OTHERWISE, host_bytes, memory_bytes, plan_folder, plan_table
 
     source = find_model(engine.model)
     if not source.is_dir():
         return
     has_gpu = torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if has_gpu else None
+    # asking makes this process's CUDA context, which is gone from the answer and counted by the plan, too
+    free = torch.cuda.mem_get_info()[0] + CONTEXT_BYTES if has_gpu else None
     found = plan_folder(source, free, int(engine.vram_cap_gib * 2**30) or None, engine.kv_tokens)
     for name, text in plan_table(found):
         yield Finding("plan", "ok", f"{name:<17}{text}")
-    if not found.fits:
+    if not found.fits and free is not None and found.available == free:
+        yield _too_little(found.total - free, found.advice())
+    elif not found.fits:
         yield Finding("plan", "missing", "it does not fit", found.advice())
     elif not has_gpu and host_bytes(source) > memory_bytes() / 2:
         advice = f"{OTHERWISE[0].upper()}{OTHERWISE[1:]}."
         yield Finding("plan", "missing", "no GPU, and too large for this machine's CPU", advice)
+
+
+def _too_little(missing_bytes: int, advice: str) -> Finding:
+    """What a model lacks on the GPU, and who has it where that can be known."""
+    users = _gpu_users()
+    servers = {pid: size for pid, size in users.items() if _is_server(pid)}
+    if sum(servers.values()) >= missing_bytes:
+        # nothing is wrong: the model that the user asks about may be the one that runs there
+        names = " and ".join(f"process {pid} ({size / 1e9:.1f} GB)" for pid, size in servers.items())
+        found = f"it does not fit beside what a running Lacuna server holds: {names}"
+        return Finding("plan", "note", found, f"To load it here as well, {UNLOAD}.")
+    if not users:
+        advice = f"{advice}. If a Lacuna server is running, its model is part of what is missing: {UNLOAD}."
+        return Finding("plan", "missing", "it does not fit", advice)
+    names = ", ".join(
+        f"{'the Lacuna server' if pid in servers else 'process'} {pid} holds {size / 1e9:.1f} GB"
+        for pid, size in users.items()
+    )
+    return Finding("plan", "missing", f"it does not fit: {names}", advice)
+
+
+def _gpu_users() -> dict[int, int]:
+    """Bytes of the first GPU by process, without this one; empty where nvidia-smi is missing or does not say."""
+    import torch
+
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return {}
+    uuid = getattr(cast(Any, torch.cuda).get_device_properties(0), "uuid", None)
+    which = [] if uuid is None else [f"--id=GPU-{str(uuid).removeprefix('GPU-')}"]
+    command = [smi, *which, "--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SMI_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    users: dict[int, int] = {}
+    for line in done.stdout.splitlines():
+        pid, _, mebibytes = (part.strip() for part in line.partition(","))
+        # "[N/A]" where the driver does not tell
+        if pid.isdecimal() and mebibytes.isdecimal() and int(pid) != os.getpid():
+            users[int(pid)] = int(mebibytes) << 20
+    return users
+
+
+def _is_server(pid: int) -> bool:
+    """Whether a process is `lacuna serve`. Known where there is a /proc."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return False
+    return "serve" in command and any(Path(part).name in ("lacuna", "lacuna.exe") for part in command)
 
 
 def _grammars() -> Finding:

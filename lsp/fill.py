@@ -73,10 +73,19 @@ def fill(options: argparse.Namespace) -> int:
     """Fill, show, and write where asked. Exit code 1 when there is nothing to propose."""
     text = read_text(options.file)
     request = make_request(options, text)
+    from ..engine.packed import ProgressLine
     from .loading import load_infiller
 
-    engine = EngineOptions(kind="local", model=options.model, device=options.device)
-    infiller = load_infiller(Options(engine=engine), [str(options.file.resolve().parent)])
+    default = EngineOptions()
+    engine = EngineOptions(
+        kind="local",
+        model=options.model,
+        device=options.device,
+        kv_tokens=options.kv_tokens or default.kv_tokens,
+        vram_cap_gib=options.vram_cap or default.vram_cap_gib,
+    )
+    roots = [str(options.file.resolve().parent)]
+    infiller = load_infiller(Options(engine=engine), roots, ProgressLine("loading"))
     try:
         result = infiller.fill(request)
     finally:

@@ -13,11 +13,15 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.errors import LacunaError
 from ..engine.problem import Engine
 from ..infill.request import Infiller
 from .options import Options
+
+if TYPE_CHECKING:
+    from ..engine.formats import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +29,20 @@ NO_SHARING_VARIABLE = "LACUNA_NO_SHARING"
 """Set to anything: every process loads its own model, as with engine.kind "local"."""
 
 
-def load_infiller(options: Options, roots: Sequence[str] = ()) -> Infiller:
-    """The infiller that the options ask for. roots: the workspace's folders, for its adapter. Raises LacunaError with a
-    message for the user.
+def load_infiller(
+    options: Options, roots: Sequence[str] = (), progress: Progress | None = None, *, is_lazy: bool = True
+) -> Infiller:
+    """The infiller that the options ask for. roots: the workspace's folders, for its adapter. progress: told while this
+    process loads a model, now or later. is_lazy: a model folder is loaded by the first request: an editor that is
+    opened asks for nothing yet, and 18 GB are missed elsewhere. Raises LacunaError with a message for the user.
     """
-    infiller = _load(options, roots)
+    infiller = _load(options, roots, progress, is_lazy=is_lazy)
     # a look for garbage in torch's half a million objects stops every thread for 170 ms, and they all stay
     gc.freeze()
     return infiller
 
 
-def _load(options: Options, roots: Sequence[str]) -> Infiller:
+def _load(options: Options, roots: Sequence[str], progress: Progress | None, *, is_lazy: bool) -> Infiller:
     from ..infill.load import load_infiller as load
 
     engine = options.engine
@@ -53,6 +60,8 @@ def _load(options: Options, roots: Sequence[str]) -> Infiller:
         cap_bytes=int(engine.vram_cap_gib * 2**30) or None,
         idle_minutes=engine.idle_unload_minutes,
         adapter=adapter,
+        is_lazy=is_lazy,
+        progress=progress,
         make_engine=_engine_for(options, adapter),
     )
 

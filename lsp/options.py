@@ -31,8 +31,8 @@ class EngineOptions:
     )
     model: str = value(
         "",
-        "Folder of a checkpoint, or the name of one in the Hugging Face cache. Empty: the small model that comes with "
-        "Lacuna.",
+        "Folder of a checkpoint, or the name of one in the Hugging Face cache; it is loaded by the first request. "
+        "Empty: the small model that comes with Lacuna.",
         scope="user",
     )
     device: str = value(
@@ -52,7 +52,8 @@ class EngineOptions:
         8192,
         "Tokens of context that a quantised model keeps in memory, of all documents together; the longest unused make "
         "room. `lacuna doctor --model DIR` tells what they cost.",
-        minimum=1024,
+        # engine/life.py says why, and cannot be imported here because it needs torch
+        minimum=2048,
         maximum=262144,
         scope="user",
     )

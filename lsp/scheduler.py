@@ -29,6 +29,14 @@ R = TypeVar("R")
 LOOK_S = 30.0
 """So often a resting thread looks whether its model was unloaded, by the clock or by another window."""
 
+LOADING_LOOK_S = 1.0
+"""The same while another window loads it."""
+
+RETRY_S = 60.0
+"""A model that could not be loaded is tried again by the first request that comes so long after."""
+
+LOADING = "loading the model"
+
 MAX_CRASHES = 5
 """So many crashes without a success in between, and the thread waits to be told to try again."""
 
@@ -46,13 +54,16 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What the engine thread does. detail: one line for people. is_new: the infiller was not there before."""
+    """What the engine thread does. detail: one line for people. is_new: the infiller was not there before. percent: how
+    much of the model is loaded, where that is known.
+    """
 
     state: Literal["unloaded", "loading", "ready", "restarting", "failed", "closed"]
     detail: str = ""
     model: str = ""
     device: str = ""
     is_new: bool = False
+    percent: int | None = None
 
 
 @dataclass(slots=True)
@@ -77,12 +88,15 @@ class EngineThread:
         *,
         backoff_s: float = 1.0,
         look_s: float = LOOK_S,
+        retry_s: float = RETRY_S,
     ) -> None:
+        """load: makes the infiller, whose model may be loaded by then or come with the first request."""
         self._load = load
         self._on_state = on_state
         self._on_crash = on_crash
         self._backoff_s = backoff_s
         self._look_s = look_s
+        self._retry_s = retry_s
         self._wake = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
         self._background: dict[str, Job[Any]] = {}
@@ -97,6 +111,8 @@ class EngineThread:
         self._is_outdated = False
         self._num_crashes = 0
         self._not_before = 0.0
+        self._needs_request = False
+        """Whether the infiller is tried again for a request only: what was the matter may still be."""
         self._looked = time.monotonic()
         self._onlookers: list[Future[None]] = []
         """Who waits for a look."""
@@ -111,7 +127,7 @@ class EngineThread:
         return bool(self._jobs) or (current is not None and not current.is_background)
 
     def start(self) -> None:
-        """Start the thread and load the model."""
+        """Start the thread, which makes the infiller."""
         self._wanted = True
         self._thread.start()
 
@@ -145,11 +161,8 @@ class EngineThread:
     def load(self) -> None:
         """Load the model if it is not there; forget earlier failures."""
         with self._wake:
-            self._wanted = True
             self._order = "load"
-            self._num_crashes = 0
-            self._not_before = 0.0
-            self._wake.notify_all()
+            self._forget_failures_locked()
 
     def reload(self) -> None:
         """Close the infiller, if there is one, and make another: the options changed."""
@@ -157,7 +170,22 @@ class EngineThread:
             self._is_outdated = True
             if self._current is not None:
                 self._current.token.cancel()
-        self.load()
+            self._forget_failures_locked()
+
+    def _forget_failures_locked(self) -> None:
+        self._wanted = True
+        self._num_crashes = 0
+        self._not_before = 0.0
+        self._needs_request = False
+        self._wake.notify_all()
+
+    def told_progress(self, done: int, total: int, name: str) -> None:
+        """For the function that loads: bytes done and in all, and the tensor. The state says how much is there."""
+        # what another window asked this one to load is that one's to show
+        if threading.current_thread() is self._thread:
+            percent = 100 * done // max(1, total)
+            told = self._told
+            self._tell(EngineState("loading", f"{LOADING}: {percent} %", told.model, told.device, percent=percent))
 
     def unload(self) -> None:
         """Give the model's memory back. load() or the next foreground work brings it again."""
@@ -199,13 +227,15 @@ class EngineThread:
                 is_outdated, self._is_outdated = self._is_outdated, False
                 order, self._order = self._order, ""
                 onlookers, self._onlookers = self._onlookers, []
-                can_load = time.monotonic() >= self._not_before
+                is_asked = bool(self._jobs) or not self._needs_request
+                can_load = is_asked and time.monotonic() >= self._not_before
             if is_outdated:
                 self._release()
-            if self._infiller is None:
-                if can_load:
-                    self._bring_up()
-            elif order:
+            is_new = self._infiller is None
+            if is_new and can_load:
+                self._bring_up()
+            # one that has just been made is loaded already, or it is not: then it may be told to
+            if self._infiller is not None and order and (not is_new or self._told.state == "unloaded"):
                 self._obey(self._infiller, order)
             if (job := self._take()) is not None:
                 self._work(job)
@@ -225,12 +255,20 @@ class EngineThread:
     def _has_work(self) -> bool:
         if self._jobs or self._background or self._is_outdated or self._order or self._onlookers:
             return True
-        now = time.monotonic()
-        return now >= self._not_before if self._infiller is None else now >= self._looked + self._look_s
+        return time.monotonic() >= self._until()
 
     def _patience(self) -> float | None:
-        until = self._not_before if self._infiller is None else self._looked + self._look_s
+        until = self._until()
         return max(0.01, until - time.monotonic()) if until < float("inf") else None
+
+    def _until(self) -> float:
+        """When there is something to do that nobody asks for."""
+        if self._infiller is not None:
+            return self._next_look()
+        return float("inf") if self._needs_request else self._not_before
+
+    def _next_look(self) -> float:
+        return self._looked + (min(LOADING_LOOK_S, self._look_s) if self._told.state == "loading" else self._look_s)
 
     def _take(self) -> Job[Any] | None:
         with self._wake:
@@ -281,32 +319,32 @@ class EngineThread:
                 self._current = None
 
     def _bring_up(self) -> None:
-        self._tell(EngineState("loading", "loading the model"))
+        self._tell(EngineState("loading", LOADING))
         start = time.monotonic()
         try:
             self._infiller = self._load()
             status = self._infiller.status()
         except LacunaError as error:
-            # the user has to do something first: no retry by itself
+            # somebody has to do something first, and the next request shows whether that was done
             logger.error("The model could not be loaded: %s", error)
             self._release()
-            self._give_up(str(error))
+            self._give_up(str(error), self._retry_s)
             return
         except BaseException as error:
             self._crashed(error)
             return
         self._looked = time.monotonic()
-        # a server that does not answer yet is an infiller all the same, and asked again by itself
-        is_ready = status.state != "failed"
-        what = "is ready" if is_ready else "does not answer yet"
+        # a server that does not answer yet is an infiller all the same, and asked again by itself; so is a model that
+        # comes with the first request
+        state = "ready" if status.state == "busy" else status.state
+        what = {"failed": "does not answer yet", "unloaded": "can be loaded"}.get(state, f"is {state}")
         logger.info("Model %s %s on %s after %.2f s.", status.model, what, status.device, self._looked - start)
-        state = EngineState("ready" if is_ready else "failed", status.detail, status.model, status.device, is_new=True)
-        self._tell(state)
+        self._tell(EngineState(state, status.detail, status.model, status.device, is_new=True))
 
     def _obey(self, infiller: Infiller, order: str) -> bool:
         """Load or unload the model. Returns whether that went well; if not, the state says why."""
         if order == "load" and self._told.state in ("unloaded", "failed"):
-            self._tell(EngineState("loading", "loading the model"))
+            self._tell(EngineState("loading", LOADING, self._told.model, self._told.device))
         try:
             infiller.unload() if order == "unload" else infiller.load()
         except LacunaError as error:
@@ -320,7 +358,7 @@ class EngineThread:
 
     def _look(self) -> bool:
         """Tell what the engine has become by itself, or in another window's hands. Returns whether it could be seen."""
-        if self._infiller is None or time.monotonic() < self._looked + self._look_s:
+        if self._infiller is None or time.monotonic() < self._next_look():
             return True
         self._looked = time.monotonic()
         try:
@@ -331,8 +369,9 @@ class EngineThread:
         except BaseException as error:
             self._crashed(error)
             return False
-        # a failure is told by the call that meets it: a remote server's is over when it answers again
-        if status.state in ("ready", "busy", "unloaded", "loading"):
+        # a failure is told by the call that meets it, and a load by another window is no call of this one's: a remote
+        # server's is over when it answers again
+        if status.state in ("ready", "busy", "unloaded", "loading") or self._told.state == "loading":
             state = "ready" if status.state == "busy" else status.state
             self._tell(EngineState(state, status.detail, status.model, status.device))
         return True
@@ -357,8 +396,10 @@ class EngineThread:
         if self._num_crashes == 1:
             self._on_crash(f"Lacuna's engine crashed and is being restarted ({reason}).")
 
-    def _give_up(self, message: str) -> None:
-        self._not_before = float("inf")
+    def _give_up(self, message: str, retry_s: float = float("inf")) -> None:
+        """retry_s: a request that comes so much later may try again; without it only who says so."""
+        self._needs_request = True
+        self._not_before = time.monotonic() + retry_s
         self._tell(EngineState("failed", message))
 
     def _tell(self, state: EngineState) -> None:

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
@@ -20,9 +19,8 @@ from .greeting import Greeting
 from .wire import guard_stdout
 
 if TYPE_CHECKING:
-    from ..infill.request import Infiller
-    from .options import Options
     from .record import Recorder
+    from .server import LoadInfiller
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +58,7 @@ def serve(
     log_file: Path | None = None,
     record: Path | None = None,
     with_contents: bool = False,
-    load_infiller: Callable[[Options, Sequence[str]], Infiller] | None = None,
+    load_infiller: LoadInfiller | None = None,
 ) -> NoReturn:
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
     wire = guard_stdout()
@@ -95,7 +93,7 @@ def _recorder(file: Path, *, with_contents: bool) -> Recorder:
 def _run(
     greeting: Greeting,
     wire: BinaryIO,
-    load_infiller: Callable[[Options, Sequence[str]], Infiller] | None,
+    load_infiller: LoadInfiller | None,
     observer: Recorder | None,
 ) -> int:
     # what is imported stays; looking for garbage in it again and again takes a fifth of the time

@@ -30,14 +30,14 @@ from .options import Options, for_language, read_options
 from .positions import as_encoding
 from .privacy import Privacy
 from .rpc import LacunaProtocol, RpcServer
-from .scheduler import EngineState, EngineThread, Scheduler
+from .scheduler import LOADING, EngineState, EngineThread, Scheduler
 from .status import StatusBoard
 from .workspace import WorkspaceFiles
 
 logger = logging.getLogger(__name__)
 
-LoadInfiller = Callable[[Options, Sequence[str]], Infiller]
-"""(options, folders of the workspace)"""
+LoadInfiller = Callable[[Options, Sequence[str], Callable[[int, int, str], None]], Infiller]
+"""(options, folders of the workspace, what is told how far the loading of a model is: EngineThread.told_progress)"""
 
 COPILOT_NEXT_EDIT = "textDocument/copilotInlineEdit"
 PROGRESS_TOKEN = "lacuna/load"
@@ -88,11 +88,15 @@ class LacunaServer(RpcServer):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_engine_started = False
         self._offers_completion = False
-        self._load_done = asyncio.Event()
+        self._load_news: asyncio.Queue[EngineState] | None = None
+        """What is told of the load that is under way."""
+        self._num_loads = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.status_board = StatusBoard(self._publish_status)
         self.engine = EngineThread(
-            lambda: load_infiller(self.options, self.roots()), self._on_engine_state, self._on_engine_crash
+            lambda: load_infiller(self.options, self.roots(), self.engine.told_progress),
+            self._on_engine_state,
+            self._on_engine_crash,
         )
         self.scheduler = Scheduler(self.engine)
         self.privacy = Privacy()
@@ -158,7 +162,6 @@ class LacunaServer(RpcServer):
             self.completions.on_options()
             self.engine.start()
             self.spawn(self._flush_metrics())
-            self.spawn(self._show_progress())
 
     def stop_engine(self) -> bool:
         """Keep the counts and end the engine thread; whether it ended in time."""
@@ -182,21 +185,39 @@ class LacunaServer(RpcServer):
             await asyncio.sleep(METRICS_INTERVAL_S)
             await asyncio.to_thread(self.completions.metrics.flush)
 
-    async def _show_progress(self) -> None:
+    def _note_load(self, state: EngineState) -> None:
+        """Show a load from its first state to the next of another kind."""
+        if state.state == "loading" and self._load_news is None:
+            self._load_news = asyncio.Queue()
+            self._num_loads += 1
+            # a token is used once
+            number = "" if self._num_loads == 1 else f"/{self._num_loads}"
+            self.spawn(self._show_progress(f"{PROGRESS_TOKEN}{number}", self._load_news))
+        if self._load_news is not None:
+            self._load_news.put_nowait(state)
+            if state.state != "loading":
+                self._load_news = None
+
+    async def _show_progress(self, token: str, news: asyncio.Queue[EngineState]) -> None:
         window = self.client_capabilities.window
         if window is None or not window.work_done_progress:
             return
         try:
             progress: Any = self.work_done_progress
-            await asyncio.wait_for(progress.create_async(PROGRESS_TOKEN), 5.0)
+            await asyncio.wait_for(progress.create_async(token), 5.0)
         except Exception:
             # a client that refuses the token gets no progress, and that is all
             logger.debug("no progress for this client", exc_info=True)
             return
-        begin = types.WorkDoneProgressBegin(title="Lacuna", message="loading the model", cancellable=False)
-        self.work_done_progress.begin(PROGRESS_TOKEN, begin)
-        await self._load_done.wait()
-        self.work_done_progress.end(PROGRESS_TOKEN, types.WorkDoneProgressEnd(message=self.status_board.engine.detail))
+        # clients show parts only where a part is begun with; a model of the user's own may be large enough to have some
+        first = 0 if self.options.engine.model and not self.options.engine.is_remote else None
+        begin = types.WorkDoneProgressBegin(title="Lacuna", message=LOADING, cancellable=False, percentage=first)
+        self.work_done_progress.begin(token, begin)
+        while (state := await news.get()).state == "loading":
+            if state.percent is not None:
+                part = types.WorkDoneProgressReport(message=LOADING, percentage=state.percent)
+                self.work_done_progress.report(token, part)
+        self.work_done_progress.end(token, types.WorkDoneProgressEnd(message=state.detail))
 
     # engine callbacks, from the engine thread
 
@@ -215,8 +236,7 @@ class LacunaServer(RpcServer):
 
     def _set_engine_state(self, state: EngineState) -> None:
         self.status_board.set_engine(state)
-        if state.state != "loading":
-            self._load_done.set()
+        self._note_load(state)
         if state.state == "failed":
             self.show(state.detail, types.MessageType.Error)
         if state.is_new:

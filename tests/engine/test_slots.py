@@ -104,10 +104,10 @@ def test_an_answer_that_is_appended_makes_its_slot_grow():
 
 def test_more_than_the_budget_is_refused_with_advice():
     slots = pool(GRANULE)
-    with pytest.raises(EngineError, match="raise the budget"):
+    with pytest.raises(EngineError, match=r"raise engine\.kvTokens"):
         slots.take(prompt(1, GRANULE), 1)
     a = use(slots, prompt(1, GRANULE))
-    with pytest.raises(EngineError, match="raise the budget"):
+    with pytest.raises(EngineError, match=r"raise engine\.kvTokens"):
         write(a, (*prompt(1, GRANULE), 1))
     assert is_intact(a)
 

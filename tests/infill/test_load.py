@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 from canned_engine import CannedEngine
 from infill_cases import CURSOR, TOKENIZER, asked
-from lacuna_ls.engine.errors import ConfigError, VocabularyError
-from lacuna_ls.infill.load import load_infiller
+from lacuna_ls.engine.errors import ConfigError, DeviceError, VocabularyError
+from lacuna_ls.engine.life import MIN_KV_TOKENS
+from lacuna_ls.infill.chat import ChatTokenizer, build_chat_prompt
+from lacuna_ls.infill.infiller import MAX_REWRITE
+from lacuna_ls.infill.load import load_infiller, policy_for
 from safetensors.numpy import save_file
 
 
@@ -64,6 +67,114 @@ def test_no_model_says_what_no_token_has(tmp_path):
         assert max(said) < 272
     finally:
         subject.close()
+
+
+def quantised(folder):
+    """A folder that runs as PackedEngine, with a chat tokenizer."""
+    from chat_tokenizer import chat_backend
+    from tiny_models import save_int4, tiny_config, tiny_model
+
+    backend = chat_backend()
+    model = tiny_model(tiny_config(hidden_size=64, vocab_size=backend.get_vocab_size()))
+    save_int4(model, folder)
+    (folder / "tokenizer.json").write_text(backend.to_str())
+    return folder
+
+
+def test_a_folder_is_loaded_by_the_first_fill_and_says_how_far_it_is(tmp_path):
+    told = []
+    subject = load_infiller(
+        str(quantised(tmp_path / "m")), "cpu", is_lazy=True, kv_tokens=4096,
+        progress=lambda done, total, name: told.append((done, total, name, subject.status().detail)),
+    )  # fmt: skip
+    try:
+        assert subject.status().state == "unloaded"
+        assert "first asked for" in subject.status().detail
+        request = asked(f"def f(x):\n    return {CURSOR}\n")
+        # what only prepares a request loads nothing
+        subject.prefetch(request)
+        assert subject.status().state == "unloaded"
+        assert told == []
+        subject.fill(request)
+        assert subject.status().state == "ready"
+        done, total, _, detail = told[-1]
+        assert done == total > 0
+        assert detail == "loading the model: 100 %"
+    finally:
+        subject.close()
+
+
+def test_a_single_file_is_loaded_at_once(tmp_path):
+    # as the embedded model is: nobody waits for its first ghost text
+    from lacuna_ls.engine.modelfile import EMBEDDED
+
+    if not EMBEDDED.exists():
+        pytest.skip("this tree carries no embedded model")
+    subject = load_infiller(None, "cpu", is_lazy=True)
+    try:
+        assert subject.status().state == "ready"
+    finally:
+        subject.close()
+
+
+def test_an_engine_that_cannot_be_loaded_is_closed(tmp_path):
+    class Failing(CannedEngine):
+        is_closed = False
+
+        def load(self):
+            raise DeviceError("Close what else uses the GPU.")
+
+        def unload(self):
+            raise AssertionError("nothing is there")
+
+        def close(self):
+            self.is_closed = True
+
+    engine = Failing(TOKENIZER, "")
+    with pytest.raises(DeviceError):
+        load_infiller(str(write(tmp_path / "m", 300)), make_engine=lambda load: engine)
+    assert engine.is_closed
+
+
+LINES = [f"def f{i}(path, mode):\n    with open(path, mode) as stream:\n        return {i * i}\n" for i in range(300)]
+BEFORE, AFTER = "".join(LINES[:150]), "".join(LINES[150:])
+
+
+def test_the_least_budget_holds_an_ordinary_fill(tmp_path):
+    # full windows: this tokenizer has a token for nearly every byte
+    subject = load_infiller(str(quantised(tmp_path / "m")), "cpu", kv_tokens=MIN_KV_TOKENS)
+    subject.policy = replace(subject.policy, max_steps=1)
+    try:
+        result = subject.fill(asked(f"{BEFORE}def g(a):\n    {CURSOR}\n{AFTER}", kind="block", is_explicit=True))
+        # what a budget of 1024 refused
+        assert result.timings.num_prefilled + subject.policy.num_rows_block > 1024
+    finally:
+        subject.close()
+
+
+def test_the_least_budget_holds_the_longest_question(small_words):
+    policy = policy_for(small_words)
+    prompt = build_chat_prompt(small_words, f"{BEFORE}    return ", AFTER, AFTER, policy.limits, BEFORE)
+    # nothing is left out
+    assert (prompt.num_prefix, prompt.num_suffix, prompt.num_neighbour) > (500, 180, 120)
+    assert 1600 < len(prompt.tokens) + MAX_REWRITE * policy.num_rows_block <= MIN_KV_TOKENS
+
+
+@pytest.fixture
+def small_words():
+    """A chat tokenizer with a token for each word of the question, as one of a real vocabulary has."""
+    from chat_tokenizer import SPECIAL, chat_backend
+    from lacuna_ls.infill import chat
+    from tokenizers import pre_tokenizers, trainers
+
+    backend = chat_backend()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    words = [chat._ASKED_ANEW, chat._OLD, chat._BEFORE, chat._GOES_ON, "Elsewhere: user model thought"]
+    backend.train_from_iterator(words, trainer)
+    return ChatTokenizer(backend)
 
 
 def test_a_packed_file_without_a_config_is_told(tmp_path):

@@ -151,6 +151,40 @@ def test_doctor_prints_the_memory_plan(released):
     assert any(line[0] == "total" for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kv-tokens", "512"], "'512' is not 2048 to 262144"),
+        (["--kv-tokens", "many"], "'many' is not 2048 to 262144"),
+        (["--vram-cap", "-1"], "'-1' is not 0 to 1024"),
+    ],
+    ids=["too few tokens", "no number", "less than nothing"],
+)
+def test_a_budget_that_the_option_would_not_take_is_asked_wrongly(arguments, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *arguments])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["fill", "a.py", "--at", "1:1", *arguments])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_fill_is_given_the_budgets(tmp_path, monkeypatch):
+    from lacuna_ls.lsp import loading
+
+    def load(options, *more):
+        raise LacunaError(f"{options.engine.kv_tokens} tokens, {options.engine.vram_cap_gib} GiB")
+
+    monkeypatch.setattr(loading, "load_infiller", load)
+    (tmp_path / "a.py").write_text("x = \n")
+    error = []
+    monkeypatch.setattr(sys.stderr, "write", error.append)
+    assert main(["fill", str(tmp_path / "a.py"), "--at", "1:5", "--kv-tokens", "4096", "--vram-cap", "17.5"]) == 1
+    assert error == ["lacuna: 4096 tokens, 17.5 GiB\n"]
+
+
 def test_doctor_refuses_a_model_that_does_not_fit(released):
     done = run("doctor", "--model", released, "--vram-cap", "16")
     assert done.returncode == 1

@@ -182,7 +182,7 @@ def test_a_cell_that_goes_takes_its_work_along(start, journal):
 
 
 def test_no_more_documents_are_looked_at_than_are_taken():
-    server = create_server(lambda options, roots: NotImplemented)
+    server = create_server(lambda options, roots, progress: NotImplemented)
     for number in range(30):
         server.documents.open(types.TextDocumentItem(f"file:///w/{number}.py", "python", 1, "x = 1\n"))
     asked = []

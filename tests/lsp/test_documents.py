@@ -272,7 +272,7 @@ def test_the_text_of_what_was_edited():
 
 
 def test_edits_of_several_documents_come_in_their_order_and_private_ones_do_not():
-    server = create_server(lambda options, roots: NotImplemented)
+    server = create_server(lambda options, roots, progress: NotImplemented)
     for name in ("a.py", "b.py", ".env", "c.go"):
         text = "".join(f"line {i}\n" for i in range(40))
         server.documents.open(types.TextDocumentItem(f"file:///w/{name}", "python", 1, text))

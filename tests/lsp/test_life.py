@@ -158,6 +158,21 @@ def test_loading_shows_progress_and_requests_wait_for_it(start):
     assert ("window/workDoneProgress/create", {"token": "lacuna/load"}) in server.requests
 
 
+def test_each_load_shows_how_far_it_is(start):
+    server = start(fake={"lazy": True}, options={"engine": {"model": "m"}}, is_ready=False)
+    server.open(URI, "x = \n")
+
+    def shown():
+        return [(p["token"], p["value"]) for method, p, _ in server.notifications if method == "$/progress"]
+
+    server.wait_for(lambda: any(each["kind"] == "inactive" for each in server.statuses()), what="no model yet")
+    assert server.inline(URI, 0, 4)[0]["insertText"] == "filled"
+    server.wait_for(lambda: [value["kind"] for _, value in shown()].count("end") == 2, what="the end of the load")
+    values = [value for token, value in shown() if token == "lacuna/load/2"]
+    assert [value["kind"] for value in values] == ["begin", "report", "report", "report", "end"]
+    assert [value.get("percentage") for value in values] == [0, 33, 66, 100, None]
+
+
 def test_loading_longer_than_the_deadline_is_nothing_for_now(start):
     server = start(fake={"load_ms": 900}, options={"proposal": {"deadlineMs": 100}}, is_ready=False)
     server.open(URI, "x = \n")
@@ -231,7 +246,7 @@ def test_stdout_is_the_wire_alone(tmp_path):
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(support)!r})\nimport fake_infiller\n"
         "from lacuna_ls.lsp.serve import serve\n"
-        "def load(options, roots):\n"
+        "def load(options, roots, progress):\n"
         "    print('printed'); os.write(1, b'written to descriptor 1\\n'); os.system('echo from a child')\n"
         "    return fake_infiller.load(options)\n"
         "serve(level='info', load_infiller=load)\n"

@@ -109,7 +109,7 @@ def test_an_answer_to_a_key_is_not_held_up(start, journal):
 
 
 def test_a_failure_is_logged_and_nothing_is_proposed(caplog):
-    server = create_server(lambda options, roots: NotImplemented)
+    server = create_server(lambda options, roots, progress: NotImplemented)
     server.documents.open(types.TextDocumentItem(URI, "python", 1, TEXT))
     server.privacy.may_propose = lambda document, options: 1 / 0
     params = names.NextEditParams(names.VersionedDocument(URI))

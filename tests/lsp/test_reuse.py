@@ -200,7 +200,7 @@ def test_looking_ahead_ends_when_the_user_goes_on_anywhere(start, journal):
     ],
 )
 def test_only_a_slow_engine_waits_for_the_end_of_a_word(fill_s, typing_s, wait_s):
-    completions = create_server(lambda options, roots: NotImplemented).completions
+    completions = create_server(lambda options, roots, progress: NotImplemented).completions
     completions._fill_s, completions._typing_s = fill_s, typing_s
     assert completions._debounce_s(Options()) == pytest.approx(wait_s)
     fixed = replace(Options(), trigger=replace(Options().trigger, adaptive_debounce=False))

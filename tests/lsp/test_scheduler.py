@@ -285,17 +285,148 @@ def test_a_success_ends_the_count_of_crashes(made):
     thread.wait("ready", 9)
 
 
-def test_a_world_error_while_loading_is_not_retried(made):
+def test_a_world_error_while_loading_is_not_retried_by_itself(made):
     def load():
         raise ModelNotFoundError("Name a model.")
 
-    thread = made(load, backoff_s=0.001)
+    thread = made(load, backoff_s=0.001, retry_s=0.01)
     thread.engine.start()
     thread.wait("failed")
     time.sleep(0.05)
+    # nor for what may never be asked for
+    assert run(thread, is_background=True) is Ending.UNAVAILABLE
     assert thread.loads == 1
     assert thread.states[-1].detail == "Name a model."
     assert not thread.crashes
+
+
+def test_a_request_tries_a_model_again_that_could_not_be_loaded(made):
+    errors = [DeviceError("Close what else uses the GPU."), DeviceError("Close it.")]
+
+    def load():
+        if errors:
+            raise errors.pop(0)
+        return Nothing()
+
+    thread = made(load, retry_s=0.2)
+    thread.engine.start()
+    thread.wait("failed")
+    # not for every key
+    assert run(thread) is Ending.UNAVAILABLE
+    assert thread.loads == 1
+    for number, ending in ((2, Ending.UNAVAILABLE), (3, 1)):
+        time.sleep(0.25)
+        assert run(thread) == ending
+        assert thread.loads == number
+    thread.wait("ready")
+    assert [each.detail for each in thread.states if each.state == "failed"] == [
+        "Close what else uses the GPU.", "Close it."
+    ]  # fmt: skip
+
+
+def test_a_model_that_is_told_to_be_loaded_again_is_not_waited_for(made):
+    errors = [DeviceError("Close what else uses the GPU.")]
+
+    def load():
+        if errors:
+            raise errors.pop(0)
+        return Nothing()
+
+    thread = made(load, retry_s=3600)
+    thread.engine.start()
+    thread.wait("failed")
+    thread.engine.load()
+    thread.wait("ready")
+
+
+class Lazy(Nothing):
+    """Made without its model."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = "unloaded"
+
+
+def test_a_model_that_comes_with_the_first_request(made):
+    infiller = Lazy()
+    thread = made(lambda: infiller)
+    thread.engine.start()
+    thread.wait("unloaded")
+    # the infiller is there, and its model is not: an editor that is opened asks for nothing
+    assert thread.states[-1].is_new
+    assert run(thread, is_background=True) is Ending.UNAVAILABLE
+    assert infiller.orders == []
+    assert run(thread) == 1
+    thread.wait("ready")
+    assert infiller.orders == ["load"]
+    assert [each.state for each in thread.states] == ["loading", "unloaded", "loading", "ready"]
+
+
+def test_other_options_do_not_load_what_nobody_asked_for_and_who_resumes_asks(made):
+    infillers = []
+
+    def load():
+        infillers.append(Lazy())
+        return infillers[-1]
+
+    thread = made(load)
+    thread.engine.start()
+    thread.wait("unloaded")
+    thread.engine.reload()
+    thread.wait("unloaded", 2)
+    assert [each.orders for each in infillers] == [[], []]
+    thread.engine.load()
+    thread.wait("ready")
+    assert [each.orders for each in infillers] == [[], ["load"]]
+
+
+def test_a_load_that_is_told_before_there_is_an_infiller(made):
+    infiller = Lazy()
+    errors = [DeviceError("Close what else uses the GPU.")]
+
+    def load():
+        if errors:
+            raise errors.pop(0)
+        return infiller
+
+    thread = made(load)
+    thread.engine.start()
+    thread.wait("failed")
+    thread.engine.load()
+    thread.wait("ready")
+    assert infiller.orders == ["load"]
+
+
+def test_the_state_says_how_much_is_loaded(made):
+    class Reporting(Lazy):
+        def load(self):
+            for done in (5, 5, 10):
+                thread.engine.told_progress(done, 10, "tensor")
+            super().load()
+
+    thread = made(Reporting)
+    thread.engine.start()
+    thread.wait("unloaded")
+    assert run(thread) == 1
+    thread.wait("ready")
+    found = [(each.detail, each.percent) for each in thread.states if each.percent is not None]
+    assert found == [("loading the model: 50 %", 50), ("loading the model: 100 %", 100)]
+    # a load that another window asked for is not this one's to show
+    before = len(thread.states)
+    thread.engine.told_progress(1, 10, "tensor")
+    assert len(thread.states) == before
+
+
+@pytest.mark.parametrize("end", ["ready", "unloaded", "failed"])
+def test_a_model_that_another_window_loads_is_looked_at_until_that_is_over(made, end):
+    infiller = Nothing()
+    infiller.state = "loading"
+    thread = made(lambda: infiller, look_s=0.05)
+    thread.engine.start()
+    thread.wait("loading", 2)
+    infiller.state = end
+    thread.wait(end)
+    assert infiller.orders == []
 
 
 def test_an_infiller_that_fails_to_close_stops_nothing(made):

@@ -4,7 +4,8 @@ SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH 
 DECLINE     proposes nothing                                              MANY      proposes up to three
 DEAF<ms>    works that long without polling                               ECHO      proposes sha1 of prefix and suffix
 AHEAD<ms>   as SLEEP, behind its own proposal only             GUESS     proposes at a confidence of 0.05
-Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash.
+Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash,
+lazy (the model comes with the first request, and tells of its thirds).
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def echo(text: str, start: int, end: int) -> str:
 class FakeInfiller:
     """Follows the Infiller protocol; keeps a journal in LACUNA_FAKE's "journal" file, one JSON line per call."""
 
-    def __init__(self, settings: dict[str, object]) -> None:
-        self._settings = settings
-        self._is_closed = self._is_unloaded = False
+    def __init__(self, settings: dict[str, object], progress: Callable[[int, int, str], None] | None = None) -> None:
+        self._settings, self._progress = settings, progress
+        self._is_closed = False
+        self._is_unloaded = bool(settings.get("lazy"))
         self._note("load", {})
 
     def _note(self, what: str, more: dict[str, object]) -> None:
@@ -143,6 +145,9 @@ class FakeInfiller:
 
     def load(self) -> None:
         self._note("load", {})
+        for third in range(1, 4):
+            if self._progress is not None and self._is_unloaded:
+                self._progress(third, 3, "tensor")
         self._is_unloaded = False
 
     def unload(self) -> None:
@@ -154,7 +159,9 @@ class FakeInfiller:
         self._is_closed = True
 
 
-def load(options: Options, roots: Sequence[str] = ()) -> FakeInfiller:
+def load(
+    options: Options, roots: Sequence[str] = (), progress: Callable[[int, int, str], None] | None = None
+) -> FakeInfiller:
     """What create_server is given instead of the real loader."""
     settings: dict[str, object] = json.loads(os.environ.get("LACUNA_FAKE", "{}"))
     time.sleep(float(str(settings.get("load_ms", 0))) / 1000)
@@ -164,7 +171,7 @@ def load(options: Options, roots: Sequence[str] = ()) -> FakeInfiller:
         raise RuntimeError(str(settings["load_crash"]))
     if options.engine.model == "missing":
         raise ModelNotFoundError("There is no model 'missing'. Name a folder that exists.")
-    return FakeInfiller(settings)
+    return FakeInfiller(settings, progress)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def server_answers(frame: bytes, greeted: dict[str, Any] | None = None) -> list[
     kept = Kept()
 
     async def ask() -> None:
-        server = create_server(lambda options, roots: NotImplemented)
+        server = create_server(lambda options, roots, progress: NotImplemented)
         server.protocol.set_writer(kept)
         server.protocol.greeted = greeted
         server.protocol.receive(frame)

@@ -24,7 +24,7 @@ return {
     kind = "str",
     default = "",
     values = "",
-    meaning = "Folder of a checkpoint, or the name of one in the Hugging Face cache. Empty: the small model that comes with Lacuna.",
+    meaning = "Folder of a checkpoint, or the name of one in the Hugging Face cache; it is loaded by the first request. Empty: the small model that comes with Lacuna.",
     by_language = false,
   },
   {
@@ -47,7 +47,7 @@ return {
     name = "engine.kvTokens",
     kind = "int",
     default = 8192,
-    values = "1024 to 262144",
+    values = "2048 to 262144",
     meaning = "Tokens of context that a quantised model keeps in memory, of all documents together; the longest unused make room. `lacuna doctor --model DIR` tells what they cost.",
     by_language = false,
   },

@@ -1,0 +1,98 @@
+"""What `lacuna doctor` says of the memory of a GPU, with a GPU that is pretended: how much, and who has it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lacuna_ls.engine.plan import CONTEXT_BYTES, plan_folder
+from lacuna_ls.lsp.doctor import findings
+from lacuna_ls.lsp.options import EngineOptions
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nvidia-smi is pretended by a shell script")
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A folder with the released model's config, and nothing else: the plan needs no more."""
+    config = Path(__file__).parents[2] / "bench" / "diffusiongemma_26b.json"
+    (tmp_path / "config.json").write_text(config.read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def process():
+    """A function that starts a process with a command line of its own, and gives its id."""
+    started = []
+
+    def start(*command):
+        sleeping = [sys.executable, "-c", "import time; time.sleep(120)", *command]
+        started.append(subprocess.Popen(sleeping, stdout=subprocess.DEVNULL))
+        return started[-1].pid
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def plan_on(monkeypatch, tmp_path, model, free, users=None):
+    """The last finding about the plan with so many free bytes. users: lines of nvidia-smi; None: it is not there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    if users is not None:
+        script = folder / "nvidia-smi"
+        lines = "\n".join(f"echo '{line}'" for line in users)
+        script.write_text(f'#!/bin/sh\necho "$@" > {folder}/asked\n{lines}\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (free, 24_000_000_000))
+    properties = SimpleNamespace(name="a card", total_memory=24_000_000_000, uuid="1234-abcd")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    found = [each for each in findings(EngineOptions(model=str(model), kind="local")) if each.name == "plan"]
+    if users is not None and found[-1].state != "ok":
+        assert "--id=GPU-1234-abcd --query-compute-apps=pid,used_gpu_memory" in (folder / "asked").read_text()
+    return found[-1]
+
+
+def test_the_context_of_the_process_that_asks_is_counted_once(monkeypatch, tmp_path, released):
+    # it is gone from what is free already
+    found = plan_on(monkeypatch, tmp_path, released, plan_folder(released).total - CONTEXT_BYTES)
+    assert found.state == "ok"
+    assert "to be had" in found.found
+
+
+def test_what_a_running_server_holds_is_not_a_strangers(monkeypatch, tmp_path, released, process):
+    server = process("/somewhere/bin/lacuna", "serve")
+    found = plan_on(monkeypatch, tmp_path, released, 5_000_000_000, [f"{server}, 17000", f"{os.getpid()}, 400"])
+    assert found.state == "note"
+    assert found.found == (
+        f"it does not fit beside what a running Lacuna server holds: process {server} (17.8 GB)"
+    )
+    assert "unload its model" in found.advice
+
+
+def test_who_else_holds_memory_is_told(monkeypatch, tmp_path, released, process):
+    server, other = process("lacuna", "serve"), process("train.py")
+    lines = [f"{server}, 1000", f"{other}, 15000", "4711, [N/A]", "Not a line"]
+    found = plan_on(monkeypatch, tmp_path, released, 5_000_000_000, lines)
+    assert found.state == "missing"
+    assert found.found == (
+        f"it does not fit: the Lacuna server {server} holds 1.0 GB, process {other} holds 15.7 GB"
+    )
+    assert "GB over the free memory of the device" in found.advice
+
+
+@pytest.mark.parametrize(
+    "users", [pytest.param(None, id="no nvidia-smi"), pytest.param(["4711, [N/A]"], id="it does not tell")]
+)
+def test_where_nobody_says_who_holds_it_a_server_is_thought_of(monkeypatch, tmp_path, released, users):
+    found = plan_on(monkeypatch, tmp_path, released, 5_000_000_000, users)
+    assert (found.state, found.found) == ("missing", "it does not fit")
+    assert "If a Lacuna server is running" in found.advice
