@@ -172,17 +172,17 @@ class PackedModel:
         plan says where keys and values go; those of padding to `spare`, a position of the storage where nobody looks.
         """
         device, start, padding = self.device, cache.length, max(0, room - num_causal)
-        rows = torch.arange(L, device=device).repeat(B)
-        positions = F.pad(torch.arange(start, start + num_causal, device=device), (0, padding))
+        # on the host, and brought over as a whole: a hundred tiny operations cost a device a hundred launches
+        host = torch.device("cpu")
+        num_rows = None if num_rows is None else num_rows.to(host)
+        causal = torch.arange(start, start + num_causal)
+        rows = start + num_causal + torch.arange(L).repeat(B)
+        positions = torch.cat((F.pad(causal, (0, padding)), rows)).to(device)
         ranges = {
-            window: row_ranges(cache.origin, start, num_causal, num_rows, L, B, window, device, padding)
+            window: row_ranges(cache.origin, start, num_causal, num_rows, L, B, window, host, padding).to(device)
             for window in {spec.window for spec in self.config.layers}
         }
-        places = None
-        if room:
-            places = torch.arange(start, start + num_causal, device=device) + cache.origin
-            places = F.pad(places, (0, padding), value=spare)
-        positions = torch.cat((positions, start + num_causal + rows))
+        places = F.pad(causal + cache.origin, (0, padding), value=spare).to(device) if room else None
         return RowPlan(positions, num_causal + padding, ranges, self.ropes(positions), places=places)
 
     def ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:

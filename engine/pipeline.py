@@ -188,9 +188,10 @@ class Sweep:
         self.ends.fill_(NO_END)
         self.ends[: len(ends)] = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self.temperatures[1 : max_steps + 1] = self._temperatures(max_steps)
-        steps = torch.arange(max_steps + 1, device=device)
         low, high = model.config.first_noise_id, model.config.vocab_size
-        self.noise[: max_steps + 1] = uniform_tokens(seed % MAX_SEED, steps, self.rows, low, high)
+        # on the host, like the plan: all steps' noise is a few thousand numbers in a hundred operations
+        rows = all_row_ids(self.B, self.L, torch.device("cpu"))
+        self.noise[: max_steps + 1] = uniform_tokens(seed % MAX_SEED, torch.arange(max_steps + 1), rows, low, high)
         # the counter's word is signed
         self.words[0] = seed % MAX_SEED
         self.step_index.zero_()
@@ -211,7 +212,7 @@ class Sweep:
             buffer.zero_()
         # self-conditioning of the first step: the embedding of the known token marks a pinned row as clean
         self._set_soft(self.soft_ids, self.soft_weights, self.soft)
-        num_rows = torch.tensor([len(canvas.tokens) for canvas in canvases], device=device)
+        num_rows = torch.tensor([len(canvas.tokens) for canvas in canvases])
         # the canvases' place once everything is cached
         copy_plan(model.plan_rows(_Ahead(cache, len(rest)), 0, num_rows, self.L, self.B), self.plan)
         self.cache = cache
