@@ -1,7 +1,8 @@
 """The model card: what the shipped checkpoint was trained on, for how long, and how good it is. Written, never typed.
 
 Reads a run's log, the corpus manifest and the evaluation's figures; writes docs/MODEL_CARD.md, the manifest beside it,
-and its curves, which need matplotlib, an extra of the package (`lacuna-ls[training]`).
+and its curves, which need matplotlib, an extra of the package (`lacuna-ls[training]`). Without a run the figures of a
+card are renewed, and what it says of the training stays: serving changes more often than the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ MIN_BYTES = 100_000
 
 MIN_ANSWERS = 5
 """Fewer make no point of a curve."""
+
+QUALITY = "## How good it is"
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -168,18 +171,52 @@ def corpus_table(manifest: Mapping[str, Any], split: str) -> str:
     return "\n".join(lines)
 
 
+def quality_section(evaluation: Sequence[tuple[str, Row]], conditions: str, quality: Path) -> str:
+    """The chapter with the figures, and its picture. evaluation: (title, figures JSON) pairs; the outcomes of the first
+    are drawn.
+    """
+    parts = [
+        QUALITY,
+        "",
+        "Holes cut at a seed from packages that were never trained on, asked as the server asks. *exact*: the proposal",
+        "equals what stood there, to the character. *coverage*: the share of all holes that get a proposal when only",
+        "the most confident ones are shown. *valid syntax*: of what is proposed, as sound as the original. *empty*,",
+        "*copy* (the most similar line of the file) and *n-gram* are baselines without a model; *autoregressive* is",
+        "the same weights without diffusion.",
+        "",
+        conditions.strip(),
+    ]
+    drawn = next((figures["outcomes"] for _, figures in evaluation if figures.get("outcomes")), None)
+    if drawn is not None:
+        draw_quality(drawn, quality)
+        parts += ["", f"![exact matches by coverage, and how far a confidence can be trusted]({quality.name})"]
+    for title, figures in evaluation:
+        parts += ["", f"### {title}", "", figures_table(figures["figures"])]
+        if figures.get("gaps"):
+            parts += ["", "Whole lines taken out of one text, 2 to 16 lines apart:", "", gaps_table(figures["gaps"])]
+    return "\n".join((*parts, ""))
+
+
+def renew_quality(card: str, section: str) -> str:
+    """A card with its chapter of figures replaced. Raises: ValueError when it has none."""
+    before, heading, rest = card.partition(f"{QUALITY}\n")
+    if not heading:
+        raise ValueError(f"the card has no chapter {QUALITY!r}; write it anew from a run")
+    _, following, after = rest.partition("\n## ")
+    return before + section + following + after
+
+
 def write_card(
     run: Path,
     manifest: Row,
     evaluation: Sequence[tuple[str, Row]],
     notes: str,
+    conditions: str,
     out: Path,
     curve: Path,
     quality: Path,
 ) -> None:
-    """notes: what a person has to say of hardware and conditions. evaluation: (title, figures JSON) pairs; the outcomes
-    of the first are drawn.
-    """
+    """notes: what a person has to say of the training's hardware and conditions; conditions: of the evaluation's."""
     rows, state = read_log(run), json.loads((run / "state.json").read_text(encoding="utf-8"))
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))["text_config"]
     last_probe = next(row for row in reversed(rows) if "probe_encoder" in row)
@@ -205,24 +242,10 @@ def write_card(
         "",
         f"![loss curves]({curve.name})",
         "",
-        "## How good it is",
-        "",
-        "Holes cut at a seed from packages that were never trained on, asked as the server asks. *exact*: the proposal",
-        "equals what stood there, to the character. *coverage*: the share of all holes that get a proposal when only",
-        "the most confident ones are shown. *valid syntax*: of what is proposed, as sound as the original. *empty*,",
-        "*copy* (the most similar line of the file) and *n-gram* are baselines without a model; *autoregressive* is",
-        "the same weights without diffusion.",
+        quality_section(evaluation, conditions, quality),
     ]
-    drawn = next((figures["outcomes"] for _, figures in evaluation if figures.get("outcomes")), None)
-    if drawn is not None:
-        draw_quality(drawn, quality)
-        parts += ["", f"![exact matches by coverage, and how far a confidence can be trusted]({quality.name})"]
-    for title, figures in evaluation:
-        parts += ["", f"### {title}", "", figures_table(figures["figures"])]
-        if figures.get("gaps"):
-            parts += ["", "Whole lines taken out of one text, 2 to 16 lines apart:", "", gaps_table(figures["gaps"])]
     named = "Every package with its version, licence, size and hash is in [corpus.json](corpus.json)."
-    parts += ["", "## What it was trained on", "", named, "", corpus_table(manifest, "train")]
+    parts += ["## What it was trained on", "", named, "", corpus_table(manifest, "train")]
     parts += ["", "Held out, whole, in any version:", "", corpus_table(manifest, "holdout"), ""]
     draw_curve(rows, curve)
     out.with_name("corpus.json").write_text(json.dumps(manifest, indent=0), encoding="utf-8")
@@ -231,19 +254,26 @@ def write_card(
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lacuna card", description="Write the model card of a training run.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.json of the corpus")
+    parser.add_argument("run", type=Path, nargs="?", help="the training's folder; without it figures are renewed")
+    parser.add_argument("--manifest", type=Path, help="manifest.json of the corpus; needed with a run")
     parser.add_argument("--figures", action="append", default=[], metavar="TITLE=FILE", help="JSON of lacuna evaluate")
-    parser.add_argument("--notes", type=Path, required=True, help="Markdown: hardware, conditions, limits")
+    parser.add_argument("--notes", type=Path, help="Markdown about the training: hardware, limits; needed with a run")
+    parser.add_argument("--conditions", required=True, help="a sentence: on what the figures were measured")
     parser.add_argument("--out", type=Path, default=Path("docs/MODEL_CARD.md"))
     args = parser.parse_args(argv)
     pairs = [cast(str, item).partition("=") for item in args.figures]
     evaluation = [(title, json.loads(Path(file).read_text(encoding="utf-8"))) for title, _, file in pairs]
+    curve, quality = (args.out.with_name(name) for name in ("training-curve.png", "quality-curve.png"))
+    if args.run is None:
+        section = quality_section(evaluation, args.conditions, quality)
+        args.out.write_text(renew_quality(args.out.read_text(encoding="utf-8"), section), encoding="utf-8")
+        return 0
+    if args.manifest is None or args.notes is None:
+        parser.error("a card of a run needs --manifest and --notes")
     manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
     notes = args.notes.read_text(encoding="utf-8")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    curve, quality = (args.out.with_name(name) for name in ("training-curve.png", "quality-curve.png"))
-    write_card(args.run, manifest, evaluation, notes, args.out, curve, quality)
+    write_card(args.run, manifest, evaluation, notes, args.conditions, args.out, curve, quality)
     return 0
 
 

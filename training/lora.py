@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..engine.config import ModelConfig
 from ..engine.model import DiffusionGemma
 
 Target = Literal["attention", "dense", "embedding"]
@@ -25,16 +24,6 @@ PATTERNS: dict[Target, re.Pattern[str]] = {
     "embedding": re.compile(r"embed_tokens"),
 }
 """The modules that each target stands for. Routers and experts are never changed."""
-
-SMALL_TABLE = 1 << 24
-"""Entries of an embedding that is worth adapting: a repository's words matter most where there are few dimensions."""
-
-
-def default_targets(config: ModelConfig) -> tuple[Target, ...]:
-    """Attention and dense layers, as published recipes do; a small model's embedding too."""
-    has_small_table = config.vocab_size * config.hidden_size <= SMALL_TABLE
-    return ("attention", "dense", "embedding") if has_small_table else ("attention", "dense")
-
 
 class LowRank(nn.Module):
     """The factors of one weight [N, K]: up [N, r], zeros at first, so that nothing changes; down [r, K]. fp32."""

@@ -24,12 +24,13 @@ from lacuna_ls.training import adapt as module
 from lacuna_ls.training.adapt import Plan, load_base, main, read_repository, split, train
 from lacuna_ls.training.batches import Batches, BatchShape
 from lacuna_ls.training.holes import sample_hole
-from lacuna_ls.training.lora import LowRankLinear, attach, default_targets, factors
+from lacuna_ls.training.lora import LowRankLinear, attach, factors
 from lacuna_ls.training.objective import losses, soft_of
 from lacuna_ls.training.train import SIZES, initialise
 
 SHAPE = BatchShape(num_examples=4, num_encoder=128, num_canvases=1, num_canvas_rows=16, max_middle=24)
-PLAN = Plan(minutes=5.0, max_steps=40, rank=8, shape=SHAPE, num_probes=4, num_probe_batches=2)
+# a tiny model with nothing to lose: large steps, so that few are enough
+PLAN = Plan(minutes=5.0, max_steps=40, rank=8, lr=0.04, shape=SHAPE, num_probes=4, num_probe_batches=2)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def test_nothing_changes_before_the_first_step(small_tokenizer: Tokenizer, repo:
     batch = Batches(own, small_tokenizer.to_json(), SHAPE, sample_hole)[0]
     with torch.no_grad():
         before = losses(model, batch, soft_of(model, batch, None), 1.0)
-        attached = attach(model, default_targets(model.config), 4)
+        attached = attach(model, Plan().targets, 4)
         after = losses(model, batch, soft_of(model, batch, None), 1.0)
     torch.testing.assert_close(before.total, after.total, atol=1e-5, rtol=0)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -259,6 +260,18 @@ def test_the_full_size_plan_stays_within_the_window_and_the_published_recipe() -
     assert plan.shape.num_rows <= 1024
     assert (plan.encoder_weight, plan.rank, plan.lr) == (1.0, 16, 2e-4)
     assert module.of_chat(Plan(lr=1e-3)).lr == 1e-3
+
+
+def test_what_fills_fewer_holes_is_not_kept_though_its_loss_is_lower(
+    repo: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "Plan", lambda **given: replace(PLAN, **given))
+    scores = iter((module.Score(6, {"all": 20.0}, {"all": 30.0}), module.Score(6, {"all": 40.0}, {"all": 29.0})))
+    monkeypatch.setattr(module, "score", lambda *_: next(scores))
+    assert main([str(repo), "--model", str(model_file), "--rank", "8", "--steps", "40", "--holes", "6"]) == 1
+    printed = capsys.readouterr().out
+    assert "fewer of the held-out holes were filled exactly than before, so nothing is kept" in printed
+    assert not adapter_file(repo).exists()
 
 
 def test_what_does_not_help_is_not_kept(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from lacuna_ls.training.card import main, read_log
+from lacuna_ls.training.card import main, read_log, renew_quality
 from lacuna_ls.training.train import SIZES
 
 FIGURES = {
@@ -47,6 +47,7 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("Two busy cores.", "utf-8")
     out = tmp_path / "docs" / "CARD.md"
     arguments = [str(run), "--manifest", str(tmp_path / "manifest.json"), "--notes", str(tmp_path / "notes.md")]
+    arguments += ["--conditions", "On two quiet cores."]
     assert main([*arguments, "--figures", f"As served={tmp_path / 'figures.json'}", "--out", str(out)]) == 0
     text = out.read_text("utf-8")
     for wanted in (
@@ -54,6 +55,7 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
         "2 steps and 1.0 million supervised tokens in 10 minutes",
         "3.250 nats per token",
         "Two busy cores.",
+        "On two quiet cores.",
         "### As served",
         "| verify | line | 2 | 50.0 | 75.5 | 0.0 | 90.0 | 100.0 | 100.0 | 50.0 | 2.0 | 3.0 | 6.5 | 12 | 30 |",
         "| 2 | jointly | 9 | 12.5 | 3.0 | 90 | 140 |",
@@ -66,3 +68,23 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
         picture = out.with_name(name).read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert 5_000 < len(picture) < 100_000
+    # figures are renewed without the run, and nothing else changes
+    better = {"figures": {"verify": {"line": {**FIGURES, "exact": 61.5}}}}
+    (tmp_path / "better.json").write_text(json.dumps(better), "utf-8")
+    again = ["--figures", f"Later={tmp_path / 'better.json'}", "--conditions", "Another machine.", "--out", str(out)]
+    assert main(again) == 0
+    renewed = out.read_text("utf-8")
+    before, _, rest = text.partition("## How good it is")
+    after = rest[rest.index("## What it was trained on") :]
+    assert renewed.startswith(before)
+    assert renewed.endswith(after)
+    assert "| verify | line | 2 | 61.5 |" in renewed
+    assert "Another machine." in renewed
+    assert "As served" not in renewed
+    assert main(again) == 0
+    assert out.read_text("utf-8") == renewed
+
+
+def test_what_is_no_card_is_not_renewed() -> None:
+    with pytest.raises(ValueError, match="no chapter"):
+        renew_quality("# Something else\n", "## How good it is\n")
