@@ -70,12 +70,12 @@ class Lead:
     number of rows up to C and any slot. Padding is one token's, sees nothing and writes where nobody looks.
     """
 
-    def __init__(self, model: PackedModel, cache: Slot, C: int, B: int, L: int) -> None:
-        """B canvases of L rows follow in the same forward."""
+    def __init__(self, model: PackedModel, cache: Slot, C: int, B: int, L: int, is_forked: bool = False) -> None:
+        """B canvases of L rows follow in the same forward. is_forked: see StepOptions."""
         self.model, self.C, self.B, self.L = model, C, B, L
         self.tokens = torch.full((C,), model.config.pad_id, dtype=torch.long, device=model.device)
         # until something is loaded all rows are padding
-        self.plan = self._planned(cache, 0, None)
+        self.plan = replace(self._planned(cache, 0, None), is_forked=is_forked)
 
     def load(self, tokens: Sequence[int], cache: Slot, num_rows: Tensor | None) -> None:
         """tokens: to be encoded behind what the cache holds, which has room for them. num_rows: [B] of the canvases."""
@@ -90,9 +90,9 @@ class Lead:
 class Prefill:
     """A forward of at most C prompt rows and no canvas, on static buffers."""
 
-    def __init__(self, model: PackedModel, cache: Slot, C: int) -> None:
+    def __init__(self, model: PackedModel, cache: Slot, C: int, is_forked: bool = False) -> None:
         self.model, self.cache = model, cache
-        self.lead = Lead(model, cache, C, 0, 0)
+        self.lead = Lead(model, cache, C, 0, 0, is_forked)
         self.states = torch.zeros(C, model.config.hidden_size, dtype=model.dtype, device=model.device)
         """Of the rows, normed [C, H]."""
 
@@ -115,8 +115,8 @@ class Sweep:
         num_top: int,
         is_forked: bool = False,
     ) -> None:
-        """cache: any cache whose storage is the one that will be used; it is read through the plan. is_forked: of
-        `step`; the first step of a fill is bound by its launches, and two streams take more of them.
+        """cache: any cache whose storage is the one that will be used; it is read through the plan. is_forked: see
+        StepOptions.
         """
         device, R, V = model.device, B * L, model.config.vocab_size
         if getattr(policy.stop, "stability", 0) >= HISTORY:
@@ -387,7 +387,7 @@ class Pipeline:
     def prepare_lead(self, sweep: Sweep, C: int, cache: Slot) -> tuple[Lead, StepGraph]:
         """The first step of a sweep with C prompt rows in it. Whatever the sweep was loaded with is lost."""
         if C not in sweep.leads:
-            lead = Lead(self.model, cache, C, sweep.B, sweep.L)
+            lead = Lead(self.model, cache, C, sweep.B, sweep.L, self.options.is_forked)
             sweep.load([Canvas.free(sweep.L)] * sweep.B, cache, 1, 0, None)
             sweep.leads[C] = lead, self._graph(lambda: sweep.first_step(lead.tokens, lead.plan))
         return sweep.leads[C]
@@ -397,7 +397,7 @@ class Pipeline:
         """The forward of C prompt rows."""
 
         def build() -> tuple[Prefill, StepGraph]:
-            prefill = Prefill(self.model, cache, C)
+            prefill = Prefill(self.model, cache, C, self.options.is_forked)
             return prefill, self._graph(prefill.body)
 
         return self._prefills.get((C, self._storage(cache)), build)
