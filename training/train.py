@@ -237,7 +237,6 @@ def train(
     parts = compiled() if is_compiled else None
     # reading a number makes the host wait for the device
     log_every = 10 if device.type == "cuda" else 1
-    rng = random.Random(plan.seed * 7919 + run.step)
     started, last_save, last_probe = time.monotonic(), time.monotonic(), -math.inf
     column = TextColumn("{task.fields[figures]}")
     bar = Progress(TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
@@ -250,7 +249,8 @@ def train(
             used = batch if is_joint else encoder_only(batch)
             run.num_tokens += int((used.weights > 0).sum())
             scale = learning_rate_scale(plan, run.step, run.progress)
-            is_conditioned = rng.random() < plan.self_conditioning
+            # of the step alone, like the batch: a run that was cut anywhere draws what the whole one would
+            is_conditioned = random.Random(plan.seed * 7919 + run.step).random() < plan.self_conditioning
             result = one_step(run, parts, used.to(device), is_joint, is_conditioned, scale)
             run.update_ema()
             run.step += 1

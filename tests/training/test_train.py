@@ -150,10 +150,13 @@ def run_steps(corpus: Path, out: Path, num_steps: int, monkeypatch: pytest.Monke
     return kept[0]
 
 
-def test_a_run_resumes_exactly(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_run_resumes_exactly(
+    small_corpus: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run_steps(small_corpus, tmp_path / "whole", 6, monkeypatch)
-    run_steps(small_corpus, tmp_path / "halves", 3, monkeypatch)
-    halves = run_steps(small_corpus, tmp_path / "halves", 3, monkeypatch)
+    run_steps(small_corpus, tmp_path / "halves", cut, monkeypatch)
+    halves = run_steps(small_corpus, tmp_path / "halves", 6 - cut, monkeypatch)
     assert (whole.step, halves.step) == (6, 6)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, halves.model.state_dict()[name]), name
