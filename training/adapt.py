@@ -46,7 +46,7 @@ from ..infill.load import load_calibration, load_tokenizer, policy_for
 from ..infill.privacy import PathRules, redact
 from .batches import Batch, Batches, BatchShape
 from .corpus import HOLDOUT_THRESHOLD
-from .dedupe import find_duplicates, signature
+from .dedupe import find_resembling, signature
 from .evaluate import Case, Outcome, cases, run
 from .holes import HoleKind, sample_hole
 from .lora import Target, attach, factors
@@ -172,8 +172,8 @@ def split(texts: Sequence[tuple[str, str]], seed: int = 0) -> tuple[Files, Files
         what = f"{len(shuffled)} files with {total:,} characters of source text"
         raise LacunaError(f"{what} are too little to learn from; name the folder of a larger repository")
     signatures = np.stack([signature(text.encode("utf-8", "replace")) for _, text in shuffled])
-    gone = find_duplicates(signatures, HOLDOUT_THRESHOLD)
-    copies = {i for i, other in gone.items() if i >= num_held > other}
+    near = find_resembling(signatures[num_held:], signatures[:num_held], HOLDOUT_THRESHOLD)
+    copies = {num_held + i for i in near}
     return Files([each for i, each in enumerate(shuffled) if i >= num_held and i not in copies]), Files(
         shuffled[:num_held]
     )

@@ -253,15 +253,15 @@ def _write_split(out: Path, split: Split, members: list[tuple[_File, bytes]]) ->
 
 def _write(out: Path, work: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Remove near-duplicates and write the splits; returns the manifest."""
-    from .dedupe import THRESHOLD, find_duplicates
+    from .dedupe import THRESHOLD, find_duplicates, find_resembling
 
     rows: list[dict[str, Any]] = [json.loads(line) for line in (work / "clean.jsonl").read_text("utf-8").splitlines()]
     files = [_File(**{key: value for key, value in row.items() if key != "bytes"}) for row in rows]
     signatures = np.load(work / "signatures.npy")
     # held-out packages come first, so that of a pair the training file is the one to go
     num_held = sum(file.split == "holdout" for file in files)
-    dropped = find_duplicates(signatures, HOLDOUT_THRESHOLD)
-    near_holdout = {index for index, other in dropped.items() if index >= num_held > other}
+    near = find_resembling(signatures[num_held:], signatures[:num_held], HOLDOUT_THRESHOLD)
+    near_holdout = {num_held + index for index in near}
     rest = [index for index in range(len(files)) if index not in near_holdout]
     among = find_duplicates(signatures[rest], THRESHOLD)
     gone = near_holdout | {rest[position] for position in among}

@@ -57,19 +57,52 @@ def find_duplicates(signatures: npt.NDArray[np.uint32], threshold: float = THRES
     The order of `signatures` `[N, NUM_PERMUTATIONS]` is the order of preference: an earlier file is kept. Bands only
     propose; the share of equal rows (an unbiased estimate of the Jaccard similarity) decides.
     """
-    rows = NUM_PERMUTATIONS // NUM_BANDS
-    buckets: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
+    kept = _Kept(signatures)
     dropped: dict[int, int] = {}
     for index, row in enumerate(signatures):
-        keys = [row[band * rows : (band + 1) * rows].tobytes() for band in range(NUM_BANDS)]
-        near = {other for band, key in zip(buckets, keys, strict=True) for other in band.get(key, ())}
-        candidates = sorted(near)
-        if candidates:
-            similar = (signatures[candidates] == row).mean(axis=1)
-            best = int(similar.argmax())
-            if similar[best] >= threshold:
-                dropped[index] = candidates[best]
-                continue
-        for band, key in zip(buckets, keys, strict=True):
-            band.setdefault(key, []).append(index)
+        other = kept.most_similar(row, threshold)
+        if other is None:
+            kept.add(index)
+        else:
+            dropped[index] = other
     return dropped
+
+
+def find_resembling(
+    signatures: npt.NDArray[np.uint32], others: npt.NDArray[np.uint32], threshold: float = THRESHOLD
+) -> set[int]:
+    """Which of the signatures `[N, NUM_PERMUTATIONS]` resemble any of the others `[M, NUM_PERMUTATIONS]`.
+
+    Whatever else they resemble: a training file is near a held-out one also where another training file is nearer.
+    """
+    kept = _Kept(others)
+    for index in range(len(others)):
+        kept.add(index)
+    return {index for index, row in enumerate(signatures) if kept.most_similar(row, threshold) is not None}
+
+
+class _Kept:
+    """Rows by their bands."""
+
+    def __init__(self, signatures: npt.NDArray[np.uint32]) -> None:
+        self._signatures = signatures
+        self._buckets: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
+
+    def add(self, index: int) -> None:
+        for band, key in zip(self._buckets, _bands(self._signatures[index]), strict=True):
+            band.setdefault(key, []).append(index)
+
+    def most_similar(self, row: npt.NDArray[np.uint32], threshold: float) -> int | None:
+        """The kept row that is most like this one; None where none is as similar as the threshold."""
+        keyed = zip(self._buckets, _bands(row), strict=True)
+        candidates = sorted({other for band, key in keyed for other in band.get(key, ())})
+        if not candidates:
+            return None
+        similar = (self._signatures[candidates] == row).mean(axis=1)
+        best = int(similar.argmax())
+        return candidates[best] if similar[best] >= threshold else None
+
+
+def _bands(row: npt.NDArray[np.uint32]) -> list[bytes]:
+    rows = NUM_PERMUTATIONS // NUM_BANDS
+    return [row[band * rows : (band + 1) * rows].tobytes() for band in range(NUM_BANDS)]

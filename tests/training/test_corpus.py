@@ -215,6 +215,22 @@ def test_near_duplicates_fall_to_the_earlier_file_and_different_files_stay():
     assert dedupe.find_duplicates(rows) == {3: 1, 4: 1}
 
 
+def test_what_resembles_a_held_out_file_is_found_though_a_training_file_is_nearer():
+    rng = np.random.default_rng(3)
+    held, other = rng.integers(2**32, size=(2, dedupe.NUM_PERMUTATIONS), dtype=np.uint32)
+    near = held.copy()
+    changed = rng.permutation(dedupe.NUM_PERMUTATIONS)[: dedupe.NUM_PERMUTATIONS // 5]
+    near[changed] += 1
+    twin = near.copy()
+    twin[changed[:2]] += 1
+    training = np.stack((near, twin, other))
+    # the twin is most like its own twin
+    assert dedupe.find_duplicates(np.stack((held, *training)), 0.7)[2] in (0, 1)
+    assert dedupe.find_resembling(training, held[None], 0.7) == {0, 1}
+    assert dedupe.find_resembling(training, held[None], 0.9) == set()
+    assert dedupe.find_resembling(training, training[:0], 0.7) == set()
+
+
 def test_exact_key_ignores_layout_only():
     assert dedupe.exact_key("a = 1\n\n\nb = 2") == dedupe.exact_key("a = 1\nb  =  2\n")
     assert dedupe.exact_key("a = 1") != dedupe.exact_key("a = 2")
