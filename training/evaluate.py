@@ -281,14 +281,15 @@ def evaluate(
     use_drafts: bool = False,
     half: Half | None = None,
     baselines: Sequence[str] = (),
+    weights: str = "auto",
 ) -> dict[str, list[Outcome]]:
     """Every case once per way of decoding, and once per baseline. calibration None: the model's own.
 
     use_drafts: let what similar lines of the same file have compete with the model, as the server does. half: only the
-    holes of one half of the packages. baselines: names of infill/baselines.py.
+    holes of one half of the packages. baselines: names of infill/baselines.py. weights: see LocalEngine.load.
     """
     source = model or EMBEDDED
-    engine = LocalEngine.load(model)
+    engine = LocalEngine.load(model, weights=weights)
     tokenizer = load_tokenizer(source)
     base = calibration or load_calibration(source)
     todo = [case for case in cases(corpus, num_per_kind, seed) if half in (None, case.half)]
@@ -353,6 +354,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--baselines", action="store_true", help="ask the baselines, too")
     parser.add_argument("--gaps", type=int, default=0, metavar="N", help="also fill N places of two and of three gaps")
     parser.add_argument("--drafts", action="store_true", help="with drafts from similar lines, as the server fills")
+    parser.add_argument(
+        "--weights", choices=("auto", "int8", "fp32"), default="auto", help="how they are multiplied; default: served"
+    )
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
     import torch
@@ -368,7 +372,9 @@ def main(argv: list[str] | None = None) -> int:
     decodings: Sequence[Decoding] = args.decoding or _DECODINGS
     half: Half | None = "fit" if args.calibrate else None if args.half == "both" else args.half
     baselines = tuple(BASELINES) if args.baselines else ()
-    outcomes = evaluate(args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half, baselines)
+    outcomes = evaluate(
+        args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half, baselines, args.weights
+    )
     if args.calibrate:
         args.calibrate.write_text(json.dumps(fit(outcomes).to_json()), encoding="utf-8")
     Console().print(table(outcomes))

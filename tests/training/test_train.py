@@ -11,6 +11,7 @@ import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
 from lacuna_ls.engine.errors import ConfigError, ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
+from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma, joint_layer
 from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
 from lacuna_ls.infill.tokenizer import Tokenizer
@@ -196,6 +197,12 @@ def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monk
     exact = {d: [o.is_exact for o in rows] for d, rows in outcomes.items()}
     assert exact["verify"] == exact["autoregressive"]
     assert summary(outcomes["verify"])["holes"] == 10
+    asked: list[str] = []
+    load = LocalEngine.load
+    monkeypatch.setattr(LocalEngine, "load", lambda path, weights: asked.append(weights) or load(path, weights=weights))
+    truth = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify",), weights="fp32")["verify"]
+    assert asked == ["fp32"]
+    assert [o.kind for o in truth] == [o.kind for o in outcomes["verify"]]
     fitting = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify",), half="fit")["verify"]
     # the small corpus has none of the packages that calibrations are fitted on
     assert fitting == []
