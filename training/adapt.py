@@ -53,6 +53,8 @@ from .lora import Target, attach, factors
 from .objective import losses, soft_of
 
 HELD_OUT_SHARE = 0.2
+MAX_HELD_OUT = 0.35
+"""A file that would take the share beyond this is learnt from."""
 MIN_CHARS = 8_000
 """Less source text than this teaches nothing that lasts."""
 
@@ -163,20 +165,29 @@ def split(texts: Sequence[tuple[str, str]], seed: int = 0) -> tuple[Files, Files
     """
     shuffled = sorted(texts)
     random.Random(seed).shuffle(shuffled)
-    total, held = sum(len(text) for _, text in shuffled), 0
-    num_held = 0
-    while held < HELD_OUT_SHARE * total:
-        held += len(shuffled[num_held][1])
-        num_held += 1
-    if total < MIN_CHARS or num_held >= len(shuffled):
+    total, num_chars = sum(len(text) for _, text in shuffled), 0
+    held: list[tuple[str, str]] = []
+    for each in shuffled:
+        # a file that is most of the repository is what there is to learn from
+        if num_chars < HELD_OUT_SHARE * total and num_chars + len(each[1]) <= MAX_HELD_OUT * total:
+            held.append(each)
+            num_chars += len(each[1])
+    if shuffled and not held:
+        held = [min(shuffled, key=lambda each: len(each[1]))]
+    rest = [each for each in shuffled if each not in held]
+    if rest and held:
+        mine, theirs = (
+            np.stack([signature(text.encode("utf-8", "replace")) for _, text in part]) for part in (rest, held)
+        )
+        near = find_resembling(mine, theirs, HOLDOUT_THRESHOLD)
+        rest = [each for i, each in enumerate(rest) if i not in near]
+    own = Files(rest)
+    if total < MIN_CHARS or own.num_chars < MIN_CHARS // 2:
         what = f"{len(shuffled)} files with {total:,} characters of source text"
+        if total >= MIN_CHARS:
+            what += f", of which {own.num_chars:,} are no near-copies of what is held out,"
         raise LacunaError(f"{what} are too little to learn from; name the folder of a larger repository")
-    signatures = np.stack([signature(text.encode("utf-8", "replace")) for _, text in shuffled])
-    near = find_resembling(signatures[num_held:], signatures[:num_held], HOLDOUT_THRESHOLD)
-    copies = {num_held + i for i in near}
-    return Files([each for i, each in enumerate(shuffled) if i >= num_held and i not in copies]), Files(
-        shuffled[:num_held]
-    )
+    return own, Files(held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +454,8 @@ def main(argv: list[str] | None = None) -> int:
         why = "the held-out loss did not fall"
         if is_worse(before, after):
             why = "fewer of the held-out holes were filled exactly than before"
-        out.print(f"{said}: {why}, so nothing is kept")
+        stays = "; the adapter of an earlier run stays" if adapter_file(args.repo).exists() else ""
+        out.print(f"{said}: {why}, so nothing is kept{stays}")
         return 1
     out.print(f"{said}; {path.stat().st_size / 1e6:.1f} MB stored in {path}", markup=False)
     out.print("Servers use it from their next start on. To undo this: lacuna adapt --remove", args.repo, markup=False)

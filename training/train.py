@@ -221,7 +221,7 @@ def train(
     """
     tokenizer_path = corpus_dir / "tokenizer.json"
     if not tokenizer_path.exists():
-        advice = f"build the corpus first: lacuna corpus --out {corpus_dir}"
+        advice = f"build the corpus first: python -m lacuna_ls.training.corpus --out {corpus_dir}"
         raise ModelNotFoundError(f"{tokenizer_path} does not exist; {advice}")
     tokenizer_json = tokenizer_path.read_text(encoding="utf-8")
     run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)

@@ -113,6 +113,22 @@ def test_whole_files_are_held_out_and_their_copies_left_out() -> None:
 # what is trained
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_one_large_file_is_learnt_from(seed: int) -> None:
+    lines = [f"value_{i} = compute_{i * 7}(first_{i}, second_{i % 13})\n" for i in range(4000)]
+    small = [(f"s{k}.py", "".join(lines[300 * k : 300 * k + 200])) for k in range(5)]
+    own, held_out = split([("large.py", "".join(lines[1500:])), *small], seed)
+    assert "large.py" in {each["package"] for each in own.files()}
+    assert len(held_out) > 0
+    assert held_out.num_chars < own.num_chars
+
+
+def test_a_repository_of_copies_is_too_little() -> None:
+    text = "".join(f"def read_{i}(path):\n    return open(path).read() + str({i})\n\n" for i in range(120))
+    with pytest.raises(LacunaError, match="no near-copies"):
+        split([(f"copy{k}.py", f"{text}x = {k}\n") for k in range(4)])
+
+
 def test_nothing_changes_before_the_first_step(small_tokenizer: Tokenizer, repo: Path) -> None:
     model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size))).eval()
     own, _ = split(read_repository(repo))
@@ -276,6 +292,9 @@ def test_what_fills_fewer_holes_is_not_kept_though_its_loss_is_lower(
     scores = iter((module.Score(6, {"all": 20.0}, {"all": 30.0}), module.Score(6, {"all": 20.0}, {"all": 28.0})))
     assert main([str(repo), "--model", str(model_file), "--rank", "8", "--steps", "40", "--holes", "6"]) == 0
     assert adapter_file(repo).exists()
+    scores = iter((module.Score(6, {"all": 20.0}, {"all": 30.0}), module.Score(6, {"all": 40.0}, {"all": 27.9})))
+    assert main([str(repo), "--model", str(model_file), "--rank", "8", "--steps", "40", "--holes", "6"]) == 1
+    assert "the adapter of an earlier run stays" in capsys.readouterr().out
     assert main([str(repo), "--remove"]) == 0
 
 

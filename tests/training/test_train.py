@@ -225,7 +225,7 @@ def test_a_run_of_steps_does_the_same_work_however_long_it_takes(small_corpus: P
 
 
 def test_training_without_a_corpus_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="lacuna corpus --out"):
+    with pytest.raises(ModelNotFoundError, match=r"training\.corpus --out"):
         train(tmp_path, tmp_path / "run", PLAN, CPU)
     with pytest.raises(ModelNotFoundError, match="train first"):
         load_run(tmp_path)
