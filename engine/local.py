@@ -137,7 +137,7 @@ class LocalEngine:
             self._check_tokens(canvas.tokens)
         timings = self._prefill(problem.prompt, cancelled, PREFILL_CHUNK)
         if self._cache.length < len(problem.prompt):
-            return [_unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
+            return [unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
         ends = frozenset((*self.model.config.eos_ids, *problem.stop))
         task = _Task(problem, ends, self._banned(problem), deadline, cancelled)
         try:
@@ -374,10 +374,13 @@ class LocalEngine:
     def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
         """Encode tokens after the cached ones. Returns their normed states [T, H], or the last one's [1, H]."""
         held = self._cache.tokens
-        states = self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache, only_last)
+        states = self._encode(tokens, only_last)
         self._cache.hold((*held, *tokens))
         self._last_hidden = states[-1]
         return states
+
+    def _encode(self, tokens: Sequence[int], only_last: bool) -> Tensor:
+        return self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache, only_last)
 
     def _rewind(self, prompt: tuple[int, ...]) -> None:
         """Back to the end of the prompt, after an earlier canvas was decoded."""
@@ -513,7 +516,8 @@ def _end(tokens: tuple[int, ...], num_region: int, eos_ids: tuple[int, ...]) -> 
     return num_region - 1 if num_region and tokens[num_region - 1] in eos_ids else num_region
 
 
-def _unfinished(canvas: Canvas, timings: Timings, is_cancelled: bool) -> CanvasResult:
+def unfinished(canvas: Canvas, timings: Timings, is_cancelled: bool) -> CanvasResult:
+    """What becomes of a canvas that no forward has seen."""
     rows = len(canvas.tokens)
     tokens = tuple(max(0, t) for t in canvas.tokens)
     return CanvasResult(tokens, (0.0,) * rows, (0.0,) * rows, 0, 0, False, is_cancelled, timings)

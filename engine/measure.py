@@ -323,9 +323,7 @@ class Measurement:
             slots.clear()
             slot = self._slot(slots, context)
             sweep, _ = pipeline.prepare(slot, 1, 64)
-            C = pipeline.prompt_bucket(num_new)
-            assert C is not None
-            lead, graph = pipeline.prepare_lead(sweep, C, slot)
+            lead, graph = pipeline.prepare_lead(sweep, num_new, slot)
             ride = partial(self._ride, sweep, lead, graph, (1,) * num_new, slot)
             self.found["delta"].append({"rows": num_new, "ms": self.ms(ride)})
 

@@ -78,7 +78,7 @@ def load_packed(
     adapter: merged into the weights; the folder stays as it is.
     Raises: ModelError and its kinds, DeviceError.
     """
-    _check_device(device)
+    check_device(device)
     config = ModelConfig.load(source / "config.json")
     if is_packed(source):
         pieces = read_packed(source, config, device, progress, is_verified)
@@ -110,7 +110,7 @@ def quantize(
         raise ModelError(f"{source} is a file; give the folder that holds config.json and the safetensors files")
     if is_packed(source):
         raise ModelError(f"{source} is packed already; use it as it is")
-    _check_device(device)
+    check_device(device)
     config = ModelConfig.load(source / "config.json")
     scheme = scheme or default_scheme(source)
     with _writing(target):
@@ -159,7 +159,8 @@ def quantize(
         waiting.replace(target / MANIFEST)
 
 
-def _check_device(device: torch.device | str) -> None:
+def check_device(device: torch.device | str) -> None:
+    """Raises: DeviceError for a device that is not here."""
     try:
         kind = torch.device(device).type
     except RuntimeError:

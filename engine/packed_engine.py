@@ -20,11 +20,11 @@ from torch import Tensor
 from .adapter import Adapter
 from .blocks import BlockResult, denoise_blocks
 from .denoise import Denoised
-from .errors import DeviceError, EngineError
+from .errors import EngineError
 from .formats import Progress, Scheme, source_format
 from .kv_cache import KVCache
-from .local import PREFILL_CHUNK, LocalEngine
-from .packed import is_packed, load_packed
+from .local import PREFILL_CHUNK, LocalEngine, unfinished
+from .packed import check_device, is_packed, load_packed
 from .packed_model import PackedModel
 from .pipeline import Pipeline, StepOptions
 from .plan import CONTEXT_BYTES, KV_TOKENS, check_host, plan_folder
@@ -129,10 +129,7 @@ class PackedEngine(LocalEngine):
         """
         free = None
         if device.startswith("cuda"):
-            if not torch.cuda.is_available():
-                raise DeviceError(
-                    "no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi"
-                )
+            check_device(device)
             # others' use of the device is in this number, and our own context, which the plan counts by itself
             free = torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
             use_tuned_tiles(device)
@@ -209,7 +206,7 @@ class PackedEngine(LocalEngine):
         deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
         timings, rest = self._prefill_most(problem.prompt, cancelled)
         if self._cache.length + len(rest) < len(problem.prompt):
-            return [_unfinished(canvas, timings) for canvas in problem.canvases]
+            return [unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
         ends = frozenset((*self.model.config.eos_ids, *problem.stop))
         sweep = _Sweep(self, problem, ends, self._banned(problem), deadline, cancelled, rest)
         try:
@@ -244,13 +241,9 @@ class PackedEngine(LocalEngine):
         self._cache.truncate(min(len(prompt), self._cache.length))
         self._forget_state()
 
-    def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
-        held, slot = self._cache.tokens, self._slot
-        assert slot is not None
-        states = self._steps.encode(tokens, slot, only_last)
-        slot.hold((*held, *tokens))
-        self._last_hidden = states[-1]
-        return states
+    def _encode(self, tokens: Sequence[int], only_last: bool) -> Tensor:
+        assert self._slot is not None
+        return self._steps.encode(tokens, self._slot, only_last)
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
@@ -322,26 +315,25 @@ class _Sweep:
             denoise_ms=(time.perf_counter() - started) * 1e3,
             num_forwards=sum(f.num_forwards for f in found) if is_long else found[0].num_forwards,
         )
-        return [self._result(each, timings) for each in found]
+        results = [self._result(each, timings) for each in found]
+        not_begun = self.problem.canvases[len(found) :]
+        return results + [unfinished(canvas, timings, self._is_cancelled()) for canvas in not_begun]
 
     def _together(self) -> list[BlockResult]:
         out = self.engine.run_steps(self, self.problem.canvases, self.rest, self.problem.seed)
         return [self._block(out, b, len(canvas.tokens)) for b, canvas in enumerate(self.problem.canvases)]
 
     def _one_by_one(self) -> list[BlockResult]:
+        """Of as many canvases as there is time for: at least of the first."""
         found: list[BlockResult] = []
         for canvas in self.problem.canvases:
-            is_cancelled = self.cancelled is not None and self.cancelled()
-            if found and (is_cancelled or self._is_late()):
-                rows = len(canvas.tokens)
-                tokens = tuple(max(0, t) for t in canvas.tokens)
-                nothing = (0.0,) * rows
-                found.append(
-                    BlockResult(tokens, nothing, nothing, 0, False, 0, 0, False, is_cancelled, is_stopped=True)
-                )
-            else:
-                found.append(self._long(canvas))
+            if found and (self._is_cancelled() or self._is_late()):
+                break
+            found.append(self._long(canvas))
         return found
+
+    def _is_cancelled(self) -> bool:
+        return self.cancelled is not None and self.cancelled()
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
@@ -400,9 +392,3 @@ class _Sweep:
             is_cancelled=found.is_cancelled,
             timings=timings,
         )
-
-
-def _unfinished(canvas: Canvas, timings: Timings) -> CanvasResult:
-    rows = len(canvas.tokens)
-    tokens = tuple(max(0, token) for token in canvas.tokens)
-    return CanvasResult(tokens, (0.0,) * rows, (0.0,) * rows, 0, 0, False, True, timings)

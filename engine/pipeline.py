@@ -26,7 +26,7 @@ from .denoise import Denoised, stack
 from .draws import row_ids as all_row_ids
 from .draws import uniform_tokens
 from .packed_model import PackedModel, RowPlan
-from .policies import SamplingPolicy
+from .policies import SamplingPolicy, temperatures
 from .problem import Cancelled, Canvas
 from .slots import Slot
 from .text_model import Place
@@ -154,7 +154,6 @@ class Sweep:
         self.soft = torch.zeros(R, model.config.hidden_size, dtype=model.dtype, device=device)
         # all that the host wants to know of a step, in one tensor: one copy brings it over
         self.report = torch.zeros(1 + B * (2 + 3 * L), device=device)
-        self._tables: dict[int, Tensor] = {}
         self.leads: dict[int, tuple[Lead, StepGraph]] = {}
         """First steps over these buffers, by the prompt rows that they have room for; see Pipeline.prepare_lead."""
 
@@ -168,10 +167,8 @@ class Sweep:
         rest: Sequence[int] = (),
         lead: Lead | None = None,
         ends: frozenset[int] = frozenset(),
-    ) -> RowPlan | None:
-        """Copy a problem in. rest: prompt tokens that ride along in the first forward, which is the lead's; without a
-        lead returns that forward's plan.
-        """
+    ) -> None:
+        """Copy a problem in. rest: prompt tokens that ride along in the first forward, which is then the lead's."""
         model, device = self.model, self.model.device
         given, is_pinned, in_use, _ = stack(canvases, device)
         # rows of the bucket that no canvas has are one token's, pinned: they all go to the same few experts, whose
@@ -187,7 +184,7 @@ class Sweep:
             self.is_banned.copy_(banned)
         self.ends.fill_(NO_END)
         self.ends[: len(ends)] = torch.tensor(sorted(ends), dtype=torch.long, device=device)
-        self.temperatures[1 : max_steps + 1] = self._temperatures(max_steps)
+        self.temperatures[1 : max_steps + 1] = torch.tensor(temperatures(self.policy.temperature, max_steps))
         low, high = model.config.first_noise_id, model.config.vocab_size
         # on the host, like the plan: all steps' noise is a few thousand numbers in a hundred operations
         rows = all_row_ids(self.B, self.L, torch.device("cpu"))
@@ -216,24 +213,20 @@ class Sweep:
         # the canvases' place once everything is cached
         copy_plan(model.plan_rows(_Ahead(cache, len(rest)), 0, num_rows, self.L, self.B), self.plan)
         self.cache = cache
-        if not rest:
-            return None
-        if lead is None:
-            return model.plan_rows(cache, len(rest), num_rows, self.L, self.B)
-        lead.load(rest, cache, num_rows)
-        return None
+        if lead is not None:
+            lead.load(rest, cache, num_rows)
 
     def step(self) -> None:
         """One step, on the buffers alone."""
         hidden = self.model.rows(self.current.flatten(), self.plan, self.cache, self._soft())
         self._finish(hidden)
 
-    def first_step(self, prompt: Tensor, plan: RowPlan) -> None:
-        """One step with the prompt's last rows in the same forward: prompt int64 [C]. Their keys and values are in the
-        cache's storage afterwards; its length is the caller's business.
+    def first_step(self, lead: Lead) -> None:
+        """One step with the prompt's last rows in the same forward. Their keys and values are in the cache's storage
+        afterwards; its length is the caller's business.
         """
-        hidden = self.model.rows(torch.cat((prompt, self.current.flatten())), plan, self.cache, self._soft())
-        self._finish(hidden[len(prompt) :])
+        tokens = torch.cat((lead.tokens, self.current.flatten()))
+        self._finish(self.model.rows(tokens, lead.plan, self.cache, self._soft())[lead.C :])
 
     def read(self, report: Tensor, num_forwards: int, is_cancelled: bool) -> Denoised:
         """What a report says that was brought to the host."""
@@ -297,14 +290,6 @@ class Sweep:
         only_first[:, 0] = 1
         self.soft_ids.copy_(torch.where(pinned, known, ids))
         self.soft_weights.copy_(torch.where(pinned, only_first, weights))
-
-    def _temperatures(self, max_steps: int) -> Tensor:
-        """fp32 [max_steps]: of the steps in their order."""
-        known = self._tables.get(max_steps)
-        if known is None:
-            table = [self.policy.temperature.at(remaining, max_steps) for remaining in range(max_steps, 0, -1)]
-            known = self._tables[max_steps] = torch.tensor(table, device=self.model.device)
-        return known
 
 
 def copy_plan(source: RowPlan, target: RowPlan) -> None:
@@ -384,12 +369,17 @@ class Pipeline:
         return self._sweeps.get((B, L, steps, room, self._storage(cache)), build)
 
     @torch.inference_mode()
-    def prepare_lead(self, sweep: Sweep, C: int, cache: Slot) -> tuple[Lead, StepGraph]:
-        """The first step of a sweep with C prompt rows in it. Whatever the sweep was loaded with is lost."""
+    def prepare_lead(self, sweep: Sweep, num_rows: int, cache: Slot) -> tuple[Lead, StepGraph]:
+        """The first step of a sweep with num_rows prompt rows in it. Whatever the sweep was loaded with is lost."""
+        C = self.prompt_bucket(num_rows)
+        if C is None:
+            # of a size of its own, which is not worth a capture
+            lead = Lead(self.model, cache, num_rows, sweep.B, sweep.L)
+            return lead, StepGraph(lambda: sweep.first_step(lead), self.model.device, is_eager=True)
         if C not in sweep.leads:
             lead = Lead(self.model, cache, C, sweep.B, sweep.L, self.options.is_forked)
             sweep.load([Canvas.free(sweep.L)] * sweep.B, cache, 1, 0, None)
-            sweep.leads[C] = lead, self._graph(lambda: sweep.first_step(lead.tokens, lead.plan))
+            sweep.leads[C] = lead, self._graph(lambda: sweep.first_step(lead))
         return sweep.leads[C]
 
     @torch.inference_mode()
@@ -438,21 +428,17 @@ class Pipeline:
         are in the cache afterwards. Arguments and result are denoise.py's, on the host; seed instead of a generator.
         """
         sweep, graph = self.prepare(cache, len(canvases), max(len(c.tokens) for c in canvases), max_steps, len(ends))
-        C = self.prompt_bucket(len(rest)) if rest else None
-        lead, first_graph = (None, None) if C is None else self.prepare_lead(sweep, C, cache)
+        lead, first_graph = self.prepare_lead(sweep, len(rest), cache) if rest else (None, graph)
         # before the plan is made: the slot may move
         cache.reserve(cache.length + len(rest))
-        plan = sweep.load(canvases, cache, max_steps, seed, banned, rest, lead, ends)
+        sweep.load(canvases, cache, max_steps, seed, banned, rest, lead, ends)
         reports = Reports(self.model.device, self.options.lag)
         num_forwards, is_cancelled = 0, False
         for _ in range(max_steps):
-            if num_forwards or not rest:
+            if num_forwards:
                 graph.replay()
             else:
-                if first_graph is not None:
-                    first_graph.replay()
-                elif plan is not None:
-                    sweep.first_step(torch.tensor(rest, device=self.model.device), plan)
+                first_graph.replay()
                 cache.advance(len(rest))
             num_forwards += 1
             reports.push(sweep.report)

@@ -8,6 +8,7 @@ Shapes: B canvases, L rows, V vocabulary. Entropy in nats.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, Protocol
 
 import torch
@@ -32,6 +33,12 @@ class TemperatureSchedule:
         # in fp32 as the reference: a rounding more or less would grow, step by step, through self-conditioning
         share = torch.tensor(remaining, dtype=torch.int32) / max_steps
         return float(self.t_min + (self.t_max - self.t_min) * share)
+
+
+@cache
+def temperatures(schedule: TemperatureSchedule, max_steps: int) -> tuple[float, ...]:
+    """Of all steps, in their order."""
+    return tuple(schedule.at(remaining, max_steps) for remaining in range(max_steps, 0, -1))
 
 
 @dataclass(frozen=True, slots=True)

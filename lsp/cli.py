@@ -158,14 +158,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from .doctor import report
     from .options import EngineOptions
 
-    default = EngineOptions()
-    engine = EngineOptions(
-        kind=options.engine,
-        model=options.model,
-        kv_tokens=options.kv_tokens or default.kv_tokens,
-        vram_cap_gib=options.vram_cap or default.vram_cap_gib,
-    )
-    return report(engine, as_json=options.json)
+    engine = EngineOptions(kind=options.engine, model=options.model)
+    return report(engine.within(options.kv_tokens, options.vram_cap), as_json=options.json)
 
 
 def _options(options: argparse.Namespace) -> int:

@@ -76,14 +76,8 @@ def fill(options: argparse.Namespace) -> int:
     from ..engine.packed import ProgressLine
     from .loading import load_infiller
 
-    default = EngineOptions()
-    engine = EngineOptions(
-        kind="local",
-        model=options.model,
-        device=options.device,
-        kv_tokens=options.kv_tokens or default.kv_tokens,
-        vram_cap_gib=options.vram_cap or default.vram_cap_gib,
-    )
+    engine = EngineOptions(kind="local", model=options.model, device=options.device)
+    engine = engine.within(options.kv_tokens, options.vram_cap)
     roots = [str(options.file.resolve().parent)]
     infiller = load_infiller(Options(engine=engine), roots, ProgressLine("loading"))
     try:

@@ -81,6 +81,10 @@ class EngineOptions:
         """Whether kind is the address of a server."""
         return self.kind.startswith(("http://", "https://"))
 
+    def within(self, kv_tokens: int | None, vram_cap_gib: float | None) -> EngineOptions:
+        """The same with other budgets, where they are given."""
+        return replace(self, kv_tokens=kv_tokens or self.kv_tokens, vram_cap_gib=vram_cap_gib or self.vram_cap_gib)
+
 
 @dataclass(frozen=True, slots=True)
 class ProposalOptions:

@@ -25,6 +25,7 @@ PATTERNS: dict[Target, re.Pattern[str]] = {
 }
 """The modules that each target stands for. Routers and experts are never changed."""
 
+
 class LowRank(nn.Module):
     """The factors of one weight [N, K]: up [N, r], zeros at first, so that nothing changes; down [r, K]. fp32."""
 

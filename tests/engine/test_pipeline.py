@@ -421,7 +421,7 @@ def test_a_step_never_waits_for_the_device(
     sweep.load([Canvas.free(9), WARM], slot, 8, 5, None, PROMPT[:5], lead, frozenset((EOS,)))
     with NoWaiting():
         prefill.body()
-        sweep.first_step(lead.tokens, lead.plan)
+        sweep.first_step(lead)
         sweep.step()
     assert int(sweep.step_index) == 2
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
