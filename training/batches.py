@@ -1,6 +1,7 @@
 """Training examples: one text with a hole becomes encoder tokens, canvases, their noise, the mask and the loss weights.
 
-The prompt is built by the function that serving uses (infill/chat.py, prompt_of). Everything is a pure function of
+The prompt is built by the function that serving uses (infill/chat.py, prompt_of), and what is typed of a word goes from
+the prompt into the middle as serving has it (infill/healing.py). Everything is a pure function of
 (seed, step), so a run resumes exactly and any number of loader workers gives the same batches. Knows no optimiser and
 no device.
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..infill.chat import ChatTokenizer, prompt_of, tokenizer_of
+from ..infill.healing import can_open, opening_for, typed_piece
 from ..infill.layout import Limits, file_header, middle_tokens
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .drafts import edited, similar_middle
@@ -189,18 +191,23 @@ class Example:
 
 
 def pose(tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape: BatchShape) -> Posed | None:
-    """None when middle or prompt are too long. One in ten examples has no suffix, as when a file is being written."""
-    middle = middle_tokens(tokenizer, text[hole.start : hole.end])
+    """None when middle or prompt are too long. One in ten examples has no suffix, as when a file is being written.
+
+    The middle begins with what is typed of a word, which the prompt then leaves out.
+    """
+    prefix = text[: hole.start]
+    typed = healed_piece(tokenizer, prefix)
+    middle = middle_tokens(tokenizer, typed + text[hole.start : hole.end])
     if len(middle) > shape.max_middle:
         return None
     suffix = "" if rng.random() < 0.1 else text[hole.end :]
     neighbours = file_header(text, hole.start) if rng.random() < 0.5 else ""
     own = tokenizer.limits if isinstance(tokenizer, ChatTokenizer) else Limits()
     limits = replace(own, num_suffix=rng.choice((own.num_suffix * 4 // 7, own.num_suffix, own.num_suffix)))
-    prefix = text[: hole.start]
     # where the whole head of the file is in the window, the header would only say it twice
-    if len(prefix) < 6 * limits.num_prefix or not neighbours:
+    if len(prefix) <= 6 * limits.num_prefix or not neighbours:
         neighbours, limits = "", replace(limits, num_neighbour=0)
+    prefix = prefix.removesuffix(typed)
     room = shape.num_encoder - len(middle)
     limits = replace(limits, num_prefix=min(limits.num_prefix, room - (limits.num_prompt - limits.num_prefix)))
     prompt = prompt_of(tokenizer, prefix, suffix, neighbours, limits)
@@ -215,8 +222,18 @@ def pose(tokenizer: Tokenizer, text: str, hole: Hole, rng: random.Random, shape:
     draft: list[int] | None = None
     if shape.num_canvases > 1 and rng.random() < shape.draft_share:
         starts[1] = 0
-        draft = tokenizer.encode(similar_middle(text, hole) or "")
+        similar = similar_middle(text, hole)
+        draft = tokenizer.encode(typed + similar) if similar else []
     return Posed([*prompt.tokens, *middle], len(prompt.tokens), starts, draft)
+
+
+def healed_piece(tokenizer: Tokenizer, prefix: str) -> str:
+    """What of prefix serving leaves out of the prompt and has the answer begin with; "" where it does not."""
+    if isinstance(tokenizer, ChatTokenizer):
+        return ""
+    piece = typed_piece(prefix)
+    # diffusion alone wants a way of one token; the encoder, which decides by default, takes any
+    return piece if can_open(opening_for(tokenizer, piece), "verify") else ""
 
 
 def corrupt(

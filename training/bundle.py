@@ -84,7 +84,7 @@ def _add(bundle: tarfile.TarFile, name: str, data: bytes) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Command: pack a corpus and report the size on stderr."""
     about = "Pack a corpus into one file for a machine without a network."
-    parser = argparse.ArgumentParser(prog="lacuna_ls.training.bundle", description=about)
+    parser = argparse.ArgumentParser(prog="python -m lacuna_ls.training.bundle", description=about)
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by lacuna_ls.training.corpus")
     parser.add_argument("--out", type=Path, required=True, help="the .tar.xz to write")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="packages that are there already")
@@ -95,4 +95,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from .command import guarded
+
+    raise SystemExit(guarded(main))

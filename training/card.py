@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..engine.errors import ModelNotFoundError
 from ..infill.baselines import BASELINES
+from .command import guarded
 from .evaluate import coverage_curve, reliability
+from .train import read_state
 
 Row = Mapping[str, Any]
 
@@ -26,11 +29,19 @@ MIN_ANSWERS = 5
 
 QUALITY = "## How good it is"
 
+TRAIN_FIRST = "name the folder of a run, or train first: lacuna train --corpus DIR --out RUN"
+
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log.jsonl; a last line that a cut session left half written is dropped."""
+    """The rows of a run's log.jsonl; a last line that a cut session left half written is dropped.
+
+    Raises: ModelNotFoundError.
+    """
     rows: list[dict[str, Any]] = []
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+    log = run / "log.jsonl"
+    if not log.exists():
+        raise ModelNotFoundError(f"{log} does not exist; {TRAIN_FIRST}")
+    for line in log.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -217,7 +228,9 @@ def write_card(
     quality: Path,
 ) -> None:
     """notes: what a person has to say of the training's hardware and conditions; conditions: of the evaluation's."""
-    rows, state = read_log(run), json.loads((run / "state.json").read_text(encoding="utf-8"))
+    rows, state = read_log(run), read_state(run)
+    if state is None:
+        raise ModelNotFoundError(f"{run} holds no state of a run; {TRAIN_FIRST}")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))["text_config"]
     last_probe = next(row for row in reversed(rows) if "probe_encoder" in row)
     parts = [
@@ -253,7 +266,8 @@ def write_card(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="lacuna card", description="Write the model card of a training run.")
+    about = "Write the model card of a training run."
+    parser = argparse.ArgumentParser(prog="python -m lacuna_ls.training.card", description=about)
     parser.add_argument("run", type=Path, nargs="?", help="the training's folder; without it figures are renewed")
     parser.add_argument("--manifest", type=Path, help="manifest.json of the corpus; needed with a run")
     parser.add_argument("--figures", action="append", default=[], metavar="TITLE=FILE", help="JSON of lacuna evaluate")
@@ -270,6 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.manifest is None or args.notes is None:
         parser.error("a card of a run needs --manifest and --notes")
+    if not args.manifest.exists():
+        advice = "it lies in the folder of a corpus: python -m lacuna_ls.training.corpus --out DIR"
+        raise ModelNotFoundError(f"{args.manifest} does not exist; {advice}")
     manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
     notes = args.notes.read_text(encoding="utf-8")
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -278,4 +295,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

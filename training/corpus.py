@@ -12,7 +12,7 @@ The folder, for each split in `train` and `holdout` (`holdout.json` names those 
 * `manifest.json`: per package version, licence, language, split, files, bytes and sha256 of its texts concatenated in
   order of path; the counts of what was left out and why; `licences.json`: files and bytes per licence.
 
-The reader needs only numpy, and nothing else is imported until a corpus is built.
+The reader needs only numpy and nothing else is imported until a corpus is built.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from ..engine.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from .sources import Package
@@ -346,13 +348,17 @@ class Corpus:
     """Reader of one split of a corpus folder: memory-mapped, texts by index.
 
     `sample_weights` float64 `[N]`, summing to one: the chance of a text when every byte has the same chance, times the
-    worth of its bytes (tests count less).
+    worth of its bytes (tests count less). Raises: ModelNotFoundError where there is no corpus.
     """
 
     def __init__(self, folder: Path | str, split: Split = "train") -> None:
         folder = Path(folder)
+        index = folder / f"{split}.idx.npy"
+        if not index.exists():
+            advice = f"build the corpus first: python -m lacuna_ls.training.corpus --out {folder}"
+            raise ModelNotFoundError(f"{index} does not exist; {advice}")
         self.split: Split = split
-        self.index: npt.NDArray[np.int64] = np.load(folder / f"{split}.idx.npy")
+        self.index: npt.NDArray[np.int64] = np.load(index)
         self._data: npt.NDArray[np.uint8] = np.memmap(folder / f"{split}.bin", np.uint8, "r")
         self._files = folder / f"{split}.files.jsonl"
         worth: npt.NDArray[np.float32] = np.load(folder / f"{split}.weights.npy")
@@ -378,7 +384,8 @@ class Corpus:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command: build a corpus and report its size on stderr."""
-    parser = argparse.ArgumentParser(prog="lacuna_ls.training.corpus", description="Build the training corpus.")
+    about = "Build the training corpus."
+    parser = argparse.ArgumentParser(prog="python -m lacuna_ls.training.corpus", description=about)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--jobs", type=int, default=2, help="processes that clean files")
     parser.add_argument(

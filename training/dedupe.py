@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 NUM_PERMUTATIONS = 128
-NUM_BANDS = 16
+NUM_BANDS = 32
+"""Of four rows each: a pair is looked at with a chance of 1 - (1 - s^4)^32, which is 0.9998 at a similarity s of 0.7
+and 0.87 at 0.5. With 16 bands of eight it was 0.61 at 0.7, where the hold-out's threshold lies. 45,388 files take 8.0 s
+and 365 MB instead of 3.5 s and 223 MB, beside minutes of hashing."""
 SHINGLE_TOKENS = 5
 THRESHOLD = 0.8
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..engine.local import LocalEngine
+from ..engine.local import MAX_SEQUENCES, LocalEngine
 from ..engine.modelfile import EMBEDDED
 from ..engine.problem import Decoding
 from ..engine.threads import leave_a_core
@@ -33,6 +33,8 @@ from ..infill.load import load_calibration, load_tokenizer
 from ..infill.pose import Policy
 from ..infill.request import InfillRequest, Kind
 from ..infill.syntax import SyntaxTree
+from ..infill.tokenizer import NUM_RESERVED
+from .command import guarded, show
 from .corpus import Corpus
 from .holes import Hole, HoleKind, sample_holes
 
@@ -150,6 +152,17 @@ def run(infiller: LocalInfiller, case: Case, recorder: _Recorder | None = None) 
         num_forwards=result.timings.num_forwards,
         num_tokens=len(infiller.tokenizer.encode(case.middle)),
     )
+
+
+def forget(engine: LocalEngine) -> None:
+    """Leave nothing in the KV cache that a prompt could go on from.
+
+    The same hole is asked several times over one engine. Whoever asks second would find the prompt encoded, and look
+    quicker than whoever asks first by a prefill.
+    """
+    # as many prompts as are kept, none of them the beginning of another
+    for token in range(NUM_RESERVED, NUM_RESERVED + MAX_SEQUENCES):
+        engine.prefill((token,))
 
 
 def judge(case: Case, answer: str, confidence: float, ms: float) -> Outcome:
@@ -283,7 +296,7 @@ def evaluate(
     baselines: Sequence[str] = (),
     weights: str = "auto",
 ) -> dict[str, list[Outcome]]:
-    """Every case once per way of decoding, and once per baseline. calibration None: the model's own.
+    """Every case once per way of decoding, and once per baseline, in one order. calibration None: the model's own.
 
     use_drafts: let what similar lines of the same file have compete with the model, as the server does. half: only the
     holes of one half of the packages. baselines: names of infill/baselines.py. weights: see LocalEngine.load.
@@ -297,11 +310,20 @@ def evaluate(
     found: dict[str, list[Outcome]] = {
         name: [run_baseline(BASELINES[name], case) for case in track(todo, name, console=console)] for name in baselines
     }
+    infillers: dict[Decoding, tuple[LocalInfiller, _Recorder]] = {}
     for decoding in decodings:
         recorder = _Recorder(base.curves, base.length_exponent)
         policy = Policy(decoding=decoding, use_drafts=use_drafts)
-        infiller = LocalInfiller(engine, tokenizer, calibration=recorder, policy=policy)
-        found[decoding] = [run(infiller, case, recorder) for case in track(todo, decoding, console=console)]
+        infillers[decoding] = LocalInfiller(engine, tokenizer, calibration=recorder, policy=policy), recorder
+        found[decoding] = []
+    # hole by hole, all decodings of each: when the machine's load changes, it changes for all of them
+    for number, case in enumerate(track(todo, "holes", console=console)):
+        first = number % max(1, len(decodings))
+        # in turns, because whoever is first reads the text into the processor's caches
+        for decoding in (*decodings[first:], *decodings[:first]):
+            infiller, recorder = infillers[decoding]
+            forget(engine)
+            found[decoding].append(run(infiller, case, recorder))
     engine.close()
     return found
 
@@ -377,18 +399,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     if args.calibrate:
         args.calibrate.write_text(json.dumps(fit(outcomes).to_json()), encoding="utf-8")
-    Console().print(table(outcomes))
+    show(table(outcomes))
     # here, because it stands on this module
     from . import several
 
     gaps = several.measure(args.model, corpus, args.gaps, args.seed, half) if args.gaps else []
     if gaps:
-        Console().print(several.table(gaps))
+        show(several.table(gaps))
     if args.json:
-        rows = {
-            d: {k: summary([o for o in r if k in (o.kind, "all")]) for k in (*KINDS, "all")}
-            for d, r in outcomes.items()
-        }
+        # as in the table: a kind that these texts have no hole of has no figures
+        kinds = {d: {k: [o for o in r if k in (o.kind, "all")] for k in (*KINDS, "all")} for d, r in outcomes.items()}
+        rows = {d: {k: summary(chosen) for k, chosen in each.items() if chosen} for d, each in kinds.items()}
         listed = {d: [asdict(o) for o in r] for d, r in outcomes.items()}
         figures = {"figures": rows, "gaps": gaps, "outcomes": listed}
         args.json.write_text(json.dumps(figures), encoding="utf-8")
@@ -396,4 +417,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

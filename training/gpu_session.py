@@ -33,11 +33,12 @@ from ..engine.modelfile import EMBEDDED, read_tokenizer
 from . import sources
 from .batches import Batches, BatchShape, LossWeights
 from .bundle import read_bundle
+from .command import guarded
 from .corpus import MAX_BYTES, Corpus, build_corpus, clean_text, holdout_packages
 from .dedupe import signature
 from .export import export
 from .holes import sample_hole
-from .train import SIZES, Plan, Run, Size, evaluate, train
+from .train import SIZES, STATE_KEY, Plan, Run, Size, evaluate, read_state, train
 
 PART_BYTES, MAX_PARTS = 15 * 2**20, 3
 """Four more files come back beside the parts, one of them the export of up to 16 MiB: 61 MiB and 8 files at most."""
@@ -151,23 +152,24 @@ def write_parts(data: bytes, out: Path) -> int:
 
 def join_parts(folder: Path, run_dir: Path) -> None:
     """Make run_dir the run that a call left in `folder`, in fp32. Raises: ModelNotFoundError, CheckpointError."""
-    state = _read_state(folder)
+    state = _state_of(folder)
     parts = [folder / f"state.part-{number}" for number in range(state["num_parts"])]
     data = b"".join(path.read_bytes() for path in parts if path.exists())
     if len(data) != state["num_bytes"]:
         raise CheckpointError(f"{folder} holds {len(data)} of {state['num_bytes']} bytes; copy all state.part-* files")
     tensors = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in load(data).items()}
     run_dir.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, run_dir / "state.safetensors")
-    for name in ("config.json", "log.jsonl", "state.json"):
+    save_file(tensors, run_dir / "state.safetensors", metadata={STATE_KEY: json.dumps(state)})
+    for name in ("config.json", "log.jsonl"):
         shutil.copyfile(folder / name, run_dir / name)
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / "state.json"
-    if not path.exists():
-        raise ModelNotFoundError(f"{path} does not exist; --resume takes the folder of files that a call left in --out")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+def _state_of(folder: Path) -> dict[str, Any]:
+    state = read_state(folder)
+    if state is None:
+        what = "--resume takes the folder of files that a call left in --out"
+        raise ModelNotFoundError(f"{folder / 'state.json'} does not exist; {what}")
+    return state
 
 
 def _plan_of(state: dict[str, Any]) -> Plan:
@@ -183,8 +185,8 @@ def open_run(run_dir: Path, plan: Plan, resume: Path | None) -> Plan:
 
     A warm machine's exact state goes before the parts, unless those are further on; a run of another plan is deleted.
     """
-    there = _read_state(run_dir) if (run_dir / "state.json").exists() else None
-    given = _read_state(resume) if resume else None
+    there = read_state(run_dir)
+    given = _state_of(resume) if resume else None
     plan = _plan_of(given) if given else plan
     is_ours = there is not None and asdict(_plan_of(there)) == asdict(plan)
     # a finished run that nobody asked to resume is not the beginning of the next
@@ -251,13 +253,14 @@ def session(
         # a third of the call at most: a run without steps is worth nothing
         corpus = prepare_corpus(work, tokenizer_json, seconds / 3, jobs, only, bundle)
     is_compiled = device.type == "cuda"
-    used_s = _read_state(work / "run")["used_s"] if (work / "run" / "state.json").exists() else 0.0
+    held = read_state(work / "run")
+    used_s = held["used_s"] if held else 0.0
     prepared_s = time.monotonic() - begun
     left_s = stop_after(plan, used_s, max(0.0, seconds - prepared_s - RESERVE_S), is_compiled)
     say(f"ready after {prepared_s:.0f} s; training for {left_s:.0f} s on {device}")
     run = train(corpus, work / "run", plan, device, left_s, num_workers, is_compiled, init_from)
     is_finished = run.progress >= 1
-    state = _read_state(work / "run")
+    state = _state_of(work / "run")
     form, data = portable(load_file(work / "run" / "state.safetensors"), is_finished, MAX_PARTS * PART_BYTES)
     state |= {"form": form, "num_bytes": len(data), "num_parts": write_parts(data, out), "is_finished": is_finished}
     log = (work / "run" / "log.jsonl").read_text("utf-8").splitlines()
@@ -331,4 +334,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -21,6 +21,7 @@ import torch
 
 from ..engine.model import DiffusionGemma
 from .batches import BatchShape, LossWeights
+from .command import guarded
 from .corpus import Corpus
 from .gpu_session import held_out_losses
 from .tokenizer import bytes_per_token, sample_texts, train_tokenizer
@@ -175,4 +176,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -22,7 +22,7 @@ from ..engine.modelfile import EMBEDDED
 from ..infill.infiller import LocalInfiller
 from ..infill.load import load_calibration, load_tokenizer
 from ..infill.request import GapSpan, GapsRequest
-from .evaluate import FITTING, MAX_DRAWS, Half, Texts
+from .evaluate import FITTING, MAX_DRAWS, Half, Texts, forget
 from .holes import Hole, sample_holes
 
 Row = dict[str, Any]
@@ -97,20 +97,24 @@ def measure(model: Path | None, corpus: Texts, count: int, seed: int, half: Half
     infiller = LocalInfiller(engine, load_tokenizer(source), calibration=load_calibration(source))
     rows: list[Row] = []
     for num_gaps in (2, 3):
+        hits: dict[bool, list[list[bool]]] = {False: [], True: []}
+        times: dict[bool, list[float]] = {False: [], True: []}
         todo = places(corpus, num_gaps, count, seed, half)
-        for jointly in (False, True):
-            title = f"{num_gaps} gaps {'jointly' if jointly else 'one by one'}"
-            hits: list[list[bool]] = []
-            times: list[float] = []
-            for place in track(todo, title, console=Console(stderr=True)):
+        # place by place, both ways of each in turns: see evaluate.evaluate
+        for number, place in enumerate(track(todo, f"{num_gaps} gaps", console=Console(stderr=True))):
+            for jointly in (False, True) if number % 2 == 0 else (True, False):
                 request = GapsRequest(place.text, place.gaps, place.language, jointly=jointly)
+                forget(engine)
                 began = time.perf_counter()
                 fills = infiller.fill_gaps(request).fills
-                times.append((time.perf_counter() - began) * 1e3)
+                times[jointly].append((time.perf_counter() - began) * 1e3)
                 texts = [fill.proposal.text if fill.proposal else "" for fill in fills]
-                hits.append([text == middle for text, middle in zip(texts, place.middles, strict=True)])
-            if hits:
-                rows.append({"gaps": num_gaps, "way": "jointly" if jointly else "one by one", **_figures(hits, times)})
+                hits[jointly].append([text == middle for text, middle in zip(texts, place.middles, strict=True)])
+        rows += [
+            {"gaps": num_gaps, "way": "jointly" if way else "one by one", **_figures(hits[way], times[way])}
+            for way in (False, True)
+            if hits[way]
+        ]
     engine.close()
     return rows
 

@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command: train on a sample of the corpus, save, and report bytes per token on held-out files on stderr."""
     from .corpus import Corpus
 
-    parser = argparse.ArgumentParser(prog="lacuna_ls.training.tokenizer", description="Train the tokenizer.")
+    parser = argparse.ArgumentParser(prog="python -m lacuna_ls.training.tokenizer", description="Train the tokenizer.")
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by lacuna_ls.training.corpus")
     parser.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
@@ -128,4 +128,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from .command import guarded
+
+    raise SystemExit(guarded(main))

@@ -1,8 +1,8 @@
 """The trainer: one command, the same on a CPU and on a GPU, resumable to the step.
 
 The schedule follows the share of the run that is over: of its time budget, so that `--minutes` says when it ends
-whatever the machine, or of its steps. State is safetensors and JSON, never pickle. Holes and noise are batches.py's,
-losses objective.py's.
+whatever the machine, or of its steps. State is one safetensors file with JSON in its header, never pickle. Holes and
+noise are batches.py's, losses objective.py's.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import contextlib
 import json
 import math
 import random
+import signal
+import sys
+import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
@@ -29,9 +34,12 @@ from ..engine.config import LayerSpec, ModelConfig
 from ..engine.errors import ConfigError, ModelNotFoundError
 from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
+from ..engine.modelfile import read_metadata
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .batches import Batch, Batches, BatchShape, LossWeights
+from .command import guarded
 from .corpus import Corpus
+from .flops import step_flops
 from .holes import sample_hole
 from .muon import Muon
 from .objective import Compiled, believe, compiled, encoder_only, losses, soft_of
@@ -95,8 +103,25 @@ class Plan:
     quantised_share: float = 0.1
 
 
+STATE_KEY = "lacuna.run"
+"""In the header of state.safetensors: step, seconds, tokens and plan as JSON. One file, so that a cut between two
+writes cannot leave the weights of one step with the number of another."""
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """Step, used_s, num_tokens and plan of a run's folder; None where there is no run. Raises: CheckpointError.
+
+    Runs from before STATE_KEY, and what gpu_session.py sends home, have them in state.json.
+    """
+    file, old = folder / "state.safetensors", folder / "state.json"
+    text = read_metadata(file).get(STATE_KEY) if file.exists() else None
+    if text is None and old.exists():
+        text = old.read_text(encoding="utf-8")
+    return None if text is None else dict(json.loads(text))
+
+
 class Run:
-    """A run on disk: RUN/state.safetensors, RUN/state.json, RUN/log.jsonl. Picks up where it stopped."""
+    """A run on disk: RUN/state.safetensors, RUN/config.json, RUN/log.jsonl. Picks up where it stopped."""
 
     def __init__(
         self, out: Path, plan: Plan, tokenizer: Tokenizer, device: torch.device, init_from: Path | None = None
@@ -113,8 +138,9 @@ class Run:
         self.adam = torch.optim.AdamW(others, lr=plan.lr_other, betas=(0.9, 0.95), weight_decay=0.0, fused=is_fused)
         self.ema: dict[str, Tensor] = {}
         self.step, self.used_s, self.num_tokens = 0, 0.0, 0
-        if (out / "state.json").exists():
-            self._restore()
+        state = read_state(out)
+        if state is not None:
+            self._restore(state)
         elif init_from is not None:
             start = load_checkpoint(init_from, weights="fp32")
             if start.config != self.config:
@@ -131,14 +157,16 @@ class Run:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= optimiser_tensors(self.model, self.muon, self.adam)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, self.out / "state.part")
-        (self.out / "state.part").replace(self.out / "state.safetensors")
         state = {"step": self.step, "used_s": self.used_s, "num_tokens": self.num_tokens, "plan": asdict(self.plan)}
         (self.out / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1), encoding="utf-8")
-        (self.out / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        part = self.out / "state.part"
+        on_host = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(on_host, part, metadata={STATE_KEY: json.dumps(state)})
+        part.replace(self.out / "state.safetensors")
+        # of an older version; it would tell of a step that is over
+        (self.out / "state.json").unlink(missing_ok=True)
 
-    def _restore(self) -> None:
-        state = json.loads((self.out / "state.json").read_text(encoding="utf-8"))
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.used_s, self.num_tokens = state["step"], state["used_s"], state["num_tokens"]
         tensors = load_file(self.out / "state.safetensors", device=str(self.device))
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
@@ -217,15 +245,18 @@ def train(
     """Train until the plan's minutes are used up, or for stop_after_s seconds of this call (then call again to go on).
 
     corpus_dir: what training/corpus.py wrote, with tokenizer.json. init_from: a model of the same shape, packed or a
-    folder. Raises: ModelNotFoundError without a corpus, ConfigError for a start of another shape.
+    folder. Ctrl-C ends after the step, saves, and is raised then. Raises: ModelNotFoundError without a corpus,
+    ConfigError for a start of another shape.
     """
     tokenizer_path = corpus_dir / "tokenizer.json"
     if not tokenizer_path.exists():
         advice = f"build the corpus first: python -m lacuna_ls.training.corpus --out {corpus_dir}"
         raise ModelNotFoundError(f"{tokenizer_path} does not exist; {advice}")
     tokenizer_json = tokenizer_path.read_text(encoding="utf-8")
-    run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
+    # before the run, whose folder is made
     texts, held_out = Corpus(corpus_dir, "train"), Corpus(corpus_dir, "holdout")
+    run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
+    cut_log(out / "log.jsonl", run.step)
     batches = Batches(texts, tokenizer_json, plan.shape, sample_hole, plan.seed, plan.weights)
     # with the usual weights, whatever the run's are: held-out losses are compared between runs
     probe = Batches(held_out, tokenizer_json, replace(plan.shape, num_examples=16), sample_hole, seed=10_007)
@@ -233,16 +264,23 @@ def train(
     loader = cast("Iterator[Batch]", iter(DataLoader(
         batches, batch_size=None, sampler=range(run.step, 10**7), num_workers=num_workers,
         prefetch_factor=4 if num_workers else None, persistent_workers=num_workers > 0,
+        worker_init_fn=_ignore_interrupts,
     )))  # fmt: skip
     parts = compiled() if is_compiled else None
     # reading a number makes the host wait for the device
     log_every = 10 if device.type == "cuda" else 1
     started, last_save, last_probe = time.monotonic(), time.monotonic(), -math.inf
+    # of the steps since the last row of the log, which waits for the device
+    work, told_s = 0, run.used_s
     column = TextColumn("{task.fields[figures]}")
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
-    with bar, (out / "log.jsonl").open("a", encoding="utf-8") as log:
+    columns = (TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
+    with (
+        held_interrupts() as is_interrupted,
+        Progress(*columns, console=Console(stderr=True)) as bar,
+        (out / "log.jsonl").open("a", encoding="utf-8") as log,
+    ):
         task = bar.add_task("training", total=1.0, figures="")
-        while run.progress < 1 and time.monotonic() - started < stop_after_s:
+        while run.progress < 1 and time.monotonic() - started < stop_after_s and not is_interrupted():
             begun = time.monotonic()
             batch = next(loader)
             is_joint = run.progress >= plan.encoder_only_share
@@ -252,6 +290,9 @@ def train(
             # of the step alone, like the batch: a run that was cut anywhere draws what the whole one would
             is_conditioned = random.Random(plan.seed * 7919 + run.step).random() < plan.self_conditioning
             result = one_step(run, parts, used.to(device), is_joint, is_conditioned, scale)
+            num_examples, num_rows = used.tokens.shape
+            num_canvas = num_rows - used.num_encoder
+            work += step_flops(run.config, num_examples, used.num_encoder, num_canvas, is_joint and is_conditioned)
             run.update_ema()
             run.step += 1
             is_told = run.step % log_every == 0 or run.step == 1
@@ -259,8 +300,11 @@ def train(
             run.used_s += time.monotonic() - begun
             if not is_told:
                 continue
+            tflops = work / max(1e-9, run.used_s - told_s) / 1e12
+            work, told_s = 0, run.used_s
             row: dict[str, Any] = {
-                "step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens, **figures,
+                "step": run.step, "progress": run.progress, "used_s": run.used_s, "tokens": run.num_tokens,
+                "tflops": tflops, **figures,
             }  # fmt: skip
             if time.monotonic() - last_probe > 300 or run.step == 1:
                 row |= evaluate(run, probes)
@@ -269,13 +313,58 @@ def train(
             log.flush()
             rate = run.num_tokens / max(1e-9, run.used_s)
             told = f"encoder {figures['encoder']:.3f}  canvas {figures['canvas']:.3f}"
-            said = f"step {run.step}  {told}  {rate:,.0f} tok/s"
+            said = f"step {run.step}  {told}  {rate:,.0f} tok/s  {tflops:.3g} TFLOP/s"
             bar.update(task, completed=run.progress, figures=said)
             if time.monotonic() - last_save > 240:
                 run.save()
                 last_save = time.monotonic()
-    run.save()
+        run.save()
+    if is_interrupted():
+        sys.stderr.write(f"stopped; {out} is saved at step {run.step}, and the same command goes on from there\n")
+        raise KeyboardInterrupt
     return run
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Drop the rows of steps after last_step, which a run that goes on from there does again, and half written ones."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            kept += [f"{line}\n"] if json.loads(line)["step"] <= last_step else []
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("".join(kept), encoding="utf-8")
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Generator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which does nothing else: a step that is cut in two is no state to go on from.
+
+    A second one ends at once, as usual.
+    """
+    pressed = threading.Event()
+
+    def press(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
+            signal.default_int_handler(number, frame)
+        pressed.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread gets signals
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ignore_interrupts(_: int) -> None:
+    # a terminal sends Ctrl-C to the loader's processes, too; the last step still needs its batch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -374,4 +463,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -11,9 +11,13 @@ import pytest
 import torch
 from chat_tokenizer import chat_backend
 from lacuna_ls.infill.chat import ChatTokenizer, build_chat_prompt
+from lacuna_ls.infill.healing import opening_for
 from lacuna_ls.infill.layout import Limits
+from lacuna_ls.infill.pose import Policy, prompt_for
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap
 from lacuna_ls.infill.tokenizer import NUM_RESERVED, Tokenizer
-from lacuna_ls.training.batches import Batch, Batches, BatchShape, LossWeights, corrupt, pose
+from lacuna_ls.training.batches import Batch, Batches, BatchShape, LossWeights, corrupt, healed_piece, pose
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.drafts import edited, similar_middle
 from lacuna_ls.training.holes import Hole, sample_hole
@@ -189,3 +193,98 @@ def test_an_instruct_model_learns_from_what_it_is_asked_in_service() -> None:
     assert len(short.encoder) <= 740 < len(posed.encoder)
     assert tokenizer.decode(short.encoder).count("return open") > 1
     assert pose(tokenizer, text, hole, random.Random(0), replace(shape, num_encoder=300)) is None
+
+
+class _Draws(random.Random):
+    """What pose() draws, chosen: a suffix of the usual length, a header or none, noise instead of a draft or not."""
+
+    def __init__(self, *draws: float) -> None:
+        super().__init__(0)
+        self._draws = list(draws)
+
+    def random(self) -> float:
+        return self._draws.pop(0) if self._draws else 0.99
+
+    def choice(self, seq):  # type: ignore[no-untyped-def, override]
+        return seq[-1]
+
+
+def holes_of(corpus: Path, num_texts: int, seed: int) -> list[tuple[str, Hole]]:
+    texts, rng = Corpus(corpus, "train"), random.Random(seed)
+    found = []
+    for i in range(num_texts):
+        text = texts.text(i % len(texts))
+        hole = sample_hole(text, rng)
+        found += [(text, hole)] if hole is not None else []
+    return found
+
+
+@pytest.mark.parametrize("has_header", [False, True], ids=["the window alone", "with the file's imports"])
+def test_what_is_trained_on_is_what_serving_asks(
+    has_header: bool, small_corpus: Path, small_tokenizer: Tokenizer
+) -> None:
+    """Prompts are equal to the token, and the middle begins in a way that serving allows."""
+    shape = replace(SHAPE, num_encoder=1000, max_middle=200)
+    num_healed = num_far = 0
+    # other holes every time; a failure shows which
+    seed = random.SystemRandom().randrange(2**32)
+    for text, hole in holes_of(small_corpus, 400, seed):
+        is_far = hole.start > 6 * Limits().num_prefix
+        posed = pose(small_tokenizer, text, hole, _Draws(0.9, 0.1 if has_header else 0.9), shape)
+        if posed is None or (is_far and not has_header):
+            continue
+        snapshot = Snapshot(text[: hole.start] + text[hole.end :])
+        served = prompt_for(small_tokenizer, snapshot, Gap(hole.start, hole.start, "rest"), Policy())
+        prompt, middle = posed.encoder[: posed.num_prompt], posed.encoder[posed.num_prompt :]
+        assert tuple(prompt) == served.tokens, seed
+        typed = healed_piece(small_tokenizer, text[: hole.start])
+        assert typed == served.typed, seed
+        assert small_tokenizer.decode(middle) == typed + text[hole.start : hole.end], seed
+        opening = opening_for(small_tokenizer, typed)
+        state = 0
+        for token in middle:
+            if state == len(opening):
+                break
+            state = dict(opening[state])[token]
+        assert state == len(opening), seed
+        num_healed += bool(typed)
+        num_far += is_far
+    assert num_healed >= 5
+    assert num_far >= 10 * has_header
+
+
+def test_the_tokens_before_a_healed_piece_stay_the_same(small_corpus: Path, small_tokenizer: Tokenizer) -> None:
+    num_healed = 0
+    for text, hole in holes_of(small_corpus, 200, 5):
+        prefix = text[: hole.start]
+        typed = healed_piece(small_tokenizer, prefix)
+        if not typed:
+            continue
+        num_healed += 1
+        before = small_tokenizer.encode(prefix.removesuffix(typed))
+        assert small_tokenizer.encode(prefix)[: len(before)] == before
+        # and the whole, as the file will stand there, is the same tokens cut in two
+        whole = small_tokenizer.encode(text[: hole.end])
+        assert [*before, *small_tokenizer.encode(typed + text[hole.start : hole.end])] == whole
+    assert num_healed >= 20
+
+
+def test_a_draft_begins_with_the_healed_piece(small_tokenizer: Tokenizer) -> None:
+    text = "def one(a):\n    first = a + 1\n    return first\n\n\ndef two(b):\n    first = b * 22\n    return first\n"
+    start = text.rindex("irst = b")
+    hole = Hole(start, text.index("\n", start), "rest-of-line")
+    posed = pose(small_tokenizer, text, hole, _Draws(0.9, 0.9, 0.1, 0.1, 0.1), SHAPE)
+    assert posed is not None
+    assert posed.draft is not None
+    typed = healed_piece(small_tokenizer, text[:start])
+    assert typed == "f"
+    assert small_tokenizer.decode(posed.draft) == "first = a + 1"
+    # where no line is alike there is no draft, and corrupt() edits the middle, its piece included
+    node = pose(small_tokenizer, text, replace(hole, kind="node"), _Draws(0.9, 0.9, 0.1, 0.1, 0.1), SHAPE)
+    assert node is not None
+    assert node.draft == []
+
+
+def test_a_chat_is_not_healed() -> None:
+    tokenizer = ChatTokenizer(chat_backend())
+    assert healed_piece(tokenizer, "value = conf") == ""

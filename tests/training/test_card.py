@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from lacuna_ls.engine.errors import ModelNotFoundError
 from lacuna_ls.training.card import main, read_log, renew_quality
 from lacuna_ls.training.train import SIZES
 
@@ -31,6 +32,19 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_line_cut_short_is_dropped(run: Path) -> None:
     assert [row["step"] for row in read_log(run)] == [1, 2]
+
+
+def test_without_a_run_or_a_corpus_it_says_what_to_do(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("", "utf-8")
+    rest = ["--notes", str(tmp_path / "notes.md"), "--conditions", "", "--out", str(tmp_path / "CARD.md")]
+    with pytest.raises(ModelNotFoundError, match=r"gone\.json does not exist.*training\.corpus --out"):
+        main([str(run), "--manifest", str(tmp_path / "gone.json"), *rest])
+    (tmp_path / "manifest.json").write_text("{}", "utf-8")
+    with pytest.raises(ModelNotFoundError, match=r"log\.jsonl does not exist.*lacuna train"):
+        main([str(tmp_path / "nowhere"), "--manifest", str(tmp_path / "manifest.json"), *rest])
+    (run / "state.json").unlink()
+    with pytest.raises(ModelNotFoundError, match="holds no state"):
+        main([str(run), "--manifest", str(tmp_path / "manifest.json"), *rest])
 
 
 def test_the_card(run: Path, tmp_path: Path) -> None:

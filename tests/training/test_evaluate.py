@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from lacuna_ls.engine.checkpoint import save_packed
+from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.engine.local import LocalEngine
+from lacuna_ls.engine.model import DiffusionGemma
+from lacuna_ls.engine.modelfile import TOKENIZER_KEY
+from lacuna_ls.engine.problem import Cancelled, CanvasProblem, CanvasResult
 from lacuna_ls.infill.baselines import BASELINES
+from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.tokenizer import Tokenizer
+from lacuna_ls.training import evaluate as evaluate_module
+from lacuna_ls.training.command import guarded, show
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.evaluate import (
     Case,
@@ -19,8 +30,10 @@ from lacuna_ls.training.evaluate import (
     run_baseline,
     summary,
 )
+from lacuna_ls.training.evaluate import table as outcomes_table
 from lacuna_ls.training.holes import Hole, sample_holes
 from lacuna_ls.training.several import NEAR_LINES, measure, near, places, table, take_out
+from lacuna_ls.training.train import SIZES, initialise
 
 TEXT = "def first(a):\n    total = sum(a)\n    return total\n\n\ndef second(b):\n    total = sum(b)\n    return total\n"
 
@@ -93,6 +106,83 @@ def test_curves_end_at_all_answers_whatever_they_are() -> None:
     assert sum(count for _, _, count in reliability(rows)) == len(answered)
 
 
+@pytest.fixture
+def model(small_tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """A tiny packed model with random weights."""
+    path = tmp_path / "model.safetensors"
+    tiny = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
+    save_packed(tiny, path, {TOKENIZER_KEY: small_tokenizer.to_json()})
+    return path
+
+
+def test_every_decoding_of_a_hole_begins_with_nothing_cached(
+    small_corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hole by hole, each decoding first in its turn, and none goes on from the prompt that another has encoded."""
+    asked: list[tuple[str, int]] = []
+    cached: list[int] = []
+    fill, run = LocalEngine.fill, evaluate_module.run
+
+    def filled(self: LocalEngine, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
+        results = fill(self, problem, cancelled)
+        cached.append(results[0].timings.num_cached)
+        return results
+
+    def remembered(infiller: LocalInfiller, case: Case, recorder: object = None) -> Outcome:
+        asked.append((infiller.policy.decoding, case.hole.start))
+        return run(infiller, case, recorder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LocalEngine, "fill", filled)
+    monkeypatch.setattr(evaluate_module, "run", remembered)
+    found = evaluate_module.evaluate(model, Corpus(small_corpus, "holdout"), 1, 0, ("verify", "autoregressive"))
+    ways = [decoding for decoding, _ in asked]
+    assert ways == ["verify", "autoregressive", "autoregressive", "verify"] * 2 + ["verify", "autoregressive"]
+    starts = [start for _, start in asked]
+    assert starts[::2] == starts[1::2]
+    assert set(cached) == {0}
+    # whoever asks first, the outcomes stand in the order of the cases
+    assert [o.kind for o in found["verify"]] == [o.kind for o in found["autoregressive"]]
+    # without that, the second would find the first one's prompt
+    monkeypatch.setattr(evaluate_module, "forget", lambda _: None)
+    cached.clear()
+    evaluate_module.evaluate(model, Corpus(small_corpus, "holdout"), 1, 0, ("verify", "autoregressive"))
+    assert max(cached) > 20
+
+
+def test_without_a_corpus_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"holdout\.idx\.npy does not exist; build the corpus first"):
+        evaluate_module.main(["--corpus", str(tmp_path)])
+    # under `lacuna`, and by itself: a line, no traceback
+    done = subprocess.run(
+        [sys.executable, "-m", "lacuna_ls.training.evaluate", "--corpus", str(tmp_path)],
+        check=False, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"training.corpus --out {tmp_path}\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [80, 200], ids=["a pipe or a narrow terminal", "a wide one"])
+def test_no_column_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show(outcomes_table({"autoregressive": [outcome(0.9, True)] * 3}))
+    text = capsys.readouterr().out
+    for wanted in ("decoding", "similarity %", "declined %", "p@50 %", "forwards", "p95 ms", "autoregressive", "100.0"):
+        assert wanted in text
+    assert "\u2026" not in text
+
+
+def test_commands_of_the_room_end_with_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise ModelNotFoundError("gone; look elsewhere")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert [guarded(command) for command in (lambda: 0, lambda: None, lambda: 3, fail, interrupt)] == [0, 0, 3, 1, 130]
+    assert capsys.readouterr().err == "gone; look elsewhere\n"
+
+
 @pytest.mark.parametrize("num_gaps", [2, 3])
 def test_what_is_taken_out_fits_back_in(small_corpus: Path, num_gaps: int) -> None:
     corpus = Corpus(small_corpus, "holdout")
@@ -117,15 +207,7 @@ def test_gaps_that_are_too_far_apart_are_no_place() -> None:
     assert take_out(text, sorted(holes, key=lambda hole: hole.start), "python").middles == ("first = 1", "second = 2")
 
 
-def test_both_ways_fill_the_same_places(small_corpus: Path, small_tokenizer: Tokenizer, tmp_path: Path) -> None:
-    from lacuna_ls.engine.checkpoint import save_packed
-    from lacuna_ls.engine.model import DiffusionGemma
-    from lacuna_ls.engine.modelfile import TOKENIZER_KEY
-    from lacuna_ls.training.train import SIZES, initialise
-
-    model = tmp_path / "model.safetensors"
-    tiny = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
-    save_packed(tiny, model, {TOKENIZER_KEY: small_tokenizer.to_json()})
+def test_both_ways_fill_the_same_places(small_corpus: Path, model: Path) -> None:
     rows = measure(model, Corpus(small_corpus, "holdout"), 2, 0)
     assert [(row["gaps"], row["way"]) for row in rows] == [
         (2, "one by one"), (2, "jointly"), (3, "one by one"), (3, "jointly"),

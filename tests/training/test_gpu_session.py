@@ -35,7 +35,7 @@ from lacuna_ls.training.gpu_session import (
     thin,
     write_parts,
 )  # fmt: skip
-from lacuna_ls.training.train import SIZES, Plan, Run, initialise
+from lacuna_ls.training.train import SIZES, Plan, Run, initialise, read_state
 from safetensors.torch import load, load_file
 
 CPU = torch.device("cpu")
@@ -145,7 +145,8 @@ def test_a_run_goes_on_from_every_form(
     out.mkdir()
     for name in ("config.json", "log.jsonl"):
         (out / name).write_bytes((tmp_path / "run" / name).read_bytes())
-    facts = json.loads((tmp_path / "run" / "state.json").read_text("utf-8"))
+    facts = read_state(tmp_path / "run")
+    assert facts is not None
     facts |= {"form": found, "num_bytes": len(data), "num_parts": write_parts(data, out)}
     (out / "state.json").write_text(json.dumps(facts), "utf-8")
     plan = open_run(tmp_path / "again", Plan(), out)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import replace
+import os
+import signal
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from lacuna_ls.engine.model import DiffusionGemma, joint_layer
 from lacuna_ls.engine.modelfile import CARD_KEY, read_metadata, read_tokenizer
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import export as export_module
+from lacuna_ls.training import train as train_module
 from lacuna_ls.training.batches import Batches, BatchShape, LossWeights
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.evaluate import evaluate, fit, summary
@@ -24,7 +28,20 @@ from lacuna_ls.training.gpu_session import _plan_of
 from lacuna_ls.training.holes import sample_hole
 from lacuna_ls.training.muon import Muon, orthogonalise
 from lacuna_ls.training.objective import Compiled, encoder_only, losses, row_means, soft_of
-from lacuna_ls.training.train import SIZES, Plan, Run, initialise, learning_rate_scale, rounded, train
+from lacuna_ls.training.train import (
+    SIZES,
+    STATE_KEY,
+    Plan,
+    Run,
+    cut_log,
+    initialise,
+    learning_rate_scale,
+    main,
+    read_state,
+    rounded,
+    train,
+)
+from safetensors.torch import load_file, save_file
 
 SHAPE = BatchShape(num_examples=3, num_encoder=128, num_canvases=2, num_canvas_rows=16, max_middle=24)
 PLAN = Plan(size="tiny", minutes=1e9, shape=SHAPE, encoder_only_share=0.0, self_conditioning=0.5, warmup_steps=2)
@@ -152,9 +169,7 @@ def run_steps(corpus: Path, out: Path, num_steps: int, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
-def test_a_run_resumes_exactly(
-    small_corpus: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_exactly(small_corpus: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_steps(small_corpus, tmp_path / "whole", 6, monkeypatch)
     run_steps(small_corpus, tmp_path / "halves", cut, monkeypatch)
     halves = run_steps(small_corpus, tmp_path / "halves", 6 - cut, monkeypatch)
@@ -164,6 +179,107 @@ def test_a_run_resumes_exactly(
     log = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text("utf-8").splitlines()]
     assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6]
     assert log[-1]["encoder"] < log[0]["encoder"]
+
+
+def steps_logged(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_save_that_is_cut_leaves_the_one_before(
+    small_corpus: Path, small_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_steps(small_corpus, tmp_path, 2, monkeypatch)
+    before = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
+
+    def cut(*_: object) -> None:
+        raise OSError("cut between two files")
+
+    first.step = 3
+    for tensor in first.model.state_dict().values():
+        tensor.add_(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut)
+        with pytest.raises(OSError, match="cut between"):
+            first.save()
+    again = Run(tmp_path, PLAN, small_tokenizer, CPU)
+    assert again.step == 2
+    assert all(torch.equal(value, before[name]) for name, value in again.model.state_dict().items())
+    # nothing but the one file tells of the step
+    assert sorted(path.name for path in tmp_path.glob("state*")) == ["state.part", "state.safetensors"]
+
+
+def test_a_run_of_an_older_version_goes_on(
+    small_corpus: Path, small_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(small_corpus, tmp_path, 2, monkeypatch)
+    state = read_state(tmp_path)
+    assert state is not None
+    tensors = load_file(tmp_path / "state.safetensors")
+    # as it was: two files
+    save_file(tensors, tmp_path / "state.safetensors")
+    (tmp_path / "state.json").write_text(json.dumps(state), "utf-8")
+    assert STATE_KEY not in read_metadata(tmp_path / "state.safetensors")
+    again = Run(tmp_path, PLAN, small_tokenizer, CPU)
+    assert (again.step, again.num_tokens) == (2, state["num_tokens"])
+    again.save()
+    assert read_state(tmp_path) == {**state, "plan": asdict(PLAN)}
+    assert not (tmp_path / "state.json").exists()
+    assert read_state(tmp_path / "nowhere") is None
+
+
+def test_steps_that_are_done_again_are_logged_once(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(small_corpus, tmp_path, 2, monkeypatch)
+    kept = (tmp_path / "state.safetensors").read_bytes()
+    run_steps(small_corpus, tmp_path, 3, monkeypatch)
+    assert steps_logged(tmp_path) == [1, 2, 3, 4, 5]
+    # killed: the last state on disk is of step 2, and the last line is half written
+    (tmp_path / "state.safetensors").write_bytes(kept)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "prog')
+    run_steps(small_corpus, tmp_path, 2, monkeypatch)
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
+    cut_log(tmp_path / "gone.jsonl", 3)
+    assert not (tmp_path / "gone.jsonl").exists()
+
+
+def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_steps(small_corpus, tmp_path / "whole", 4, monkeypatch)
+    original = train_module.one_step
+    handler = signal.getsignal(signal.SIGINT)
+
+    def pressed(run: Run, *rest: object) -> dict[str, object]:
+        if run.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *rest)  # type: ignore[arg-type,return-value]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "one_step", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_corpus, tmp_path / "run", PLAN, CPU, num_workers=0, is_compiled=False)
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'run'} is saved at step 2, and the same command goes on from there\n" in told
+    state = read_state(tmp_path / "run")
+    assert state is not None
+    assert state["step"] == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    halves = run_steps(small_corpus, tmp_path / "run", 2, monkeypatch)
+    assert steps_logged(tmp_path / "run") == [1, 2, 3, 4]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, halves.model.state_dict()[name]), name
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with train_module.held_interrupts() as is_interrupted:
+        assert not is_interrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert is_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_an_export_reloads_and_says_what_it_is(
@@ -217,7 +333,12 @@ def test_a_run_of_steps_does_the_same_work_however_long_it_takes(small_corpus: P
     assert (run.step, run.progress) == (4, 1.0)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     assert [row["progress"] for row in log] == [0.25, 0.5, 0.75, 1.0]
-    stored = json.loads((tmp_path / "state.json").read_text("utf-8"))
+    # work over time, of every row by itself
+    assert all(row["tflops"] > 0 for row in log)
+    seconds = [b["used_s"] - a["used_s"] for a, b in zip([{"used_s": 0.0}, *log], log, strict=False)]
+    assert len({round(row["tflops"] * s * 1e12) for row, s in zip(log[1:], seconds[1:], strict=True)}) <= 2
+    stored = read_state(tmp_path)
+    assert stored is not None
     assert _plan_of(stored) == plan
     # a run from before these fields existed is read with what was meant then
     del stored["plan"]["num_steps"], stored["plan"]["weights"]
@@ -227,6 +348,12 @@ def test_a_run_of_steps_does_the_same_work_however_long_it_takes(small_corpus: P
 def test_training_without_a_corpus_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"training\.corpus --out"):
         train(tmp_path, tmp_path / "run", PLAN, CPU)
+    assert not (tmp_path / "run").exists()
+    # a tokenizer alone is no corpus
+    (tmp_path / "tokenizer.json").write_text("{}", "utf-8")
+    with pytest.raises(ModelNotFoundError, match=r"train\.idx\.npy does not exist.*training\.corpus --out"):
+        main(["--corpus", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu"])
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ModelNotFoundError, match="train first"):
         load_run(tmp_path)
 
