@@ -66,6 +66,8 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
     except OSError as error:
         why = error.strerror or error
         raise LacunaError(f"the adapter cannot be stored in {path} ({why}); make room or make it writable") from error
+    finally:
+        waiting.unlink(missing_ok=True)
 
 
 def read_adapter(path: Path) -> Adapter:

@@ -47,6 +47,7 @@ def findings(engine: EngineOptions) -> Iterator[Finding]:
         ("gpu", _gpu),
         ("cpu", _cpu),
         ("model", lambda: _model(engine)),
+        ("adapter", lambda: _adapter(engine)),
         ("grammars", _grammars),
         ("cache", _cache),
         ("state", _state),
@@ -223,6 +224,42 @@ def _is_server(pid: int) -> bool:
     except OSError:
         return False
     return "serve" in command and any(Path(part).name in ("lacuna", "lacuna.exe") for part in command)
+
+
+def _adapter(engine: EngineOptions) -> Finding:
+    """What `lacuna adapt` made for this folder, or for the nearest one above it, as the server looks for it."""
+    from ..engine.adapter_file import adapter_file, fingerprint, read_header
+
+    here = Path.cwd()
+    found = next((path for place in (here, *here.parents) if (path := adapter_file(place)).exists()), None)
+    if found is None:
+        return Finding("adapter", "note", f"none for {here}")
+    described = f"{found}, {found.stat().st_size / 1e6:.1f} MB"
+    try:
+        header = read_header(found)
+        about = header.about
+        made = about.get("made", "")[:16].replace("T", " ")
+        described += f", made {made} UTC for {about.get('workspace', '?')}" if made else ""
+        if engine.is_remote:
+            return Finding("adapter", "note", f"{described}; a model on a server is used without it")
+        belongs = header.base == fingerprint(_source(engine))
+    except LacunaError as error:
+        return Finding("adapter", "note", f"{described}; it is not used: {error}")
+    if not belongs:
+        again = "Run `lacuna adapt` again, or `lacuna adapt --remove`."
+        return Finding("adapter", "note", f"{described}; made for other weights, so it is not used", again)
+    return Finding("adapter", "ok", described)
+
+
+def _source(engine: EngineOptions) -> Path:
+    """Where the model lies. Raises: ModelError and its kinds."""
+    if engine.model:
+        from ..engine.find import find_model
+
+        return find_model(engine.model)
+    from ..engine.modelfile import EMBEDDED
+
+    return EMBEDDED
 
 
 def _grammars() -> Finding:

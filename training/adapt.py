@@ -1,56 +1,49 @@
 """`lacuna adapt REPO`: fine-tunes low-rank adapters of a model on the user's own repository.
 
 Reads what the server would read (ignore files and the deny-list hold, likely secrets are redacted), holds a part of the
-files out, trains until the loss on that part stops falling, shows what it was worth, and keeps the adapter where the
-server finds it (engine/adapter.py). Examples and loss are the trainer's own (batches.py, objective.py).
+files out, trains on the rest (adapt_train.py), shows what that is worth on the part held out (adapt_score.py), and
+keeps the adapter where the server finds it (engine/adapter_file.py), unless the model as it is, or the adapter that is
+there, does better.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from torch import Tensor, nn
 
-from ..engine.adapter import Adapter, save_adapter
+from ..engine.adapter import Adapter, check_shapes, read_adapter, save_adapter
 from ..engine.adapter_file import adapter_file, fingerprint, forget_adapter
-from ..engine.checkpoint import load_checkpoint
-from ..engine.errors import LacunaError
+from ..engine.checkpoint import load_config
+from ..engine.errors import LacunaError, ModelError
 from ..engine.find import find_model
-from ..engine.formats import source_format
-from ..engine.frozen import load_frozen
-from ..engine.model import DiffusionGemma
 from ..engine.modelfile import EMBEDDED
-from ..engine.packed import is_packed
-from ..engine.packed_engine import load_engine
-from ..engine.plan import check_host
 from ..engine.threads import leave_a_core
 from ..infill.chat import ChatTokenizer
 from ..infill.index import LineIndex, WorkspaceIndexer
-from ..infill.infiller import LocalInfiller
 from ..infill.languages import language_for_path
-from ..infill.load import load_calibration, load_tokenizer, policy_for
+from ..infill.load import load_tokenizer
 from ..infill.privacy import PathRules, redact
-from .batches import Batch, Batches, BatchShape
+from .adapt_score import CHANCE, KINDS, Change, Score, change, held_out_cases, index_of, score
+from .adapt_train import NUM_STEPS, HeldOutLoss, Plan, Told, Trained, load_base, of_chat, train, untold
+from .command import guarded
 from .corpus import HOLDOUT_THRESHOLD
 from .dedupe import find_resembling, signature
-from .evaluate import Case, Outcome, cases, run
-from .holes import HoleKind, sample_hole
-from .lora import Target, attach, factors
-from .objective import losses, soft_of
 
 HELD_OUT_SHARE = 0.2
 MAX_HELD_OUT = 0.35
@@ -59,52 +52,18 @@ MIN_CHARS = 8_000
 """Less source text than this teaches nothing that lasts."""
 
 MIN_GAIN = 0.005
-"""Nats by which the held-out loss has to fall for an adapter to be kept."""
+"""Nats by which the held-out loss of what is asked for has to fall for an adapter to be kept; less is no difference."""
 
-NUM_STEPS = 300
-"""Few small steps: they make more answers exact where fifty large ones lowered the loss as far and made fewer exact."""
+NUM_HOLES = 600
+"""To fill on held-out files: of 180 some ten change either way by chance, more than most adapters are worth."""
 
-CHANCE = 2.0
-"""Points of exact matches that may be lost by chance: of 180 holes some ten change either way."""
+DECISIVE = 1.0
+"""Standard errors beyond which the holes decide between two models; below, the loss does, which varies less."""
 
-CHAT_SHAPE = BatchShape(num_examples=1, num_encoder=896)
+BARE, THERE = "the model as it is", "the adapter that was there"
 
-KINDS: tuple[HoleKind, ...] = ("rest-of-line", "line", "node")
-
-Told = Callable[[float, int, float], None]
-"""(share of the time that is used up, steps, held-out loss)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How an adapter is trained. lr: 0 for one that suits the model's width.
-
-    It ends with the minutes or the steps, whichever are used up first. num_probes: how often the held-out loss is
-    looked at until then; after `patience` looks without a new best the training ends.
-    """
-
-    minutes: float = 10.0
-    max_steps: int = NUM_STEPS
-    rank: int = 16
-    lr: float = 0.0
-    seed: int = 0
-    targets: tuple[Target, ...] = ("attention", "dense")
-    encoder_weight: float = 5.0
-    """Of the next-token loss beside the canvas loss: the encoder decides what is proposed."""
-    shape: BatchShape = field(default_factory=lambda: BatchShape(num_examples=4, num_canvases=1))
-    warmup_steps: int = 10
-    num_probes: int = 12
-    num_probe_batches: int = 12
-    patience: int = 3
-
-
-def of_chat(plan: Plan) -> Plan:
-    """The plan for a published model, which is asked in turns and answers by denoising.
-
-    One example a step: its logits over 262,144 tokens take a gigabyte. The rows stay below the sliding window of 1024.
-    Weights and rate are those of the published recipes for this model (TRL, NeMo). Not tried at its size.
-    """
-    return replace(plan, shape=CHAT_SHAPE, encoder_weight=1.0, lr=plan.lr or 2e-4)
+BUSY = ("reading", "holes before", "loss before", "training", "holes after")
+"""What is going on, in this order."""
 
 
 class Files:
@@ -121,6 +80,10 @@ class Files:
 
     def text(self, i: int) -> str:
         return self._texts[i][1]
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for path, _ in self._texts]
 
     def files(self) -> list[dict[str, str]]:
         return [{"package": path, "language": language_for_path(path).ids[0]} for path, _ in self._texts]
@@ -144,7 +107,7 @@ class _Collector(LineIndex):
         return True
 
 
-def read_repository(repo: Path, deny: Sequence[str] = ()) -> list[tuple[str, str]]:
+def read_repository(repo: Path, deny: Sequence[str] = (), told: Told = untold) -> list[tuple[str, str]]:
     """(path, text) of every file that the server would read in this folder, by path, likely secrets redacted.
 
     deny: more patterns in gitignore's syntax. Raises: LacunaError where there is no folder.
@@ -154,17 +117,19 @@ def read_repository(repo: Path, deny: Sequence[str] = ()) -> list[tuple[str, str
         raise LacunaError(f"{repo} is not a folder; name the folder of a repository")
     found, rules = _Collector(), PathRules([root], deny)
     indexer = WorkspaceIndexer(found, [root], rules.is_excluded)
-    while indexer.step(1000.0):
-        pass
+    while indexer.step(200.0):
+        told("reading", 0.0, f"{len(found.texts)} files")
     return sorted((Path(path).relative_to(root).as_posix(), text) for path, text in found.texts.items())
 
 
 def split(texts: Sequence[tuple[str, str]], seed: int = 0) -> tuple[Files, Files]:
     """(to train on, held out): whole files at a seed, about HELD_OUT_SHARE of the text; near-copies of those are in
     neither. Raises: LacunaError where there is too little.
+
+    A file's place in the order is its own: what one run holds out is held out by the next, though files have come and
+    gone, or an adapter would be judged by what it has learnt.
     """
-    shuffled = sorted(texts)
-    random.Random(seed).shuffle(shuffled)
+    shuffled = sorted(texts, key=lambda each: hashlib.sha256(f"{seed} {each[0]}".encode("utf-8", "replace")).digest())
     total, num_chars = sum(len(text) for _, text in shuffled), 0
     held: list[tuple[str, str]] = []
     for each in shuffled:
@@ -191,220 +156,242 @@ def split(texts: Sequence[tuple[str, str]], seed: int = 0) -> tuple[Files, Files
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """factors: of the best look. Losses in nats, encoder and canvas, before and at the best look."""
+class Measured:
+    """One model on the held-out files. score: None where no holes were filled; loss: None where it cannot be known."""
 
-    factors: dict[str, tuple[Tensor, Tensor]]
-    before: tuple[float, float]
-    after: tuple[float, float]
-    steps: int
-    seconds: float
-    encoder_weight: float
-
-    @property
-    def gain(self) -> float:
-        """By how much the losses fell, in nats: their mean by weight."""
-        falls = (self.before[0] - self.after[0], self.before[1] - self.after[1])
-        return (self.encoder_weight * falls[0] + falls[1]) / (self.encoder_weight + 1)
-
-
-def train(
-    model: DiffusionGemma, tokenizer_json: str, own: Files, held_out: Files, plan: Plan, told: Told | None = None
-) -> Trained:
-    """Train factors beside the model, which is frozen and changed in place by the modules that hold them."""
-    window = min((spec.window for spec in model.config.layers if spec.window is not None), default=plan.shape.num_rows)
-    if plan.shape.num_rows > window:
-        raise ValueError(f"batches of {plan.shape.num_rows} rows do not fit a sliding window of {window}")
-    attached = attach(model, plan.targets, plan.rank, plan.seed)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    peak = plan.lr or 0.384 / model.config.hidden_size
-    optimiser = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
-    batches = Batches(own, tokenizer_json, plan.shape, sample_hole, plan.seed)
-    probe = Batches(held_out, tokenizer_json, plan.shape, sample_hole, seed=10_007)
-    probes = [probe[i].to(model.device) for i in range(plan.num_probe_batches)]
-    before = best = held_out_loss(model, probes)
-    kept = factors(attached)
-    begun, step, num_looks, num_waiting = time.monotonic(), 0, 1, 0
-
-    def progress() -> float:
-        return max((time.monotonic() - begun) / (60 * plan.minutes), step / plan.max_steps)
-
-    while (used := progress()) < 1 and num_waiting < plan.patience:
-        # not to zero before the end: the last look is one of many
-        scale = min(1.0, (step + 1) / plan.warmup_steps) * max(0.05, 1 - used)
-        for group in optimiser.param_groups:
-            group["lr"] = peak * scale
-        one_step(model, batches[step].to(model.device), optimiser, trained, plan.encoder_weight)
-        step += 1
-        used = progress()
-        if used * plan.num_probes >= num_looks:
-            num_looks = int(used * plan.num_probes) + 1
-            loss = held_out_loss(model, probes)
-            num_waiting += 1
-            if _weighted(loss, plan) < _weighted(best, plan):
-                best, kept, num_waiting = loss, factors(attached), 0
-        if told is not None:
-            told(min(1.0, used), step, best[0])
-    return Trained(kept, before, best, step, time.monotonic() - begun, plan.encoder_weight)
-
-
-def _weighted(loss: tuple[float, float], plan: Plan) -> float:
-    return plan.encoder_weight * loss[0] + loss[1]
-
-
-def one_step(
-    model: DiffusionGemma,
-    batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    trained: Sequence[nn.Parameter],
-    encoder_weight: float,
-) -> None:
-    """Forward, backward, update."""
-    with _precision(model):
-        total = losses(model, batch, soft_of(model, batch, None), encoder_weight).total
-    cast(Any, total).backward()
-    nn.utils.clip_grad_norm_(trained, 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-
-
-@torch.no_grad()
-def held_out_loss(model: DiffusionGemma, probes: Sequence[Batch]) -> tuple[float, float]:
-    """(encoder, canvas) in nats, the mean over batches."""
-    with _precision(model):
-        found = [losses(model, batch, soft_of(model, batch, None), 1.0) for batch in probes]
-    means = torch.tensor([[float(each.encoder), float(each.canvas)] for each in found]).mean(0)
-    return float(means[0]), float(means[1])
-
-
-def _precision(model: DiffusionGemma) -> torch.autocast:
-    # a CPU without bf16 products emulates them at a hundredth of the speed
-    is_quick = model.device.type == "cuda" or has_bf16_products()
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=is_quick)
-
-
-def has_bf16_products() -> bool:
-    """Whether this CPU multiplies bf16 by itself."""
-    # as torch's own compiler asks
-    cpu: Any = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-
-
-def load_base(source: Path, device: str) -> DiffusionGemma:
-    """The model that factors are trained beside: quantised where it is served so (engine/packed_engine.py), else float.
-
-    Raises: ModelError and its kinds, DeviceError.
-    """
-    if source.is_dir() and not device.startswith("cuda"):
-        check_host(source)
-    if source.is_dir() and (device.startswith("cuda") or is_packed(source) or source_format(source) != "float"):
-        return load_frozen(source, device)
-    return load_checkpoint(source, device, "fp32")
+    loss: HeldOutLoss | None
+    score: Score | None
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """How good a model is on held-out files: exact matches in percent by kind of hole, alone and as served.
+class Adapted:
+    """What a run of the command came to. bare: the model as it is. there: with the adapter there now, if there is one
+    for this model. new: with what was learnt.
 
-    As served: with what similar lines of the same file suggest.
+    path: the file that was written; None where nothing is kept, and then `why`. is_fair: whether the adapter there now
+    has learnt from none of the files that are held out, as far as can be known; otherwise it is shown, and no more.
     """
 
-    num_holes: int
-    alone: dict[str, float]
-    served: dict[str, float]
-
-
-def score(source: Path, device: str, adapter: Adapter | None, todo: Sequence[Case], told: Callable[[], None]) -> Score:
-    """Ask for every hole through the engine that the server would use. Raises: ModelError and its kinds."""
-    engine = load_engine(None if source == EMBEDDED else source, device, adapter=adapter)
-    tokenizer, calibration = load_tokenizer(source), load_calibration(source)
-    rates: list[dict[str, float]] = []
-    for has_drafts in (False, True):
-        policy = replace(policy_for(tokenizer), use_drafts=has_drafts)
-        infiller = LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy)
-        outcomes: list[Outcome] = []
-        for case in todo:
-            outcomes.append(run(infiller, case))
-            told()
-        by_kind = {kind: [o.is_exact for o in outcomes if kind in (o.kind, "all")] for kind in (*KINDS, "all")}
-        rates.append({kind: 100 * sum(hits) / len(hits) for kind, hits in by_kind.items() if hits})
-    engine.close()
-    return Score(len(todo), *rates)
+    trained: Trained
+    bare: Measured
+    there: Measured | None
+    new: Measured
+    path: Path | None
+    why: str = ""
+    is_fair: bool = True
 
 
 def adapt(
-    repo: Path, source: Path, device: str, plan: Plan, num_holes: int, deny: Sequence[str], console: Console
-) -> tuple[Trained, Score | None, Score | None, Path | None]:
-    """The whole command. num_holes: for the exact matches, 0 for none. Returns what was learned, the scores before and
-    after, and the file that was written: None where nothing was gained, or clearly fewer holes were filled exactly than
-    before. Raises: LacunaError.
+    repo: Path,
+    source: Path,
+    device: str,
+    plan: Plan,
+    num_holes: int,
+    deny: Sequence[str],
+    told: Told = untold,
+    say: Callable[[str], None] = lambda _: None,
+) -> Adapted:
+    """The whole command. num_holes: for the exact matches, 0 for none. say: what the user is to read meanwhile.
+
+    The new adapter replaces the one that is there, unless it is worse than that or than the model as it is. Ctrl-C ends
+    the training, and what was learnt is judged as ever; another one is a KeyboardInterrupt, which changes nothing.
+    Raises: LacunaError.
     """
-    own, held_out = split(read_repository(repo, deny), plan.seed)
-    sizes = [f"{len(part)} files ({part.num_chars:,} characters)" for part in (own, held_out)]
-    console.print(f"{sizes[0]} to learn from, {sizes[1]} held out")
+    told("reading", 0.0, "")
+    texts = read_repository(repo, deny, told)
+    told("reading", 0.5, f"{len(texts)} files")
+    own, held_out = split(texts, plan.seed)
+    todo = held_out_cases(held_out, num_holes, plan.seed) if num_holes else []
+    index = index_of(own.paths, [own.text(i) for i in range(len(own))])
+    told("reading", 1.0, f"{len(texts)} files")
+    sizes = [f"{len(part)} ({part.num_chars / 1e3:,.0f} kB)" for part in (own, held_out)]
+    say(f"files to learn from: {sizes[0]}; held out: {sizes[1]}")
     tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, ChatTokenizer):
         plan = of_chat(plan)
+    old = adapter_there(repo, source, say)
+
+    def scored(what: str, adapter: Adapter | None, part: int = 0, num_parts: int = 1) -> Score | None:
+        def filled(number: int) -> None:
+            told(what, (part + number / len(todo)) / num_parts, f"hole {number} of {len(todo)}")
+
+        return score(source, device, adapter, todo, index, filled) if todo else None
+
+    num_parts = 1 if old is None else 2
+    score_bare = scored(BUSY[1], None, 0, num_parts)
+    score_there = scored(BUSY[1], old, 1, num_parts) if old else None
     model = load_base(source, device)
-    with _bars(console) as bars:
-        task = bars.add_task("adapting", total=1.0, figures="")
-
-        def told(share: float, steps: int, loss: float) -> None:
-            bars.update(task, completed=share, figures=f"step {steps}, held-out loss {loss:.3f}")
-
-        result = train(model, tokenizer.to_json(), own, held_out, plan, told)
-        bars.update(task, completed=1.0)
+    with first_interrupt(
+        lambda: say("stopping; what was learnt so far is measured next (Ctrl-C again: drop it)")
+    ) as stopped:
+        trained = train(model, tokenizer.to_json(), own, held_out, plan, told, old, stopped)
     del model
-    adapter = Adapter(fingerprint(source), result.factors, 1.0, _about(repo, result, own, held_out))
-    # what is measured is what a file would hold
-    before = after = None
-    if num_holes and result.gain >= MIN_GAIN:
-        todo = cases(held_out, -(-num_holes // len(KINDS)), plan.seed, KINDS)
-        with _bars(console) as bars:
-            task = bars.add_task("filling held-out holes", total=4 * len(todo), figures="")
-            before = score(source, device, None, todo, lambda: bars.advance(task))
-            after = score(source, device, adapter, todo, lambda: bars.advance(task))
-    if result.gain < MIN_GAIN or is_worse(before, after):
-        return result, before, after, None
+    adapter = Adapter(fingerprint(source), trained.factors, 1.0, _about(repo, trained, own, held_out, plan))
+    bare, there = Measured(trained.before, score_bare), Measured(trained.there, score_there) if old else None
+    is_fair = old is None or old.about.get("split") == _split_name(plan)
+    if trained.gain < MIN_GAIN:
+        new, why = Measured(trained.after, None), "the held-out loss of what is asked for did not fall"
+    else:
+        # what is measured is what a file would hold
+        new, why = Measured(trained.after, scored(BUSY[4], adapter)), ""
+        if is_worse(new, bare, plan.encoder_weight):
+            why = "it does worse on the held-out files than the model as it is"
+        elif there is not None and is_fair and is_worse(new, there, plan.encoder_weight):
+            why = "it does worse on the held-out files than the adapter that is there"
+    path = None if why else adapter_file(repo)
+    if path is not None:
+        with uninterrupted():
+            save_adapter(adapter, path)
+    return Adapted(trained, bare, there, new, path, why, is_fair)
+
+
+def adapter_there(repo: Path, source: Path, say: Callable[[str], None]) -> Adapter | None:
+    """The adapter of this folder that the server would load now. say: told of one that is of no use."""
     path = adapter_file(repo)
-    save_adapter(adapter, path)
-    return result, before, after, path
+    if not path.exists():
+        return None
+    try:
+        found = read_adapter(path)
+        if found.base == fingerprint(source):
+            check_shapes(found, load_config(source))
+            return found
+    except ModelError as error:
+        say(f"the adapter that is there cannot be used: {error}")
+        return None
+    say("the adapter that is there was made for another model")
+    return None
 
 
-def is_worse(before: Score | None, after: Score | None) -> bool:
-    """Whether clearly fewer holes were filled exactly, as served: a lower loss alone is nothing that a user sees."""
-    return before is not None and after is not None and after.served["all"] < before.served["all"] - CHANCE
+def is_worse(new: Measured, old: Measured, encoder_weight: float) -> bool:
+    """By holes that are filled exactly, as served, where these differ by enough; else by the loss."""
+    if new.score is not None and old.score is not None:
+        deviation = change(old.score, new.score).deviation
+        if abs(deviation) > DECISIVE:
+            return deviation < 0
+    if new.loss is None or old.loss is None:
+        return False
+    return new.loss.asked_for(encoder_weight) > old.loss.asked_for(encoder_weight) + MIN_GAIN
 
 
-def _bars(console: Console) -> Progress:
-    figures = TextColumn("{task.fields[figures]}")
-    return Progress(TextColumn("{task.description}"), BarColumn(), figures, TimeRemainingColumn(), console=console)
+@contextmanager
+def first_interrupt(say: Callable[[], None]) -> Generator[Callable[[], bool]]:
+    """Within, the first Ctrl-C makes the function that this gives return True, and the second is a KeyboardInterrupt.
+
+    say: called once, when that function is next asked.
+    """
+    heard, is_said = False, False
+    before = signal.getsignal(signal.SIGINT)
+    # a background job of a shell ignores it already
+    can_hear = threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
+
+    def hear(*_: object) -> None:
+        nonlocal heard
+        heard = True
+        signal.signal(signal.SIGINT, before)
+
+    def is_heard() -> bool:
+        nonlocal is_said
+        if heard and not is_said:
+            is_said = True
+            say()
+        return heard
+
+    if can_hear:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield is_heard
+    finally:
+        if can_hear:
+            signal.signal(signal.SIGINT, before)
 
 
-def _about(repo: Path, result: Trained, own: Files, held_out: Files) -> dict[str, str]:
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Within, Ctrl-C is not heard: for what takes an instant."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _split_name(plan: Plan) -> str:
+    """Runs of the same name hold the same files out."""
+    return f"sha256 {plan.seed}"
+
+
+def _about(repo: Path, result: Trained, own: Files, held_out: Files, plan: Plan) -> dict[str, str]:
     return {
         "workspace": str(repo.expanduser().resolve()),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": str(len(own)),
         "held_out_files": str(len(held_out)),
+        "split": _split_name(plan),
         "steps": str(result.steps),
-        "loss_before": f"{result.before[0]:.4f}",
-        "loss_after": f"{result.after[0]:.4f}",
+        "loss_before": f"{result.before.middle:.4f}",
+        "loss_after": f"{result.after.middle:.4f}",
     }
 
 
-def table(result: Trained, before: Score | None, after: Score | None) -> Table:
-    """Before and after on the held-out files."""
-    grid = Table("on the held-out files", title="before and after")
-    for name in ("before", "after"):
+class Bars:
+    """Told what is going on, shows a line for each part of the work, 80 columns wide."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, share: float, figures: str) -> None:
+        if what not in self._tasks:
+            for each in self._tasks.values():
+                self.progress.update(each, completed=1.0)
+            self._tasks[what] = self.progress.add_task(f"{what:<{max(map(len, BUSY))}}", total=1.0, figures="")
+        self.progress.update(self._tasks[what], completed=share, figures=f"{figures:<30}")
+
+
+def table(found: Adapted) -> Table:
+    """The models side by side on the held-out files."""
+    columns = {"as it is": found.bare, "there now": found.there, "new": found.new}
+    models = {name: each for name, each in columns.items() if each is not None}
+    grid = Table("on the held-out files")
+    for name in models:
         grid.add_column(name, justify="right")
-    for label, i in (("loss, next token (nats)", 0), ("loss, canvas (nats)", 1)):
-        grid.add_row(label, f"{result.before[i]:.3f}", f"{result.after[i]:.3f}")
-    if before is not None and after is not None:
-        for title, old, new in (("model alone", before.alone, after.alone), ("as served", before.served, after.served)):
-            for kind, rate in old.items():
-                grid.add_row(f"exact %, {title}, {kind}", f"{rate:.1f}", f"{new[kind]:.1f}")
+    rows: list[tuple[str, Callable[[HeldOutLoss], float]]] = [
+        ("loss of what is asked for (nats)", lambda loss: loss.middle),
+        ("the same from noise", lambda loss: loss.canvas),
+        ("loss of what stands around it", lambda loss: loss.context),
+    ]
+    for label, read in rows:
+        grid.add_row(label, *("" if each.loss is None else f"{read(each.loss):.3f}" for each in models.values()))
+    if found.bare.score is not None:
+        for kind in (*KINDS, None):
+            rates = [each.score.percent(kind) if each.score else float("nan") for each in models.values()]
+            grid.add_row(f"exact %, as served, {kind or 'all'}", *(_percent(rate) for rate in rates))
+        rates = [each.score.percent(is_alone=True) if each.score else float("nan") for each in models.values()]
+        grid.add_row("exact %, without drafts, all", *(_percent(rate) for rate in rates))
     return grid
+
+
+def _percent(rate: float) -> str:
+    return "" if rate != rate else f"{rate:.1f}"
+
+
+def changes(found: Adapted) -> Mapping[str, Change]:
+    """The new adapter beside the others, by what it is compared with; empty where no holes were filled."""
+    others = {BARE: found.bare, THERE: found.there}
+    new = found.new.score
+    return {
+        name: change(other.score, new) for name, other in others.items() if new and other is not None and other.score
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -420,7 +407,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="default: the model that comes with Lacuna")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rank", type=int, default=16, help="default: 16")
-    parser.add_argument("--holes", type=int, default=180, help="held-out holes to fill before and after; 0: none")
+    parser.add_argument("--holes", type=int, default=NUM_HOLES, help="held-out holes to fill before and after; 0: none")
     parser.add_argument("--deny", action="append", default=[], metavar="PATTERN", help="more files not to read")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: one core less than there are")
     parser.add_argument("--seed", type=int, default=0, help="of the files that are held out")
@@ -440,27 +427,55 @@ def main(argv: list[str] | None = None) -> int:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     source = find_model(args.model) if args.model else EMBEDDED
     plan = Plan(minutes=args.minutes, max_steps=args.steps, rank=args.rank, seed=args.seed)
-    result, before, after, path = adapt(
-        args.repo, source, device, plan, args.holes, args.deny, Console(stderr=True, highlight=False)
-    )
-    out.print(table(result, before, after))
-    said = f"{result.steps} steps in {result.seconds / 60:.1f} minutes"
+    console = Console(stderr=True, highlight=False)
+    bars = Bars(console)
+    was_there = adapter_file(args.repo).exists()
+    stays = "; the adapter that was there stays" if was_there else ""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    try:
+        with bars.progress:
+            found = adapt(args.repo, source, device, plan, args.holes, args.deny, bars, say)
+    except KeyboardInterrupt:
+        out.print(f"stopped; nothing new is kept{stays}")
+        return 130
     if args.json:
-        figures = {"losses": [result.before, result.after], "steps": result.steps, "seconds": result.seconds}
-        scores = {"before": before and asdict(before), "after": after and asdict(after)}
-        size = path.stat().st_size if path else 0
-        args.json.write_text(json.dumps({**figures, **scores, "bytes": size}, indent=1), encoding="utf-8")
-    if path is None:
-        why = "the held-out loss did not fall"
-        if is_worse(before, after):
-            why = "fewer of the held-out holes were filled exactly than before"
-        stays = "; the adapter of an earlier run stays" if adapter_file(args.repo).exists() else ""
-        out.print(f"{said}: {why}, so nothing is kept{stays}")
+        args.json.write_text(json.dumps(_figures(found), indent=1), encoding="utf-8")
+    out.print(table(found))
+    for name, each in changes(found).items():
+        out.print(f"of {each.num_holes} holes, against {name}: {each}", markup=False)
+    if found.there is not None and not found.is_fair:
+        out.print("The adapter that was there may have learnt from some of the held-out files: its figures flatter it.")
+    said = f"{found.trained.steps} steps in {found.trained.seconds / 60:.1f} minutes"
+    said += ", then stopped" if found.trained.is_stopped else ""
+    if found.path is None:
+        out.print(f"{said}: {found.why}, so nothing new is kept{stays}")
         return 1
-    out.print(f"{said}; {path.stat().st_size / 1e6:.1f} MB stored in {path}", markup=False)
+    size = found.path.stat().st_size / 1e6
+    replaced = " in place of the one that was there" if was_there else ""
+    out.print(f"{said}; {size:.1f} MB stored in {found.path}{replaced}", markup=False)
+    against_bare = changes(found).get(BARE)
+    if against_bare is not None and abs(against_bare.deviation) <= CHANCE:
+        out.print("What is served differs by no more than chance may do: what is surely lower is the loss.")
     out.print("Servers use it from their next start on. To undo this: lacuna adapt --remove", args.repo, markup=False)
     return 0
 
 
+def _figures(found: Adapted) -> dict[str, Any]:
+    """For --json: losses in nats, exact matches in percent."""
+    models = {"before": found.bare, "there": found.there, "after": found.new}
+    return {
+        "losses": {name: asdict(each.loss) for name, each in models.items() if each and each.loss},
+        "scores": {name: each.score.to_json() for name, each in models.items() if each and each.score},
+        "changes": {name: {**asdict(each), "error": each.error} for name, each in changes(found).items()},
+        "steps": found.trained.steps,
+        "seconds": found.trained.seconds,
+        "is_stopped": found.trained.is_stopped,
+        "bytes": found.path.stat().st_size if found.path else 0,
+    }
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

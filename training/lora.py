@@ -7,7 +7,7 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -83,3 +83,20 @@ def attach(model: DiffusionGemma, targets: Sequence[Target], rank: int, seed: in
 def factors(attached: dict[str, LowRank]) -> dict[str, tuple[Tensor, Tensor]]:
     """A copy of the factors as they stand, on the CPU: up and down by the weight's name."""
     return {name: (low.up.detach().cpu().clone(), low.down.detach().cpu().clone()) for name, low in attached.items()}
+
+
+def put(attached: dict[str, LowRank], known: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Let the modules have these factors, of any rank, in place of their own.
+
+    Raises: ValueError where they are not of the same weights.
+    """
+    if attached.keys() != known.keys():
+        raise ValueError(f"factors of other weights: {sorted(attached.keys() ^ known.keys())}")
+    for name, low in attached.items():
+        up, down = known[name]
+        if (up.shape[0], down.shape[1]) != (low.up.shape[0], low.down.shape[1]):
+            raise ValueError(
+                f"{name} takes {tuple(low.up.shape)} and {tuple(low.down.shape)}, not {tuple(up.shape)} "
+                f"and {tuple(down.shape)}"
+            )
+        low.up.data, low.down.data = (factor.to(low.up.device, torch.float32).clone() for factor in (up, down))

@@ -1,4 +1,4 @@
-"""What `lacuna doctor` says of the memory of a GPU, with a GPU that is pretended: how much, and who has it."""
+"""What `lacuna doctor` says of the memory of a GPU, with a GPU that is pretended, and of the workspace's adapter."""
 
 from __future__ import annotations
 
@@ -96,3 +96,52 @@ def test_where_nobody_says_who_holds_it_a_server_is_thought_of(monkeypatch, tmp_
     found = plan_on(monkeypatch, tmp_path, released, 5_000_000_000, users)
     assert (found.state, found.found) == ("missing", "it does not fit")
     assert "If a Lacuna server is running" in found.advice
+
+
+ADAPTER = """
+import sys
+from lacuna_ls.lsp.doctor import _adapter
+from lacuna_ls.lsp.options import EngineOptions
+found = _adapter(EngineOptions(kind=sys.argv[1]))
+assert "torch" not in sys.modules
+print(found.state, found.found, found.advice, sep="\\n")
+"""
+
+
+def adapter_line(folder, kind="local"):
+    """(state, found, advice) of the line about the adapter in a folder, from a process that must not load torch."""
+    command = [sys.executable, "-c", ADAPTER, kind]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return tuple(done.stdout.removesuffix("\n").split("\n"))
+
+
+def test_the_adapter_of_the_workspace_is_told(tmp_path):
+    from lacuna_ls.engine.adapter import Adapter, save_adapter
+    from lacuna_ls.engine.adapter_file import adapter_file, fingerprint, forget_adapter
+    from lacuna_ls.engine.modelfile import EMBEDDED
+
+    inside = tmp_path / "src"
+    inside.mkdir()
+    assert adapter_line(tmp_path)[:2] == ("note", f"none for {tmp_path}")
+    factors = {"embed_tokens.weight": (torch.zeros(4, 2), torch.zeros(2, 4))}
+    about = {"made": "2026-11-30T03:20:38+00:00", "workspace": str(tmp_path)}
+    path = adapter_file(tmp_path)
+    save_adapter(Adapter(fingerprint(EMBEDDED), factors, about=about), path)
+    # the server looks in the folders above, too
+    for folder in (tmp_path, inside):
+        state, found, *_ = adapter_line(folder)
+        assert state == "ok"
+        assert found == f"{path}, 0.0 MB, made 2026-11-30 03:20 UTC for {tmp_path}"
+    state, found, *_ = adapter_line(tmp_path, "http://127.0.0.1:1")
+    assert state == "note"
+    assert "a model on a server is used without it" in found
+    save_adapter(Adapter("0" * 64, factors, about=about), path)
+    state, found, advice = adapter_line(tmp_path)
+    assert state == "note"
+    assert "made for other weights" in found
+    assert "lacuna adapt" in advice
+    path.write_bytes(b"no adapter")
+    state, found, *_ = adapter_line(tmp_path)
+    assert state == "note"
+    assert "it is not used" in found
+    assert forget_adapter(tmp_path) == path
