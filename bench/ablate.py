@@ -44,7 +44,8 @@ def variants(policy: Policy) -> list[Variant]:
         Variant("without drafts from similar lines", replace(policy, use_drafts=False)),
         Variant("without the syntax gate", replace(policy, use_syntax_gate=False)),
         Variant("without token healing", replace(policy, use_healing=False)),
-        Variant("encoder alone, no drafting", replace(policy, decoding="autoregressive")),
+        Variant("greedy instead of a beam search", replace(policy, decoding="verify")),
+        Variant("greedy, and no drafting", replace(policy, decoding="autoregressive")),
         Variant(DIFFUSION, replace(policy, decoding="denoise")),
     ]
 

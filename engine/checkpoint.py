@@ -17,6 +17,7 @@ from torch import Tensor
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError
 from .int8 import QuickLayer, convert, dequantise
+from .lookup import TABLE
 from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
 from .shards import Shards, check_finite, read_index
@@ -29,8 +30,8 @@ Adapt = Callable[[str, Tensor], Tensor]
 FLOATS = ("BF16", "F16", "F32", "F64")
 """What an unquantised weight may be stored as: integers and eight-bit floats mean nothing without their scales."""
 
-SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
-"""The vision tower: text work never reads it."""
+SKIPPED = ("model.encoder.vision_tower.", "model.encoder.embed_vision.", TABLE)
+"""The vision tower, which text work never reads, and what is no weight (lookup.py)."""
 
 ENCODER = "model.encoder.language_model."
 TIED = ("lm_head.weight", ENCODER)

@@ -9,7 +9,7 @@ Shapes: T rows, H hidden, D head size, S positions seen, G key heads, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -165,20 +165,43 @@ class FewRows:
         Returns normed states [T, H].
         """
         start, T = cache.length, len(tokens)
+        seen = {window: _seen(start, T, window) for window in set(self._windows)}
+        return self._run(tokens, cache, ropes, slice(start, start + T), seen)
+
+    def grow(
+        self,
+        tokens: Sequence[int],
+        cache: KVCache,
+        ropes: list[tuple[Tensor, Tensor]],
+        position: int,
+        bias: Mapping[int | None, Tensor],
+    ) -> Tensor:
+        """See DiffusionGemma.grow. bias: [T, S + T] by window, 0 or minus infinity. Returns normed states [T, H]."""
+        seen: dict[int | None, Seen] = {window: (0, _array(each)[:, None]) for window, each in bias.items()}
+        return self._run(tokens, cache, ropes, slice(position, position + 1), seen)
+
+    def _run(
+        self,
+        tokens: Sequence[int],
+        cache: KVCache,
+        ropes: list[tuple[Tensor, Tensor]],
+        positions: slice,
+        seen: Mapping[int | None, Seen],
+    ) -> Tensor:
+        """positions: of the rows, or the one where all of them stand."""
+        start, T = cache.length, len(tokens)
         if self._ropes_of is not ropes:
             self._ropes_of = ropes
             self._ropes = [(_array(cos[0]), _array(sin[0])) for cos, sin in ropes]
         cache.reserve(start + T)
         storage = cache.arrays()
-        seen = {window: _seen(start, T, window) for window in set(self._windows)}
         x = self._table[list(tokens)]
         x *= self._scale
         # what is far below zero has a gate of 1 / infinity, which is right
         with np.errstate(over="ignore"):
             for i, layer in enumerate(self._layers):
                 cos, sin = self._ropes[i]
-                rope = cos[start : start + T], sin[start : start + T]
-                x = layer.run(x, rope, *storage[i], start, seen[self._windows[i]])
+                x = layer.run(x, (cos[positions], sin[positions]), *storage[i], start, seen[self._windows[i]])
         cache.advance(T)
         return torch.from_numpy(self._norm(x))
 

@@ -27,7 +27,7 @@ from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, Loadable
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 3
+PROTOCOL = 4
 HELLO_TIMEOUT_S = 5.0
 
 # sys/un.h and sys/ucred.h of macOS, which Python does not know

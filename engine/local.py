@@ -1,7 +1,7 @@
 """LocalEngine: the model in this process. Keeps the KV cache in step with the prompt and runs a problem's canvases.
 
-Three ways to decode one canvas, chosen by the problem: diffusion alone; draft (look up, or denoise) and verify with the
-causal encoder of the same weights; or the encoder alone, one token at a time, which is the slow truth of the second.
+Ways to decode, chosen by the problem: diffusion alone; draft (lookup.py, or denoise) and verify with the causal encoder
+of the same weights; the encoder alone, one token at a time, which is the slow truth of that; or a beam search with it.
 Knows no text. Calls come from one thread at a time.
 """
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter
+from .beam import Beam, Search, beam_search, branches_of
 from .checkpoint import EMBEDDED, load_checkpoint
 from .denoise import denoise
 from .errors import EngineError
 from .kv_cache import KVCache
-from .lookup import looked_up
+from .lookup import NGrams, propose, read_ngrams
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Opening, Timings
 from .text_model import Cache, TextModel
@@ -55,11 +56,19 @@ class LocalEngine:
     ahead_chunk = AHEAD_CHUNK
 
     def __init__(
-        self, model: TextModel, policy: SamplingPolicy = EMBEDDED_POLICY, name: str = "", draft_steps: int = 0
+        self,
+        model: TextModel,
+        policy: SamplingPolicy = EMBEDDED_POLICY,
+        name: str = "",
+        draft_steps: int = 0,
+        ngrams: NGrams | None = None,
     ) -> None:
-        """draft_steps: of a draft by diffusion, for "verify" where nothing can be looked up; 0: no such draft."""
+        """For "verify": ngrams drafts what cannot be looked up; draft_steps: of a draft by diffusion, where neither
+        knows anything; 0: no such draft.
+        """
         self._model: TextModel | None = model.eval()
         self._policy, self._name, self._draft_steps = policy, name, draft_steps
+        self._ngrams = ngrams or NGrams()
         self._cache: Cache = KVCache(model.config, model.device, model.dtype)
         # normed hidden state of the last cached token: predicts the token after it
         self._last_hidden: Tensor | None = None
@@ -84,7 +93,8 @@ class LocalEngine:
         if device == "cpu":
             model.num_parts = parts_of_a_prompt()
         name = "embedded" if path is None else source.name
-        return cls(model, name=f"{name}, adapted" if adapter else name)
+        ngrams = read_ngrams(source) if source.is_file() else None
+        return cls(model, name=f"{name}, adapted" if adapter else name, ngrams=ngrams)
 
     @property
     def model(self) -> TextModel:
@@ -145,6 +155,8 @@ class LocalEngine:
                 return self._denoise(task, timings)
             if problem.decoding == "score":
                 return self._score(task, timings)
+            if problem.decoding == "beam":
+                return self._search(task, timings)
             return [self._decode_causally(task, canvas, timings) for canvas in problem.canvases]
         finally:
             # whatever a draft added is not the prompt; the state of the prompt's last token is gone with it
@@ -217,7 +229,7 @@ class LocalEngine:
             guess: list[int] = []
             is_looked_up = False
             if is_drafting:
-                found = looked_up((*prompt[:-1], *answer, token))[: rows - len(answer) - 1]
+                found = propose((*prompt[:-1], *answer, token), self._ngrams)[: rows - len(answer) - 1]
                 guess = _until_end(found, task.ends)
                 is_looked_up = bool(guess)
             if is_drafting and not guess and self._draft_steps:
@@ -280,6 +292,51 @@ class LocalEngine:
             timings=replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards),
             is_given_up=is_given_up,
         )
+
+    def _search(self, task: _Task, timings: Timings) -> list[CanvasResult]:
+        """The likeliest answers, one for each canvas; one for which there is none is unfinished and has no rows."""
+        began = time.perf_counter()
+        problem, canvas = task.problem, task.problem.canvases[0]
+        self._rewind(problem.prompt)
+        search = Search(
+            num_rows=len(canvas.tokens),
+            ends=task.ends,
+            num_answers=min(problem.num_certain, len(problem.canvases)),
+            pinned=tuple((row, canvas.tokens[row]) for row, pinned in enumerate(canvas.pinned) if pinned),
+            banned=task.banned,
+            opening=problem.opening,
+            floor=problem.floor,
+        )
+        deadline = task.deadline
+        found = beam_search(
+            search,
+            branches_of(self.model, self._cache),
+            self._last(),
+            self.model.logits,
+            task.cancelled or (lambda: False),
+            lambda: deadline is not None and time.monotonic() >= deadline,
+        )
+        timings = replace(timings, verify_ms=_ms_since(began), num_forwards=found.num_forwards)
+        # what is only begun is of use where nothing is whole
+        beams = [(beam, True) for beam in found.whole] or [(beam, False) for beam in found.begun]
+        beams += [(Beam(), False)] * (len(problem.canvases) - len(beams))
+        results: list[CanvasResult] = []
+        for beam, is_whole in beams[: len(problem.canvases)]:
+            filler = len(canvas.tokens) - len(beam.tokens)
+            results.append(
+                CanvasResult(
+                    tokens=(*beam.tokens, *[self.model.config.eos_ids[0]] * filler),
+                    entropy=(*beam.entropies, *[0.0] * filler),
+                    logprob=(*beam.logprobs, *[0.0] * filler),
+                    end=_end(beam.tokens, len(beam.tokens), self.model.config.eos_ids),
+                    steps=0,
+                    is_finished=is_whole,
+                    is_cancelled=found.outcome == "cancelled",
+                    timings=timings,
+                    is_given_up=found.outcome == "given-up",
+                )
+            )
+        return results
 
     def _score(self, task: _Task, timings: Timings) -> list[CanvasResult]:
         """How likely the encoder finds each given canvas: all of them in one forward, the cache untouched."""

@@ -365,6 +365,31 @@ class DiffusionGemma(nn.Module):
         return self._run(self.embed(tokens)[None], start, attend, is_encoder=True, only_last=only_last and T > 1)[0]
 
     @torch.no_grad()
+    def grow(self, tokens: Tensor, cache: KVCache, position: int, places: Tensor, is_seen: Tensor) -> Tensor:
+        """Append tokens [N] to the cache that all stand at one position, each going on a line of rows of its own.
+
+        places: int64 [S + N], the position of every cached row and of these. is_seen: bool [N, S + N], the rows that
+        each sees, itself included. Returns normed hidden states [N, H], for each as if `encode` had appended its line.
+        """
+        N = tokens.shape[0]
+        near = position - places
+        bias: dict[int | None, Tensor] = {}
+        for window in {spec.window for spec in self.config.layers}:
+            seen = is_seen if window is None else is_seen & (near < window)
+            bias[window] = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, -torch.inf)
+        if self.few_rows is not None and N <= MAX_FEW:
+            ids = cast(list[int], tokens.tolist())
+            return self.few_rows.grow(ids, cache, self._ropes_until(position + 1), position, bias)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.append(layer, key[0], value[0])
+            return _sdpa(query, keys[None], values[None], bias[self.config.layers[layer].window])
+
+        x = self._run(self.embed(tokens)[None], position, attend, is_encoder=True, num_positions=1)[0]
+        cache.advance(N)
+        return x
+
+    @torch.no_grad()
     def branch(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Causal pass of several continuations [B, L] of one cached prompt; the cache is only read.
 
@@ -442,8 +467,17 @@ class DiffusionGemma(nn.Module):
         """The layers, with their type."""
         return (cast(Layer, layer) for layer in self.layers)
 
-    def _run(self, x: Tensor, start: int, attend: Attend, is_encoder: bool, only_last: bool = False) -> Tensor:
-        ropes = self._ropes_between(start, start + x.shape[1])
+    def _run(
+        self,
+        x: Tensor,
+        start: int,
+        attend: Attend,
+        is_encoder: bool,
+        only_last: bool = False,
+        num_positions: int | None = None,
+    ) -> Tensor:
+        """num_positions: 1 where all rows stand at the same one; None: one after the other."""
+        ropes = self._ropes_between(start, start + (num_positions or x.shape[1]))
         for i, layer in enumerate(self.blocks()):
             scalar = layer.encoder_layer_scalar if is_encoder else layer.layer_scalar
             x, _ = layer(x, ropes[i], i, attend, scalar, only_last and i == len(ropes) - 1)

@@ -15,7 +15,7 @@ NOISE = -1
 Cancelled = Callable[[], bool]
 """Polled after every forward; returns True once the caller has lost interest."""
 
-Decoding = Literal["denoise", "verify", "autoregressive", "score"]
+Decoding = Literal["denoise", "verify", "autoregressive", "beam", "score"]
 
 Opening = tuple[tuple[tuple[int, int], ...], ...]
 """What the first rows of an answer may be: opening[state] holds (token, following state), row 0 is in state 0, and
@@ -60,8 +60,10 @@ class CanvasProblem:
     stop: token ids that end a middle; the end token always does. A stop token is part of the result.
     deadline_ms: time allowed from the call of fill; the engine returns what it has when it is over. None: no limit.
     decoding: "denoise" is diffusion alone; "verify" drafts and verifies with the causal encoder of the same weights,
-        which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth
-        of that; "score" keeps the tokens as they are given (no NOISE) and only says how likely the encoder finds each.
+        which gives the greedy autoregressive answer in fewer forwards; "autoregressive" is the slow truth of that;
+        "beam" searches for the likeliest whole answers (beam.py): canvas i gets the i-th, so they must be alike, and
+        the search goes on until num_certain of them are the likeliest there are;
+        "score" keeps the tokens as they are given (no NOISE) and only says how likely the encoder finds each.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +75,7 @@ class CanvasProblem:
     banned: tuple[int, ...] = ()
     stop: tuple[int, ...] = ()
     opening: Opening = ()
+    num_certain: int = 1
     floor: float | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class CanvasProblem:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
         if self.decoding == "score" and any(NOISE in canvas.tokens for canvas in self.canvases):
             raise ValueError("only canvases without NOISE can be scored")
+        if self.decoding == "beam" and any(canvas != self.canvases[0] for canvas in self.canvases):
+            raise ValueError("a beam search has one canvas, as many times as answers are wanted")
         for state, choices in enumerate(self.opening):
             if not choices or any(not state < following <= len(self.opening) for _, following in choices):
                 raise ValueError(f"state {state} of the opening leads nowhere, or back")
@@ -111,7 +116,7 @@ class CanvasResult:
     tokens: L token ids (argmax of the last step; pinned rows as given). entropy: L values in nats, at the temperature
         of the last step (1 for the encoder).
     logprob: L natural-log probabilities of the tokens under the model that chose them, at temperature 1: the decoder
-        for "denoise", the causal encoder for "verify" and "autoregressive" (0 for pinned rows).
+        for "denoise", else the causal encoder (0 for pinned rows).
     end: number of rows before the first end or stop token (a stop token counts as a row), or L when there is none.
     """
 

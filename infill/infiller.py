@@ -159,7 +159,7 @@ class LocalInfiller:
             return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
         trim_started = time.perf_counter()
         candidates, reason = self._trim(results, scene, gap, problem, prompt.typed)
-        if len(candidates) < request.num_alternatives > 1 and problem.decoding != "denoise":
+        if len(candidates) < request.num_alternatives > 1 and problem.decoding not in ("denoise", "beam"):
             others = self._alternatives(request, scene, gap, problem, prompt.typed, started, cancelled)
             now = replace(problem, deadline_ms=_left_ms(request, started))
             candidates = self._comparable(candidates, others, gap, now, prompt.typed, cancelled)
@@ -260,7 +260,7 @@ class LocalInfiller:
         started: float,
         cancelled: Cancelled | None,
     ) -> list[Candidate]:
-        """Other readings of the gap. Causal decoding knows one answer only; diffusion has one per length."""
+        """Other readings of the gap. Greedy decoding knows one answer only; diffusion has one per length."""
         deadline_ms = _left_ms(request, started)
         if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
             return []
@@ -358,7 +358,11 @@ class LocalInfiller:
         """The results worth ranking, and why the first of the others is not. typed: what each has to begin with."""
         candidates: list[Candidate] = []
         first_reason = ""
-        for result, canvas in zip(results, problem.canvases, strict=True):
+        for number, (result, canvas) in enumerate(zip(results, problem.canvases, strict=True)):
+            is_enough = len({each.trimmed.text for each in candidates}) >= problem.num_certain
+            if problem.decoding == "beam" and number and (is_enough or not result.is_finished):
+                # the likeliest come first, and what is no answer comes last
+                break
             if result.is_given_up:
                 first_reason = first_reason or "low-confidence"
                 continue

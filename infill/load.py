@@ -104,7 +104,9 @@ def load_infiller(
 
 def policy_for(tokenizer: Tokenizer, *, is_remote: bool = False) -> Policy:
     """How a model of this kind is asked. is_remote: a server's, which knows no openings (healing.py) and no scores."""
-    policy = Policy(use_drafts=True, use_healing=not is_remote, use_scores=not is_remote)
+    policy = Policy(use_drafts=True)
+    if is_remote:
+        policy = replace(policy, decoding="verify", use_healing=False, use_scores=False)
     if not isinstance(tokenizer, ChatTokenizer):
         return policy
     # the released sampler; what stands elsewhere helps a model of this size

@@ -22,6 +22,9 @@ ANCHOR_GRID = 16_384
 CHARS_PER_TOKEN = 3
 """How much text a token budget is worth, on the safe side."""
 
+NUM_SPARE = 2
+"""Answers of a beam search that are taken along, should the likeliest not pass the gates."""
+
 HEADER_CHARS = 4_000
 SUFFIX_CHARS = 8_192
 
@@ -30,6 +33,8 @@ SUFFIX_CHARS = 8_192
 class Policy:
     """How gaps are posed and denoised, and what is in use.
 
+    decoding: "beam" is for gaps within a line. Across lines an answer is hardly ever right to the character, and the
+    likeliest one is not worth the time of a search: there "beam" stands for "verify".
     num_rows_line, num_rows_block: canvas rows of a gap within a line, and across lines.
 
     candidate_lengths: rows at which further canvases have their end pinned, one for each alternative that is asked for.
@@ -37,7 +42,7 @@ class Policy:
     the answer without asking the model.
     """
 
-    decoding: Decoding = "verify"
+    decoding: Decoding = "beam"
     max_steps: int = 16
     num_rows_line: int = 32
     num_rows_block: int = 64
@@ -61,6 +66,9 @@ class Policy:
     def can_score(self) -> bool:
         """Whether there is an encoder that decides, and can be asked about a text that is there already."""
         return self.use_scores and self.decoding != "denoise"
+
+    def decoding_for(self, gap: Gap) -> Decoding:
+        return "verify" if self.decoding == "beam" and gap.is_multiline else self.decoding
 
 
 def windows(snapshot: Snapshot, gap: Gap, suffix_chars: int = SUFFIX_CHARS) -> tuple[str, str]:
@@ -145,19 +153,24 @@ def problem_for(
     deadline_ms: float | None = None,
     seed: int = 0,
 ) -> CanvasProblem:
-    """What the engine is asked. A causal answer needs one canvas; diffusion gets what `canvases_for` makes."""
-    if policy.decoding == "denoise":
+    """What the engine is asked. Diffusion gets what `canvases_for` makes; a causal answer needs one canvas, and a beam
+    search as many as answers are wanted.
+    """
+    decoding = policy.decoding_for(gap)
+    if decoding == "denoise":
         canvases = canvases_for(tokenizer, gap, policy, num_alternatives)
     else:
-        canvases = canvases_for(tokenizer, gap, policy)
+        num_answers = num_alternatives + NUM_SPARE if decoding == "beam" else 1
+        canvases = canvases_for(tokenizer, gap, policy) * num_answers
     return CanvasProblem(
         prompt=prompt.tokens,
         canvases=canvases,
         max_steps=policy.max_steps,
         deadline_ms=deadline_ms,
         seed=seed,
-        decoding=policy.decoding,
+        decoding=decoding,
         banned=tokenizer.banned_ids,
         stop=tokenizer.stop_ids(gap.is_multiline),
         opening=opening_for(tokenizer, prompt.typed),
+        num_certain=num_alternatives,
     )

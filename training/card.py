@@ -192,8 +192,9 @@ def quality_section(evaluation: Sequence[tuple[str, Row]], conditions: str, qual
         "Holes cut at a seed from packages that were never trained on, asked as the server asks. *exact*: the proposal",
         "equals what stood there, to the character. *coverage*: the share of all holes that get a proposal when only",
         "the most confident ones are shown. *valid syntax*: of what is proposed, as sound as the original. *empty*,",
-        "*copy* (the most similar line of the file) and *n-gram* are baselines without a model; *autoregressive* is",
-        "the same weights without diffusion.",
+        "*copy* (the most similar line of the file) and *n-gram* are baselines without a model. *beam* is what serves:",
+        "a beam search within a line, *verify* across lines. *verify* drafts and lets the encoder choose, greedily;",
+        "*autoregressive* is the same one token at a time, without drafts; *denoise* is diffusion alone.",
         "",
         conditions.strip(),
     ]

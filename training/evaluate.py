@@ -42,7 +42,7 @@ KINDS: tuple[HoleKind, ...] = ("rest-of-line", "line", "node", "block", "span")
 _REQUEST_KIND: dict[HoleKind, Kind] = {
     "rest-of-line": "line", "line": "line", "node": "line", "block": "block", "span": "span",
 }  # fmt: skip
-_DECODINGS: tuple[Decoding, ...] = ("autoregressive", "verify", "denoise")
+_DECODINGS: tuple[Decoding, ...] = ("beam", "autoregressive", "verify", "denoise")
 
 Half = Literal["fit", "judge"]
 
@@ -248,13 +248,21 @@ def coverage_curve(outcomes: Sequence[Answer]) -> list[tuple[float, float]]:
 
 
 def fit(outcomes: Mapping[str, Sequence[Outcome]], length_exponent: float = 0.0) -> Calibration:
-    """One curve per decoding and extent with at least 50 answers, one per decoding for the rest."""
+    """One curve per decoding and extent with at least 50 answers, one per decoding for the rest.
+
+    outcomes: by the decoding that was asked for; an answer counts for the one that gave it (Policy.decoding_for).
+    """
     groups: dict[str, list[Outcome]] = {}
-    for decoding, rows in outcomes.items():
+    for asked, rows in outcomes.items():
         for o in rows:
-            if o.features is not None and not o.declined:
-                groups.setdefault(decoding, []).append(o)
-                groups.setdefault(f"{decoding}/{o.features.extent}", []).append(o)
+            if o.features is None or o.declined:
+                continue
+            decoding = o.features.decoding
+            if decoding != asked and decoding in outcomes:
+                # the same answers, which are counted there
+                continue
+            groups.setdefault(decoding, []).append(o)
+            groups.setdefault(f"{decoding}/{o.features.extent}", []).append(o)
     curves = {
         key: fit_curve([o.features.score(length_exponent) for o in rows if o.features], [o.is_exact for o in rows])
         for key, rows in groups.items()
@@ -367,7 +375,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="packed file or folder (default: the embedded model)")
     parser.add_argument("--holes", type=int, default=100, help="holes per kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--decoding", action="append", choices=_DECODINGS, help="default: all three")
+    parser.add_argument("--decoding", action="append", choices=_DECODINGS, help="default: all")
     parser.add_argument(
         "--half", choices=("fit", "judge", "both"), default="both", help="which held-out packages count"
     )

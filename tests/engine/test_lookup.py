@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lacuna_ls.engine.lookup import MAX_MATCH, MIN_MATCH, looked_up
+from lacuna_ls.engine.lookup import MAX_MATCH, MIN_MATCH, NGrams, looked_up, propose
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -29,3 +29,21 @@ def test_what_stood_behind_the_last_tokens():
     assert looked_up([7, 1, 2, 9, 2]) == []
     assert looked_up([]) == []
     assert looked_up([1, 5, 6, 5, 6]) == [5, 6, 5]
+
+
+@given(tokens=TOKENS, num_tokens=st.integers(1, 5))
+def test_what_is_looked_up_comes_first_and_the_table_fills_in(tokens: list[int], num_tokens: int):
+    table = NGrams((1, 2, 3, 0), {0 * 4 + 1: 0, 2 * 4 + 3: 3})
+    found = propose(tokens, table, num_tokens)
+    seen = list(tokens)
+    for token in found:
+        usual = table.after_two.get(seen[-2] * 4 + seen[-1]) if len(seen) > 1 else None
+        expected = slow(seen, 1) or [table.after_one[seen[-1]] if usual is None else usual]
+        assert [token] == expected
+        seen.append(token)
+    assert len(found) == (num_tokens if tokens else 0)
+
+
+def test_without_a_table_only_what_stood_before_is_drafted():
+    assert propose([7, 1, 2, 9, 2], NGrams()) == []
+    assert propose([1, 5, 6, 5, 6], NGrams()) == [5, 6, 5]

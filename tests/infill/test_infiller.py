@@ -174,6 +174,7 @@ def test_alternatives_are_ranked_and_each_text_comes_once():
         return ["f(1)", "g(2)", "h(3)", "h(3)"]
 
     subject = infiller(answer, logprob=[-0.1, -0.01, -0.5, -0.5])
+    subject.policy = replace(BYTE_POLICY, decoding="verify")
     subject.engine.scored = lambda text: {"f(1)": -0.1, "g(2)": -0.01, "h(3)": -0.5}[text.strip()]
     result = subject.fill(asked(f"x = {B}\n", num_alternatives=4))
     assert [p.text for p in result.proposals] == ["g(2)", "f(1)", "h(3)"]
@@ -184,6 +185,27 @@ def test_alternatives_are_ranked_and_each_text_comes_once():
     assert all(pinned[1:]), "the other canvases have their end pinned"
 
 
+def test_a_search_finds_the_alternatives_of_a_line_at_once():
+    subject = infiller(lambda problem: ["f(1)", "f(1", "g(2)", "f(1)"], logprob=[-0.1, -0.2, -0.3, -0.4])
+    result = subject.fill(asked(f"x = {B}\n", num_alternatives=4))
+    assert [p.text for p in result.proposals] == ["f(1)", "g(2)"]
+    (problem,) = subject.engine.problems
+    assert (problem.decoding, problem.num_certain) == ("beam", 4)
+
+
+def test_the_next_likely_answer_stands_in_for_one_that_fails_the_gates():
+    subject = infiller(lambda problem: ["f(1", "g(2)", "h(3)"], logprob=[-0.1, -0.2, -0.3])
+    result = subject.fill(asked(f"x = {B}\ny = 1\n"))
+    assert [p.text for p in result.proposals] == ["g(2)"]
+    assert subject.refusals == {"syntax": 1}, "what is not needed is not looked at"
+
+
+def test_a_gap_across_lines_is_not_searched():
+    subject = infiller("a = 1\n    b = 2")
+    subject.fill(asked(f"def f():\n    {B}\n", kind="block"))
+    assert {problem.decoding for problem in subject.engine.problems} == {"verify"}
+
+
 def test_an_end_that_was_given_to_diffusion_is_no_advantage():
     """The rows of a pinned end cost nothing; the encoder says what each answer and its end are worth."""
 
@@ -192,7 +214,7 @@ def test_an_end_that_was_given_to_diffusion_is_no_advantage():
 
     def shown(use_scores: bool):
         subject = infiller(answer, logprob=[-0.05, -0.06, -0.06])
-        subject.policy = replace(BYTE_POLICY, use_scores=use_scores)
+        subject.policy = replace(BYTE_POLICY, decoding="verify", use_scores=use_scores)
         subject.engine.scored = lambda text: {"call(first)": -0.1, "call(second)": -0.1}.get(text.strip(), -2.0)
         return subject, subject.fill(asked(f"x = {B}\ny = 2\n", num_alternatives=3)).proposals
 
@@ -209,7 +231,7 @@ def test_an_end_that_was_given_to_diffusion_is_no_advantage():
 
 
 def test_one_answer_is_never_scored():
-    for decoding in ("verify", "denoise"):
+    for decoding in ("verify", "beam", "denoise"):
         subject = infiller("f(1)")
         subject.policy = replace(BYTE_POLICY, decoding=decoding, use_healing=False)
         subject.fill(asked(f"x = {B}\n"))
@@ -228,6 +250,7 @@ def test_what_is_pinned_behind_a_length_is_no_part_of_the_answer():
 
 def test_one_refused_alternative_does_not_take_the_others_with_it():
     subject = infiller(lambda problem: ["f(1"] if problem.decoding != "denoise" else ["g(2)"])
+    subject.policy = replace(BYTE_POLICY, decoding="verify")
     result = subject.fill(asked(f"x = {B}\ny = 1\n", num_alternatives=2))
     assert [p.text for p in result.proposals] == ["g(2)"]
     assert subject.refusals["syntax"] == 1
