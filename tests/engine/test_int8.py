@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lacuna_ls.engine.checkpoint import load_checkpoint, save_folder, save_packed
+from lacuna_ls.engine import local
+from lacuna_ls.engine.checkpoint import EMBEDDED, load_checkpoint, save_folder, save_packed
 from lacuna_ls.engine.int8 import (
     FEW_MULTIPLE,
     GROUPED_FROM,
@@ -36,6 +37,7 @@ from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma, RMSNorm
 from lacuna_ls.engine.problem import Canvas, CanvasProblem
+from lacuna_ls.infill.load import load_tokenizer
 from random_models import CONFIG, changed, encode, random_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -309,3 +311,20 @@ def test_a_converted_model_is_not_saved(tmp_path: Path):
     for save in (lambda: save_folder(model, tmp_path / "a"), lambda: save_packed(model, tmp_path / "b", {})):
         with pytest.raises(ValueError, match="int8"):
             save()
+
+
+def test_the_shipped_weights_read_alike_in_int8_and_fp32():
+    """What the next token is, all along a module of this engine: where the two part, the choice was a close one."""
+    source = Path(local.__file__).read_text(encoding="utf-8")
+    tokens = torch.tensor(load_tokenizer(EMBEDDED).encode(source)[:1536]).view(6, 256)
+    logprobs = {}
+    for weights in ("fp32", "int8"):
+        model = load_checkpoint(EMBEDDED, weights=weights)
+        caches = [KVCache(model.config, model.device, model.dtype) for _ in tokens]
+        states = torch.cat([model.encode(row, cache) for row, cache in zip(tokens, caches, strict=True)])
+        logprobs[weights] = torch.log_softmax(model.logits(states), -1)
+    chosen, other = logprobs["fp32"].argmax(-1), logprobs["int8"].argmax(-1)
+    parted = chosen != other
+    assert parted.float().mean() < 0.04
+    margin = logprobs["fp32"].gather(1, chosen[:, None]) - logprobs["fp32"].gather(1, other[:, None])
+    assert margin[parted].max() < 0.7
