@@ -135,7 +135,7 @@ class Grown:
         tokens = [beam.tokens[-1] for beam in beams]
         num_held = len(self._positions)
         position = self._num_prompt + len(beams[0].tokens) - 1
-        before = [self._lines[parent] for parent in parents] if self._lines else [[] for _ in beams]
+        before: list[list[int]] = [self._lines[parent] for parent in parents] if self._lines else [[]] * len(beams)
         self._lines = [[*line, num_held + i] for i, line in enumerate(before)]
         self._positions += [position] * len(tokens)
         is_seen = torch.zeros(len(tokens), self._num_prompt + len(self._positions), dtype=torch.bool)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 MIN_MATCH = 2
 """One equal token says too little about the next."""
@@ -43,11 +43,11 @@ def read_ngrams(path: Path) -> NGrams:
     """The table of a packed file, an empty one where it has none."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
+    with cast(Any, safe_open(path, framework="numpy")) as file:
         if f"{TABLE}one" not in file.keys():  # noqa: SIM118  (no mapping)
             return NGrams()
-        pairs = cast(list[tuple[int, int]], file.get_tensor(f"{TABLE}two").tolist())
-        return NGrams(cast(list[int], file.get_tensor(f"{TABLE}one").tolist()), dict(pairs))
+        pairs: list[tuple[int, int]] = file.get_tensor(f"{TABLE}two").tolist()
+        return NGrams(file.get_tensor(f"{TABLE}one").tolist(), dict(pairs))
 
 
 def propose(tokens: Sequence[int], ngrams: NGrams, num_tokens: int = NUM_DRAFTED) -> list[int]:
