@@ -22,11 +22,11 @@ from torch import Tensor
 
 from .kv_cache import KVCache
 from .model import DiffusionGemma
-from .problem import Opening
+from .problem import Opening, opening_after
 from .text_model import Cache, TextModel
 
 NUM_BEAMS = 3
-"""Beginnings that are kept. Two find less; of 1,511 held-out holes six found one more exact answer than three."""
+"""Beginnings that are kept. Of 377 held-out holes two found 77 exactly, three to eight 78, greedy decoding 70."""
 
 Outcome = Literal["finished", "given-up", "cancelled", "deadline"]
 
@@ -58,8 +58,7 @@ class Beam:
             return self
         state = num_rows = 0
         while state < len(opening) and num_rows < len(self.tokens):
-            # a pinned row may be anything, and ends the opening
-            state = dict(opening[state]).get(self.tokens[num_rows], len(opening))
+            state = opening_after(opening, state, self.tokens[num_rows])
             num_rows += 1
         spent = sum(self.logprobs[:num_rows]) - logprob
         logprobs = (*[0.0] * (num_rows - 1), spent, *self.logprobs[num_rows:])
@@ -224,9 +223,8 @@ def _nexts(
     free = len(search.opening)
     if pinned is not None:
         return [(beam.longer(pinned, 0.0, 0.0, free), i) for i, beam in enumerate(alive)]
-    logprobs = open_logprobs = torch.log_softmax(logits, dim=-1)
-    if search.banned is not None:
-        logprobs = torch.log_softmax(logits.masked_fill(search.banned, -torch.inf), dim=-1)
+    allowed_logits = logits if search.banned is None else logits.masked_fill(search.banned, -torch.inf)
+    logprobs = torch.log_softmax(allowed_logits, dim=-1)
     entropies = cast(list[float], (-(logprobs.exp() * logprobs.clamp_min(-1e9)).sum(-1)).tolist())
     # so many that, should half of them end, enough go on
     best = logprobs.topk(min(2 * num_beams, logprobs.shape[-1]), dim=-1)
@@ -236,8 +234,9 @@ def _nexts(
         if beam.state < free:
             # what is banned elsewhere may open an answer
             steps = search.opening[beam.state]
-            allowed = cast(list[float], open_logprobs[i, [token for token, _ in steps]].tolist())
-            triples = [(token, chance, state) for (token, state), chance in zip(steps, allowed, strict=True)]
+            opening = torch.log_softmax(logits[i], dim=-1)[[token for token, _ in steps]]
+            pairs = zip(steps, cast(list[float], opening.tolist()), strict=True)
+            triples = [(token, chance, state) for (token, state), chance in pairs]
         else:
             triples = [(token, chance, free) for token, chance in zip(tokens[i], chances[i], strict=True)]
         found += [

@@ -24,7 +24,17 @@ from .errors import EngineError
 from .kv_cache import KVCache
 from .lookup import NGrams, propose, read_ngrams
 from .policies import EMBEDDED_POLICY, SamplingPolicy, answer_region
-from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Opening, Timings
+from .problem import (
+    NOISE,
+    Cancelled,
+    Canvas,
+    CanvasProblem,
+    CanvasResult,
+    EngineStatus,
+    Opening,
+    Timings,
+    opening_after,
+)
 from .text_model import Cache, TextModel
 from .threads import parts_of_a_prompt
 
@@ -278,19 +288,30 @@ class LocalEngine:
                 break
             if task.deadline is not None and time.monotonic() >= task.deadline:
                 break
-        end = _end(tuple(answer), len(answer), self.model.config.eos_ids)
-        filler = rows - len(answer)
-        eos = self.model.config.eos_ids[0]
+        timings = replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards)
+        filled = self._filled(rows, answer, entropies, logprobs, timings)
+        return replace(
+            filled, steps=steps, is_finished=is_finished, is_cancelled=is_cancelled, is_given_up=is_given_up
+        )
+
+    def _filled(
+        self,
+        num_rows: int,
+        answer: Sequence[int],
+        entropies: Sequence[float],
+        logprobs: Sequence[float],
+        timings: Timings,
+    ) -> CanvasResult:
+        """A canvas of num_rows whose first rows are a causal answer, and the others filler."""
+        eos_ids, filler = self.model.config.eos_ids, num_rows - len(answer)
         return CanvasResult(
-            tokens=(*answer, *[eos] * filler),
+            tokens=(*answer, *[eos_ids[0]] * filler),
             entropy=(*entropies, *[0.0] * filler),
             logprob=(*logprobs, *[0.0] * filler),
-            end=end,
-            steps=steps,
-            is_finished=is_finished,
-            is_cancelled=is_cancelled,
-            timings=replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards),
-            is_given_up=is_given_up,
+            end=_end(tuple(answer), len(answer), eos_ids),
+            steps=0,
+            is_finished=False,
+            timings=timings,
         )
 
     def _search(self, task: _Task, timings: Timings) -> list[CanvasResult]:
@@ -320,23 +341,15 @@ class LocalEngine:
         # what is only begun is of use where nothing is whole
         beams = [(beam, True) for beam in found.whole] or [(beam, False) for beam in found.begun]
         beams += [(Beam(), False)] * (len(problem.canvases) - len(beams))
-        results: list[CanvasResult] = []
-        for beam, is_whole in beams[: len(problem.canvases)]:
-            filler = len(canvas.tokens) - len(beam.tokens)
-            results.append(
-                CanvasResult(
-                    tokens=(*beam.tokens, *[self.model.config.eos_ids[0]] * filler),
-                    entropy=(*beam.entropies, *[0.0] * filler),
-                    logprob=(*beam.logprobs, *[0.0] * filler),
-                    end=_end(beam.tokens, len(beam.tokens), self.model.config.eos_ids),
-                    steps=0,
-                    is_finished=is_whole,
-                    is_cancelled=found.outcome == "cancelled",
-                    timings=timings,
-                    is_given_up=found.outcome == "given-up",
-                )
+        return [
+            replace(
+                self._filled(len(canvas.tokens), beam.tokens, beam.entropies, beam.logprobs, timings),
+                is_finished=is_whole,
+                is_cancelled=found.outcome == "cancelled",
+                is_given_up=found.outcome == "given-up",
             )
-        return results
+            for beam, is_whole in beams[: len(problem.canvases)]
+        ]
 
     def _score(self, task: _Task, timings: Timings) -> list[CanvasResult]:
         """How likely the encoder finds each given canvas: all of them in one forward, the cache untouched."""
@@ -556,7 +569,7 @@ def _allowed(opening: Opening, taken: Sequence[int]) -> list[int]:
     for token in taken:
         if state == len(opening):
             break
-        state = next((following for each, following in opening[state] if each == token), len(opening))
+        state = opening_after(opening, state, token)
     return [token for token, _ in opening[state]] if state < len(opening) else []
 
 

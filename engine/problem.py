@@ -22,6 +22,11 @@ Opening = tuple[tuple[tuple[int, int], ...], ...]
 state len(opening) is free. So a word whose beginning is typed can be tokenised anew, in one token or in several."""
 
 
+def opening_after(opening: Opening, state: int, token: int) -> int:
+    """The state behind a token of an answer; a token that is no choice there (a pinned one may be any) ends it."""
+    return next((following for each, following in opening[state] if each == token), len(opening))
+
+
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """The rows denoised together.

@@ -41,7 +41,7 @@ from ..infill.load import load_tokenizer
 from ..infill.privacy import PathRules, redact
 from .adapt_score import CHANCE, KINDS, Change, Score, change, held_out_cases, index_of, score
 from .adapt_train import NUM_STEPS, HeldOutLoss, Plan, Told, Trained, load_base, of_chat, train, untold
-from .command import guarded
+from .command import first_interrupt, guarded
 from .corpus import HOLDOUT_THRESHOLD
 from .dedupe import find_resembling, signature
 
@@ -271,38 +271,6 @@ def is_worse(new: Measured, old: Measured, encoder_weight: float) -> bool:
     if new.loss is None or old.loss is None:
         return False
     return new.loss.asked_for(encoder_weight) > old.loss.asked_for(encoder_weight) + MIN_GAIN
-
-
-@contextmanager
-def first_interrupt(say: Callable[[], None]) -> Generator[Callable[[], bool]]:
-    """Within, the first Ctrl-C makes the function that this gives return True, and the second is a KeyboardInterrupt.
-
-    say: called once, when that function is next asked.
-    """
-    heard, is_said = False, False
-    before = signal.getsignal(signal.SIGINT)
-    # a background job of a shell ignores it already
-    can_hear = threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
-
-    def hear(*_: object) -> None:
-        nonlocal heard
-        heard = True
-        signal.signal(signal.SIGINT, before)
-
-    def is_heard() -> bool:
-        nonlocal is_said
-        if heard and not is_said:
-            is_said = True
-            say()
-        return heard
-
-    if can_hear:
-        signal.signal(signal.SIGINT, hear)
-    try:
-        yield is_heard
-    finally:
-        if can_hear:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

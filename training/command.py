@@ -1,4 +1,5 @@
-"""What the command lines of this room share: an error is one line, and a table keeps all of its columns.
+"""What the command lines of this room share: an error is one line, a table keeps all of its columns, and Ctrl-C waits
+until what is under way can be kept.
 
 `lacuna` does the first for its own commands (lsp/cli.py, which this room does not know); here it is for those that are
 started with `python -m`. Knows no command.
@@ -6,8 +7,11 @@ started with `python -m`. Knows no command.
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..engine.errors import LacunaError
@@ -25,6 +29,41 @@ def guarded(command: Callable[[], int | None]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def first_interrupt(
+    say: Callable[[], None] = lambda: None, even_if_ignored: bool = False
+) -> Generator[Callable[[], bool]]:
+    """Within, the first Ctrl-C makes the function that this gives return True, and the second is a KeyboardInterrupt.
+
+    say: called once, when that function is next asked. even_if_ignored: also where the signal was ignored, as a shell
+    does for its background jobs. Only the main thread gets signals: elsewhere nothing is heard.
+    """
+    heard, is_said = False, False
+    before = signal.getsignal(signal.SIGINT)
+    is_ignored = before is signal.SIG_IGN
+    can_hear = threading.current_thread() is threading.main_thread() and (even_if_ignored or not is_ignored)
+
+    def hear(*_: object) -> None:
+        nonlocal heard
+        heard = True
+        signal.signal(signal.SIGINT, signal.default_int_handler if is_ignored else before)
+
+    def is_heard() -> bool:
+        nonlocal is_said
+        if heard and not is_said:
+            is_said = True
+            say()
+        return heard
+
+    if can_hear:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield is_heard
+    finally:
+        if can_hear:
+            signal.signal(signal.SIGINT, before)
 
 
 def show(table: Table) -> None:

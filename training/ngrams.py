@@ -7,10 +7,7 @@ never what the answer is.
 from __future__ import annotations
 
 import argparse
-import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +18,10 @@ from torch import Tensor
 
 from ..engine.lookup import TABLE
 from ..infill.load import load_tokenizer
-from ..infill.tokenizer import NUM_RESERVED, Tokenizer
+from ..infill.tokenizer import NUM_RESERVED
 from .command import guarded
-from .corpus import Corpus
 from .export import repack
+from .tokenizer import sample_texts
 
 Ids = npt.NDArray[np.int64]
 
@@ -33,30 +30,6 @@ NUM_PAIRS = 16_384
 
 NUM_BYTES = 120_000_000
 """Of text that is counted."""
-
-
-class Texts(Protocol):
-    def __len__(self) -> int: ...
-
-    def text(self, i: int) -> str: ...
-
-    @property
-    def sample_weights(self) -> npt.NDArray[np.float64]: ...
-
-
-def token_stream(texts: Texts, tokenizer: Tokenizer, num_bytes: int, seed: int = 0) -> Iterator[Ids]:
-    """The tokens of texts that are drawn by their weights, each text once, until num_bytes of them were read."""
-    rng, cumulative = random.Random(seed), np.cumsum(texts.sample_weights)
-    seen: set[int] = set()
-    while num_bytes > 0 and len(seen) < len(texts):
-        drawn = int(np.searchsorted(cumulative, rng.random() * float(cumulative[-1]), side="right"))
-        i = min(drawn, len(texts) - 1)
-        if i in seen:
-            continue
-        seen.add(i)
-        text = texts.text(i)
-        num_bytes -= len(text.encode())
-        yield np.asarray(tokenizer.encode(text), dtype=np.int64)
 
 
 def count_ngrams(tokens: Ids, vocab_size: int, num_pairs: int = NUM_PAIRS) -> tuple[Ids, Ids]:
@@ -114,9 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the same with the table; may be the model itself")
     args = parser.parse_args(argv)
     tokenizer = load_tokenizer(args.model)
-    stream = token_stream(Corpus(args.corpus, "train"), tokenizer, NUM_BYTES)
-    separator = np.zeros(2, dtype=np.int64)
-    parts = [part for text in track(stream, "counting", console=Console(stderr=True)) for part in (text, separator)]
+    texts = track(sample_texts(args.corpus, NUM_BYTES), "counting", console=Console(stderr=True))
+    # two reserved tokens between texts: no pair reaches across
+    parts = [np.asarray([*tokenizer.encode(text), 0, 0], dtype=np.int64) for text in texts]
     after_one, after_two = count_ngrams(np.concatenate(parts), tokenizer.vocab_size)
     size = repack(args.model, args.out, {}, table_tensors(after_one, after_two))
     Console().print(f"{len(after_two)} pairs; {args.out} takes {size} bytes")

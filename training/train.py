@@ -14,12 +14,10 @@ import math
 import random
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -37,7 +35,7 @@ from ..engine.model import DiffusionGemma
 from ..engine.modelfile import read_metadata
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .batches import Batch, Batches, BatchShape, LossWeights
-from .command import guarded
+from .command import first_interrupt, guarded
 from .corpus import Corpus
 from .flops import step_flops
 from .holes import sample_hole
@@ -275,7 +273,8 @@ def train(
     column = TextColumn("{task.fields[figures]}")
     columns = (TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn())
     with (
-        held_interrupts() as is_interrupted,
+        # a step that is cut in two is no state to go on from
+        first_interrupt(even_if_ignored=True) as is_interrupted,
         Progress(*columns, console=Console(stderr=True)) as bar,
         (out / "log.jsonl").open("a", encoding="utf-8") as log,
     ):
@@ -336,30 +335,6 @@ def cut_log(path: Path, last_step: int) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text("".join(kept), encoding="utf-8")
     part.replace(path)
-
-
-@contextlib.contextmanager
-def held_interrupts() -> Generator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, which does nothing else: a step that is cut in two is no state to go on from.
-
-    A second one ends at once, as usual.
-    """
-    pressed = threading.Event()
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
-            signal.default_int_handler(number, frame)
-        pressed.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        # only the main thread gets signals
-        yield pressed.is_set
-        return
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _ignore_interrupts(_: int) -> None:

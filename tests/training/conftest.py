@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from lacuna_ls.engine.checkpoint import save_packed
+from lacuna_ls.engine.model import DiffusionGemma
+from lacuna_ls.engine.modelfile import TOKENIZER_KEY
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import sources
+from lacuna_ls.training.train import SIZES, initialise
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
@@ -32,3 +37,13 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Toke
         (folder / f"{split}.files.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     (folder / "tokenizer.json").write_text(small_tokenizer.to_json(), "utf-8")
     return folder
+
+
+@pytest.fixture
+def model_file(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
+    """A small model of random weights, packed."""
+    torch.manual_seed(0)
+    model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
+    path = tmp_path / "model.safetensors"
+    save_packed(model, path, {TOKENIZER_KEY: small_tokenizer.to_json()})
+    return path

@@ -27,10 +27,11 @@ from lacuna_ls.infill.load import load_tokenizer
 from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import adapt as module
 from lacuna_ls.training import adapt_train
-from lacuna_ls.training.adapt import BUSY, Bars, first_interrupt, main, read_repository, split
+from lacuna_ls.training.adapt import BUSY, Bars, main, read_repository, split
 from lacuna_ls.training.adapt_score import Score, load_engine
 from lacuna_ls.training.adapt_train import HeldOutLoss, Plan, held_out_loss, load_base, of_chat, train
 from lacuna_ls.training.batches import Batches, BatchShape, LossWeights
+from lacuna_ls.training.command import first_interrupt
 from lacuna_ls.training.holes import sample_hole
 from lacuna_ls.training.lora import LowRankLinear, attach, factors
 from lacuna_ls.training.objective import losses, soft_of
@@ -67,15 +68,6 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         (folder / "src" / f"{name}.py").write_text("".join(lines), "utf-8")
     return folder
-
-
-@pytest.fixture
-def model_file(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
-    torch.manual_seed(0)
-    model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
-    path = tmp_path / "model.safetensors"
-    save_packed(model, path, {TOKENIZER_KEY: small_tokenizer.to_json()})
-    return path
 
 
 # what is read

@@ -6,27 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
-from lacuna_ls.engine.checkpoint import save_packed
-from lacuna_ls.engine.model import DiffusionGemma
-from lacuna_ls.engine.modelfile import TOKENIZER_KEY
-from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training.adapt import Files
 from lacuna_ls.training.adapt_score import Score, change, held_out_cases, index_of, score
 from lacuna_ls.training.evaluate import Case
 from lacuna_ls.training.holes import Hole
-from lacuna_ls.training.train import SIZES, initialise
 
 ABOVE, LINE, BELOW = "def settings_path(folder, name):", "    return folder / 'config' / name", "def next_thing():"
-
-
-@pytest.fixture
-def model_file(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
-    torch.manual_seed(0)
-    model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
-    path = tmp_path / "model.safetensors"
-    save_packed(model, path, {TOKENIZER_KEY: small_tokenizer.to_json()})
-    return path
 
 
 def test_as_served_is_with_the_lines_of_other_files(model_file: Path) -> None:

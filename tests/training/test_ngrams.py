@@ -16,8 +16,10 @@ from lacuna_ls.engine.modelfile import EMBEDDED
 from lacuna_ls.engine.problem import Canvas, CanvasProblem
 from lacuna_ls.infill.load import load_tokenizer
 from lacuna_ls.infill.tokenizer import NUM_RESERVED
+from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.export import repack
-from lacuna_ls.training.ngrams import count_ngrams, table_tensors, token_stream
+from lacuna_ls.training.ngrams import count_ngrams, table_tensors
+from lacuna_ls.training.tokenizer import sample_texts
 
 V = NUM_RESERVED + 4
 TEXT = st.lists(st.integers(NUM_RESERVED, V - 1) | st.just(0), min_size=3, max_size=60)
@@ -50,22 +52,12 @@ def test_it_is_what_counting_by_hand_gives(tokens: list[int], num_pairs: int):
     assert sorted((gains[pair] for pair in kept), reverse=True) == sorted(gains.values(), reverse=True)[: len(kept)]
 
 
-class _Texts:
-    sample_weights = np.array([1.0, 0.0, 2.0])
-
-    def __len__(self) -> int:
-        return 3
-
-    def text(self, i: int) -> str:
-        return f"x{i} = {i}\n"
-
-
-def test_texts_are_read_once_until_there_is_enough():
-    tokenizer = load_tokenizer(EMBEDDED)
-    (read,) = token_stream(_Texts(), tokenizer, 1)
-    assert tokenizer.decode(read.tolist()) in (_Texts().text(0), _Texts().text(2))
-    both = [tokenizer.decode(each.tolist()) for each in token_stream(_Texts(), tokenizer, 14)]
-    assert sorted(both) == [_Texts().text(0), _Texts().text(2)]
+def test_texts_are_read_once_until_there_is_enough(small_corpus: Path):
+    (first,) = sample_texts(small_corpus, 1)
+    every = list(sample_texts(small_corpus, 10**9))
+    assert every[0] == first
+    assert len(every) == len(set(every)) == len(Corpus(small_corpus))
+    assert list(sample_texts(small_corpus, len(first.encode()) + 1)) == every[:2]
 
 
 def test_it_goes_into_a_packed_file_and_saves_forwards(tmp_path: Path):

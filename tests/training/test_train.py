@@ -21,6 +21,7 @@ from lacuna_ls.infill.tokenizer import Tokenizer
 from lacuna_ls.training import export as export_module
 from lacuna_ls.training import train as train_module
 from lacuna_ls.training.batches import Batches, BatchShape, LossWeights
+from lacuna_ls.training.command import first_interrupt
 from lacuna_ls.training.corpus import Corpus
 from lacuna_ls.training.evaluate import evaluate, fit, summary
 from lacuna_ls.training.export import export, load_run
@@ -273,7 +274,7 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
-    with train_module.held_interrupts() as is_interrupted:
+    with first_interrupt() as is_interrupted:
         assert not is_interrupted()
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
