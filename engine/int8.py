@@ -51,9 +51,13 @@ def best_products() -> Products:
     # as torch's own compiler asks; AVX-VNNI alone, of client CPUs, was never measured here and counts as without
     if torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported():  # pyright: ignore[reportPrivateUsage]
         return "int8"
+    return "half" if has_half() else "float"
+
+
+def has_half() -> bool:
+    """Whether there is FBGEMM here, which HalfLinear is made of."""
     has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
-    has_avx2 = torch.cpu._is_avx2_supported()  # pyright: ignore[reportPrivateUsage]
-    return "half" if has_fbgemm and has_avx2 else "float"
+    return has_fbgemm and torch.cpu._is_avx2_supported()  # pyright: ignore[reportPrivateUsage]
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +104,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_kn", quantised.t().contiguous())
         self.register_buffer("scale", scale[:, 0].contiguous())
         self.register_buffer("scale_few", scale[:, 0].bfloat16())
-        self._num_few = NUM_FEW if quantised.shape[1] % FEW_MULTIPLE == 0 else 0
+        self.num_few = NUM_FEW if quantised.shape[1] % FEW_MULTIPLE == 0 else 0
 
     @property
     def weight(self) -> Tensor:
@@ -109,7 +113,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= self._num_few:
+        if rows.shape[0] <= self.num_few:
             out = few_rows_matmul(rows, self.weight_nk, self.scale_few)
         elif rows.shape[1] == 1:
             # torch's integer product of one-column inputs is wrong (uninitialised memory, seen with torch 2.13)
@@ -395,10 +399,11 @@ class QuickLayer(nn.Module):
 
 
 def convert(model: DiffusionGemma, products: Products | None = None) -> DiffusionGemma:
-    """Replace, in place, every layer by one with the products given, those of self-conditioning, and with "half" those
-    with the vocabulary. products: None for the best on this CPU. Returns model.
+    """Replace, in place, every layer by one with the products given, those of self-conditioning, and those with the
+    vocabulary. products: None for the best on this CPU. Returns model.
 
-    The embedding stays as it is, because it is gathered.
+    The embedding stays as it is, because it is gathered. Logits are too fine for int8: the product of few rows rounds
+    what it gives to bf16, and a search adds up many. fp16 halves the bytes of the largest matrix instead.
     """
     products = products or best_products()
 
@@ -413,9 +418,9 @@ def convert(model: DiffusionGemma, products: Products | None = None) -> Diffusio
     for name, child in list(model.self_conditioning.named_children()):
         if isinstance(child, nn.Linear):
             setattr(model.self_conditioning, name, product_of(products, child.weight))
-    if products == "half":
+    if products == "half" or (products == "int8" and has_half()):
         table = model.embed_tokens.weight
-        model.to_vocabulary, model.from_vocabulary = product_of(products, table), product_of(products, table.t())
+        model.to_vocabulary, model.from_vocabulary = product_of("half", table), product_of("half", table.t())
     both = [(layer, layer.experts) for layer in model.layers if isinstance(layer, QuickLayer)]
     dense = [(layer, experts) for layer, experts in both if isinstance(experts, QuickExperts)]
     if len(dense) == len(model.layers):
