@@ -122,7 +122,8 @@ def markdown(found: dict[str, Any]) -> str:
             f"A fill's first step, 64 rows with {delta['rows']} prompt rows in the same forward, its preparation "
             f"included: {delta['ms']:.2f} ms."
         )
-    if "peak_bytes" in found:
+    # what is stopped before the weights are given back says nothing of memory
+    if "bytes_after_unload" in found:
         lines.append(
             f"Device memory: {found['peak_bytes'] / 1e9:.2f} GB at the peak (planned "
             f"{found['planned_bytes'] / 1e9:.2f} with the CUDA context), "

@@ -140,17 +140,16 @@ class PackedEngine(LocalEngine):
         return cls(model, policy, f"{source.name}, adapted" if adapter else source.name, kv_tokens)
 
     def status(self) -> EngineStatus:
-        status = super().status()
-        return status if self._slots is None else replace(status, kv_bytes=self._slots.num_bytes)
+        status, slots = super().status(), self._slots
+        return status if slots is None else replace(status, kv_bytes=slots.num_bytes)
 
     def close(self) -> None:
         # graphs first: they hold buffers that point into the rest
         if self._pipeline is not None:
             self._pipeline.clear()
         if self._packed is not None:
-            # the slot that was worked in holds the pool, and whoever still has this engine would hold both
-            self._cache = KVCache(self._packed.config, self._packed.device, self._packed.dtype, 0)
-        self._pipeline = self._slots = self._packed = self._slot = None
+            self._drop_slots(self._packed)
+        self._pipeline = self._packed = None
         super().close()
 
     def warm_up(self, num_rows: Sequence[int] = WARM_UP_ROWS) -> None:
@@ -177,8 +176,7 @@ class PackedEngine(LocalEngine):
             return
         self._steps.clear()
         # the old storage goes before the new one comes
-        self._slots = self._slot = None
-        self._cache = KVCache(model.config, model.device, model.dtype, 0)
+        self._drop_slots(model)
         self._last_hidden = None
         self._slots = SlotPool(model.config, model.device, model.dtype, kv_tokens)
 
@@ -252,6 +250,15 @@ class PackedEngine(LocalEngine):
         _ = self.model
         assert self._pipeline is not None
         return self._pipeline
+
+    def _drop_slots(self, model: PackedModel) -> None:
+        """Let go of the storage, at once."""
+        if self._slots is not None:
+            # pool and slots hold each other
+            self._slots.clear()
+        self._slots = self._slot = None
+        # the slot that was worked in holds the pool, and whoever still has this engine would hold both
+        self._cache = KVCache(model.config, model.device, model.dtype, 0)
 
     def _take(self, prompt: tuple[int, ...], num_extra: int = 0) -> None:
         """Work in the slot that suits the prompt."""

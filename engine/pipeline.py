@@ -13,6 +13,7 @@ Shapes: B canvases of L rows (the bucket), R = B * L, k tokens of self-condition
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -334,7 +335,7 @@ class Pipeline:
         self._is_captured = self.options.graph == "auto" and model.device.type == "cuda" and is_triton
         self._sweeps: GraphCache[tuple[Sweep, StepGraph]] = GraphCache(MAX_GRAPHS)
         self._prefills: GraphCache[tuple[Prefill, StepGraph]] = GraphCache(MAX_GRAPHS)
-        self._memory: Any = torch.cuda.graph_pool_handle() if self._is_captured else None
+        self._memory = self._new_memory()
 
     @property
     def num_graphs(self) -> int:
@@ -379,7 +380,9 @@ class Pipeline:
         if C not in sweep.leads:
             lead = Lead(self.model, cache, C, sweep.B, sweep.L, self.options.is_forked)
             sweep.load([Canvas.free(sweep.L)] * sweep.B, cache, 1, 0, None)
-            sweep.leads[C] = lead, self._graph(lambda: sweep.first_step(lead))
+            # the sweep holds this graph: held by it in turn, neither would give its memory back when it is dropped
+            owner = weakref.proxy(sweep)
+            sweep.leads[C] = lead, self._graph(lambda: owner.first_step(lead))
         return sweep.leads[C]
 
     @torch.inference_mode()
@@ -396,6 +399,8 @@ class Pipeline:
         """Drop every graph and buffer."""
         self._prefills.clear()
         self._sweeps.clear()
+        # torch takes no graph into a pool whose graphs are all gone
+        self._memory = self._new_memory()
 
     @torch.inference_mode()
     def encode(self, tokens: Sequence[int], cache: Slot, only_last: bool = False) -> Tensor:
@@ -457,6 +462,9 @@ class Pipeline:
         graph = StepGraph(body, self.model.device, self._memory, is_eager=not self._is_captured)
         graph.prepare()
         return graph
+
+    def _new_memory(self) -> Any:
+        return torch.cuda.graph_pool_handle() if self._is_captured else None
 
     def _storage(self, cache: Slot) -> int:
         """Baked into a captured graph; slots of one pool share it."""

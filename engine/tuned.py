@@ -80,7 +80,11 @@ def apply(device: str = "cuda") -> bool:
     tiles.use({})
     if not torch.cuda.is_available():
         return False
-    name, path = torch.cuda.get_device_name(device), cache_file()
+    try:
+        name, path = torch.cuda.get_device_name(device), cache_file()
+    except ModuleNotFoundError:
+        # where there is little but torch, nothing is stored either
+        return False
     try:
         devices = _read(path)
         if devices is None:

@@ -74,6 +74,8 @@ def as_graph(works: Sequence[Work]) -> Work:
     engine's own graph.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    # the operands may still be on their way
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             for work in works:

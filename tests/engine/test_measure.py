@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import tiny_models as tiny
 import torch
+from lacuna_ls.engine import measure
+from lacuna_ls.engine.cuda_graph import StepGraph
 from lacuna_ls.engine.formats import Scheme, parts
 from lacuna_ls.engine.measure import (
     CANVASES,
@@ -23,6 +25,7 @@ from lacuna_ls.engine.measure import (
     random_parts,
 )
 from lacuna_ls.engine.packed_model import PackedModel
+from lacuna_ls.engine.pipeline import Pipeline
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "engine_gpu.py"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -60,6 +63,28 @@ def test_a_run_on_a_gpu_ends_within_nine_minutes(tmp_path: Path):
     run.ours(Scheme())
     assert len(run.found["left_out"]) == len(CANVASES) + len(DELTAS) + 1
     assert kept[-1]["machine"] == run.found["machine"]
+
+
+def test_a_second_stream_that_fails_costs_no_other_number(monkeypatch: pytest.MonkeyPatch):
+    prepare = Pipeline.prepare
+
+    def prepare_or_fail(pipeline: Pipeline, *shape: Any) -> Any:
+        if pipeline.options.is_forked:
+            raise RuntimeError("CUDA error: unjoined work\nand more of it")
+        return prepare(pipeline, *shape)
+
+    monkeypatch.setattr(Pipeline, "prepare", prepare_or_fail)
+    # what is replayed on a CPU is the body
+    monkeypatch.setattr(StepGraph, "is_captured", True)
+    monkeypatch.setattr(measure, "CANVASES", (8, 16))
+    run = Measurement(tiny.tiny_config(), torch.device("cpu"), 1e6, 1, (20,), lambda found: None)
+    run.machine()
+    run.ours(Scheme())
+    assert [(step["rows"], step["forked_ms"]) for step in run.found["steps"]] == [(8, None), (16, None)]
+    assert all(step["graph_ms"] > 0 for step in run.found["steps"])
+    assert run.found["left_out"] == [
+        f"dense beside experts, {rows} rows: CUDA error: unjoined work" for rows in (8, 16)
+    ]
 
 
 def test_the_benchmark_in_one_command(tmp_path: Path):

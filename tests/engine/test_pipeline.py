@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 import torch
+from lacuna_ls.engine import pipeline
 from lacuna_ls.engine.cuda_graph import Fork, GraphCache, Reports, StepGraph
 from lacuna_ls.engine.denoise import Denoised, denoise
 from lacuna_ls.engine.draws import PhiloxDraws, uniform_tokens
@@ -385,6 +388,47 @@ def test_graphs_are_dropped_oldest_first():
     assert cache.get(1, lambda: 99) == 10
     assert cache.get(2, lambda: 98) == 98
     assert len(cache) == 2
+
+
+def test_what_is_dropped_gives_its_memory_back_at_once(model: PackedModel, monkeypatch: pytest.MonkeyPatch):
+    """Not when Python next looks for cycles: an exhausted device has no room for the old storage beside the new one,
+    and a graph must not go while another is captured.
+    """
+    monkeypatch.setattr(pipeline, "MAX_GRAPHS", 1)
+    engine = PackedEngine(model, SAMPLED, kv_tokens=1024, options=StepOptions(num_top=16))
+    engine.warm_up((9,))
+    engine.fill(problem())
+    gc.disable()
+    try:
+        sweep = engine._steps.prepare(engine._slot, 1, 30)[0]
+        engine._steps.prepare_lead(sweep, 5, engine._slot)
+        first, storage = weakref.ref(sweep), weakref.ref(engine._slots.storage(0)[0])
+        del sweep
+        assert first() is not None
+        sweep = engine._steps.prepare(engine._slot, 1, 60)[0]
+        assert first() is None
+        engine._steps.prepare_lead(sweep, 5, engine._slot)
+        del sweep
+        engine.shrink(512)
+        assert storage() is None
+        storage = weakref.ref(engine._slots.storage(0)[0])
+        engine.warm_up((9,))
+        engine.close()
+        assert storage() is None
+    finally:
+        gc.enable()
+
+
+def test_graphs_after_a_clear_share_another_pool(model: PackedModel, monkeypatch: pytest.MonkeyPatch):
+    """torch refuses a capture into a pool that no graph is left of."""
+    handles = iter([(0, 1), (0, 2)])
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    steps = Pipeline(model, SAMPLED)
+    assert steps._memory is None
+    steps._is_captured = True
+    for wanted in ((0, 1), (0, 2)):
+        steps.clear()
+        assert steps._memory == wanted
 
 
 class NoWaiting(TorchDispatchMode):

@@ -92,6 +92,17 @@ def test_whatever_tune_may_leave_is_used(card: None, name: str):
                 assert tiles.table_for(CARD, (8, 9))[operation] == table[operation]
 
 
+def test_where_nothing_could_be_stored_the_shipped_tiles_serve(card: None, monkeypatch: pytest.MonkeyPatch):
+    """A borrowed machine has torch, and no library that knows the user's folders."""
+
+    def no_folder() -> Path:
+        raise ModuleNotFoundError("No module named 'platformdirs'")
+
+    monkeypatch.setattr(tuned, "cache_file", no_folder)
+    assert tuned.apply() is False
+    assert in_use() == SHIPPED
+
+
 def test_another_devices_table_is_not_used_but_kept(card: None):
     tuned.save(OTHER, TABLE)
     assert tuned.apply() is False

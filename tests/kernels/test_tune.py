@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from lacuna_ls.kernels import agreement, benchmark, measure, tiles, tune
@@ -166,6 +168,56 @@ def test_a_wrong_answer_gets_no_speed(monkeypatch: pytest.MonkeyPatch):
     assert "WRONG" in wrong.line()
     assert "WRONG" in nan.line()
     assert "tests" in red.line()
+
+
+def test_a_baseline_that_fails_costs_no_other_number(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> torch.Tensor:
+        raise NotImplementedError("not on this card")
+
+    def compiler(work, **_):
+        if work.keywords["is_hard"]:
+            raise RuntimeError("no such kernel")
+        return work
+
+    def one(is_hard: bool) -> torch.Tensor:
+        return torch.ones(4)
+
+    def cases(device, sizes, only):
+        for name, baselines in (
+            ("some", (broken, partial(one, is_hard=True), partial(one, is_hard=False))),
+            ("none", (broken,)),
+        ):
+            truth = (torch.ones(4),)
+            yield benchmark.Case("linear", name, 1e6, lambda: (torch.ones(4),), lambda t=truth: t, (), baselines)
+
+    monkeypatch.setattr(benchmark, "cases", cases)
+    monkeypatch.setattr(torch, "compile", compiler)
+    some, none = benchmark.run(CPU, benchmark.Sizes())
+    assert some.torch_ms is not None
+    assert some.compiled_ms is not None
+    assert none.ms is not None
+    assert none.torch_ms is none.compiled_ms is None
+
+
+def test_every_baseline_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    """All that are `partial` are one function to the compiler, which gives up after so many of its versions."""
+    graphs: list[object] = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda work, **options: compiler(work, backend=backend, **options))
+    works = [partial(lambda x, n: x + n, n=n) for n in range(12)]
+    for work in works:
+        benchmark._compiled(work)(torch.ones(2))
+    assert len(graphs) == len(works)
+    torch.compiler.reset()
+
+
+def test_weights_that_are_not_quantised_are_bf16():
+    assert benchmark.random_experts(2, 64, 32, CPU, "bf16").down.data.dtype == torch.bfloat16
 
 
 def test_what_is_measured_beside_the_experts_gives_the_same_numbers():
