@@ -26,8 +26,9 @@ INDEX = "packages.json"
 
 def write_bundle(corpus: Path, out: Path, left_out: Collection[str] = (), max_bytes: int = sys.maxsize) -> int:
     """Write what corpus has of all packages but left_out; of training packages the largest go first where max_bytes of
-    text are exceeded. Returns the size of the file in bytes.
+    text are exceeded. Returns the size of the file in bytes. Raises: ModelNotFoundError where there is no corpus.
     """
+    splits = [Corpus(corpus, split) for split in SPLITS]
     manifest: dict[str, dict[str, Any]] = json.loads((corpus / "manifest.json").read_text("utf-8"))["packages"]
     names = [name for name in manifest if name not in left_out]
     # held-out ones always, then the smallest: variety before volume
@@ -38,11 +39,10 @@ def write_bundle(corpus: Path, out: Path, left_out: Collection[str] = (), max_by
         if max_bytes >= 0:
             chosen.add(name)
     members: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
-    for split in SPLITS:
-        texts = Corpus(corpus, split)
-        for i, file in enumerate(texts.files()):
+    for each in splits:
+        for i, file in enumerate(each.files()):
             if file["package"] in chosen:
-                members[file["package"]].append((file["path"], texts.data(i)))
+                members[file["package"]].append((file["path"], each.data(i)))
     rows: list[dict[str, Any]] = []
     part = out.with_name(f"{out.name}.part")
     with tarfile.open(part, "w:xz", preset=9) as bundle:

@@ -399,4 +399,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from .command import guarded
+
+    raise SystemExit(guarded(main))

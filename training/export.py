@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.checkpoint import load_checkpoint, load_config, save_folder, save_packed
 from ..engine.config import ModelConfig
-from ..engine.errors import CheckpointError, ConfigError, ModelNotFoundError
+from ..engine.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from ..engine.model import DiffusionGemma
 from ..engine.modelfile import CALIBRATION_KEY, CARD_KEY, TOKENIZER_KEY, read_metadata
 from ..infill.calibration import Calibration
@@ -41,7 +41,7 @@ def load_run(run: Path) -> DiffusionGemma:
 
 
 def export(run: Path, tokenizer: Path, out: Path, card: dict[str, object], calibration: str = "") -> int:
-    """Write the packed file and read it back. Returns its size in bytes. Raises: ValueError above MAX_BYTES."""
+    """Write the packed file and read it back. Returns its size in bytes. Raises: ModelError above MAX_BYTES."""
     model = load_run(run)
     metadata = {TOKENIZER_KEY: _read(tokenizer), CARD_KEY: json.dumps(card)}
     if calibration:
@@ -53,8 +53,8 @@ def repack(source: Path, out: Path, metadata: Mapping[str, str], tensors: Mappin
     """Write a packed file anew, every tensor of it as it is; out may be source. Returns the size in bytes.
 
     metadata: replaces these keys, the others stay. tensors: go in beside those of source, or in place of one of the
-    same name. Raises: ModelError and its kinds for a source that is no packed file, or a result that is no model;
-    ValueError above MAX_BYTES.
+    same name. Raises: ModelError and its kinds for a source that is no packed file, or a result that is no model or
+    above MAX_BYTES.
     """
     load_config(source)
     header = read_metadata(source) | dict(metadata)
@@ -72,7 +72,8 @@ def _finish(out: Path, write: Callable[[Path], None], expected: Mapping[str, Ten
         write(part)
         size = part.stat().st_size
         if size > MAX_BYTES:
-            raise ValueError(f"the packed model takes {size} bytes, over the limit of {MAX_BYTES}; make it smaller")
+            advice = "train a smaller one, or write it as a folder: --out DIR"
+            raise ModelError(f"{out} would take {size} bytes, over the limit of {MAX_BYTES}; {advice}")
         load_checkpoint(part, weights="fp32")
         written = load_file(part) if expected is not None else {}
         for name, tensor in (expected or {}).items():

@@ -6,6 +6,8 @@ import json
 import sysconfig
 from pathlib import Path
 
+import pytest
+from lacuna_ls.engine.errors import ModelNotFoundError
 from lacuna_ls.training.bundle import read_bundle, write_bundle
 from lacuna_ls.training.corpus import Corpus, build_corpus
 from lacuna_ls.training.sources import Package
@@ -56,3 +58,9 @@ def test_a_bundle_holds_plain_files_only(tmp_path: Path) -> None:
     read_bundle(tmp_path / "b.tar.xz", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["0.zip", "1.zip", "packages.json"]
     assert json.loads((tmp_path / "out" / "packages.json").read_text())[1]["name"] == "small"
+
+
+def test_without_a_corpus_it_says_how_to_build_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="build the corpus first"):
+        write_bundle(tmp_path, tmp_path / "bundle.tar.xz")
+    assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ def test_what_cannot_be_repacked_says_why(
     with pytest.raises(ModelNotFoundError, match=r"state\.safetensors does not exist; train first: lacuna train"):
         main([str(tmp_path), "--tokenizer", str(wrong), "--out", str(out)])
     monkeypatch.setattr(export_module, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="over the limit"):
+    with pytest.raises(ModelError, match="over the limit"):
         repack(packed, out, {CARD_KEY: "{}"})
     assert not out.exists()
     for wrongly, told in (

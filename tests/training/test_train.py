@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
-from lacuna_ls.engine.errors import ConfigError, ModelNotFoundError
+from lacuna_ls.engine.errors import ConfigError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma, joint_layer
@@ -300,7 +300,7 @@ def test_an_export_reloads_and_says_what_it_is(
     again = load_checkpoint(out, weights="fp32").state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in packed.items())
     monkeypatch.setattr(export_module, "MAX_BYTES", size // 2)
-    with pytest.raises(ValueError, match="over the limit"):
+    with pytest.raises(ModelError, match="over the limit"):
         export(tmp_path / "run", small_corpus / "tokenizer.json", tmp_path / "big.safetensors", {})
     assert not list(tmp_path.glob("big*"))
 
