@@ -102,7 +102,34 @@ def test_a_missing_server_is_said_once(nvim):
     ed.vim.command("checkhealth lacuna")
     report = "\n".join(ed.vim.current.buffer[:])
     assert "/no/such/lacuna" in report
-    assert "pip install lacuna-ls" in report
+    assert f"pip install {ROOT}" in report
+
+
+def test_the_server_is_installed_from_the_repository_that_the_plugin_lies_in(nvim, tmp_path):
+    """By a python3 that only writes down what it is asked, and leaves a launcher of the fake server."""
+    log, fake = tmp_path / "asked", tmp_path / "bin/python3"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {log}
+case "$2" in
+venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+pip) printf '#!/bin/sh\\nexec {" ".join(FAKE)} "$@"\\n' > "${{0%/*}}/lacuna" && chmod +x "${{0%/*}}/lacuna" ;;
+esac
+"""
+    )
+    fake.chmod(0o755)
+    ed = nvim(cmd=None, env={"PATH": f"{fake.parent}:/usr/bin:/bin"}, wait=False)
+    until(lambda: "server not found" in notifications(ed), "the message")
+    ed.lua("vim.fn.confirm = function(question) vim.g.asked = question; return 2 end")
+    ed.vim.command("Lacuna install")
+    assert f"Install {ROOT} with pip into" in ed.vim.eval("g:asked")
+    assert not log.exists(), "nobody has said yes"
+    ed.lua("vim.fn.confirm = function() return 1 end")
+    ed.vim.command("Lacuna install")
+    until(lambda: ed.messages("initialize"), "the server")
+    private = ed.lua("return require('lacuna.server').private_dir()")
+    assert log.read_text().splitlines() == [f"-m venv {private}", f"-m pip install --upgrade {ROOT}"]
 
 
 def test_the_server_is_looked_for_in_the_environment_then_on_the_path(nvim, tmp_path):

@@ -44,7 +44,11 @@ wrap(
 )
 
 section('INSTALLATION', 'lacuna-install')
-wrap('Neovim 0.12 or newer, and the server: `pip install lacuna-ls`, or `:Lacuna install`. The plugin:', '')
+wrap(
+  'Neovim 0.12 or newer, and the server: `:Lacuna install`, which takes it from the repository that the plugin lies '
+    .. 'in, or `pip install` with the path of that repository. The plugin:',
+  ''
+)
 put('', 'With |vim.pack|: >lua', "    vim.pack.add({ 'URL of the Lacuna repository' })", '<')
 put('With lazy.nvim: >lua', "    { url = 'URL of the Lacuna repository', main = 'lacuna', opts = {} }", '<')
 wrap(

@@ -35,7 +35,7 @@ function M.check()
   health.start('lacuna: server')
   local cmd, where = server.command()
   if not cmd then
-    health.error('server not found: ' .. where, { ':Lacuna install', 'pip install lacuna-ls', 'or set `cmd`' })
+    health.error('server not found: ' .. where, { ':Lacuna install', 'pip install ' .. server.package(), 'or set `cmd`' })
     return
   end
   health.ok(('%s (from %s)'):format(table.concat(cmd, ' '), where))

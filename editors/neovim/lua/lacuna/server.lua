@@ -33,6 +33,16 @@ function M.private_dir()
   return vim.fs.joinpath(vim.fn.stdpath('data') --[[@as string]], 'lacuna', 'venv')
 end
 
+--- What pip installs: the repository that this plugin lies in, as every package manager clones it, else the package.
+function M.package()
+  local root = vim.fs.abspath(debug.getinfo(1, 'S').source:sub(2))
+  for _ = 1, 5 do
+    root = vim.fs.dirname(root)
+  end
+  local is_whole = vim.uv.fs_stat(vim.fs.joinpath(root, 'pyproject.toml')) and vim.uv.fs_stat(vim.fs.joinpath(root, 'lsp'))
+  return is_whole and root or 'lacuna-ls'
+end
+
 --- The command that starts the server, and where it was found; nil with the places that were looked at.
 ---@return string[]?, string
 function M.command()
@@ -289,8 +299,8 @@ end
 
 --- A private virtual environment with the server in it. Asks first: it downloads.
 function M.install()
-  local dir = M.private_dir()
-  if vim.fn.confirm(('Install lacuna-ls with pip into %s?'):format(dir), '&Yes\n&No', 2) ~= 1 then
+  local dir, package = M.private_dir(), M.package()
+  if vim.fn.confirm(('Install %s with pip into %s?'):format(package, dir), '&Yes\n&No', 2) ~= 1 then
     return
   end
   local python = vim.fn.exepath('python3')
@@ -312,7 +322,7 @@ function M.install()
   end
   local bin = vim.fn.has('win32') == 1 and 'Scripts/python.exe' or 'bin/python'
   step({ python, '-m', 'venv', dir }, function()
-    step({ vim.fs.joinpath(dir, bin), '-m', 'pip', 'install', '--upgrade', 'lacuna-ls' }, function()
+    step({ vim.fs.joinpath(dir, bin), '-m', 'pip', 'install', '--upgrade', package }, function()
       tell('installed', vim.log.levels.INFO)
       M.start()
     end)
