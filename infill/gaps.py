@@ -17,6 +17,7 @@ from .calibration import Features
 from .layout import Prompt
 from .pose import prompt_for
 from .request import (
+    NO_OTHER,
     Cancelled,
     GapFill,
     GapSpan,
@@ -74,11 +75,15 @@ def _one_by_one(
             continue
         scene = infiller.read(one)
         gap = _gap(scene, one, span)
-        result = infiller.fill_gap(one, scene, gap, cancelled)
+        # diffusion finds another answer from other noise; the encoder has to be asked for its next likely one
+        number = 0 if infiller.policy.decoding_for(gap) == "denoise" else request.seed
+        result = infiller.fill_gap(replace(one, num_alternatives=number + 1), scene, gap, cancelled)
         timings = _added(timings, result.timings)
         if result.is_cancelled:
             return GapsResult(tuple(fills), is_cancelled=True, timings=_ended(timings, started))
-        best = result.proposals[0] if result.proposals else None
+        best = result.proposals[number] if number < len(result.proposals) else None
+        if number and best is None:
+            result = replace(result, declined=NO_OTHER)
         if best is not None and best.text.strip() in _PLACEHOLDERS:
             best, result = None, replace(result, declined="unchanged")
         fills.append(_fill_of(span, best, result.declined))

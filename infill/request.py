@@ -96,12 +96,16 @@ class GapSpan:
     is_multiline: bool = True
 
 
+NO_OTHER = "no-other"
+
+
 @dataclass(frozen=True, slots=True)
 class GapsRequest:
     """Several gaps to fill in one snapshot of one document. Fields not named here are as in InfillRequest.
 
     gaps: from top to bottom, apart from each other. jointly: denoise them in one canvas, the text between them pinned;
-    otherwise one after the other, each seeing those above it filled.
+    otherwise one after the other, each seeing those above it filled. seed: another one is another attempt at the same
+    gaps; a gap that has no further answer is declined with NO_OTHER.
     """
 
     text: str

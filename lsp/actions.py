@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lsprotocol import types
 
-from ..infill.request import GapSpan, GapsRequest, GapsResult, IndentStyle, Infiller
+from ..infill.request import NO_OTHER, GapSpan, GapsRequest, GapsResult, IndentStyle, Infiller
 from . import protocol as names
 from .cancel import CancelToken
 from .documents import Document, clean
@@ -44,8 +44,8 @@ MAX_SELECTION_CHARS = 4_000
 LEFT_ALONE = "the model would leave it as it is"
 NOT_PARSED = "what the model wrote would not parse"
 
-NUM_REPAIRS = 4
-"""Different seeds that a repair is tried with."""
+NUM_ATTEMPTS = 4
+"""Different answers that a repair or a rewrite is tried with."""
 
 _MAYBE_HOLE = re.compile(r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''")
 _COLUMN_0 = re.compile(r"^[^\s)\]}]", re.MULTILINE)
@@ -309,11 +309,11 @@ class _Task:
         return _Task(request, self.kind, len(comment))
 
     def run(self, infiller: Infiller, cancelled: CancelToken) -> Outcome:
-        """Fill the gaps; a repair or a rewrite that changes nothing is tried with other seeds."""
+        """Fill the gaps; a repair that mends nothing, or a rewrite that changes nothing, gets other answers tried."""
         reason = "there is nothing good to put here"
-        for seed in range(NUM_REPAIRS if self.kind in ("repair", "rewrite") else 1):
+        for seed in range(NUM_ATTEMPTS if self.kind in ("repair", "rewrite") else 1):
             result = infiller.fill_gaps(replace(self.request, seed=seed), cancelled)
-            if result.is_cancelled:
+            if result.is_cancelled or any(fill.declined == NO_OTHER for fill in result.fills):
                 break
             found = self._replacements(result)
             if found and not self._is_good(found):

@@ -9,7 +9,7 @@ import pytest
 from infill_cases import BYTE_POLICY, TOKENIZER, infiller
 from lacuna_ls.infill.holes import find_holes
 from lacuna_ls.infill.languages import language_for
-from lacuna_ls.infill.request import GapSpan, GapsRequest
+from lacuna_ls.infill.request import NO_OTHER, GapSpan, GapsRequest
 
 TEXT = "def f(a):\n    pass\n\n\ndef g(b):\n    # say\n    ...\n\n\nx = ...\n"
 
@@ -169,3 +169,23 @@ def test_a_rewrite_has_room_for_what_it_takes_the_place_of():
     shorter, longer = (len(problem.canvases[0].tokens) for problem in subject.engine.problems)
     assert shorter == BYTE_POLICY.num_rows_block
     assert len(old) < longer <= 2 * shorter
+
+
+def test_the_next_attempt_of_the_encoder_is_its_next_answer():
+    text = "x = [a b]\n"
+    request = GapsRequest(text, (GapSpan(5, 8, is_multiline=False),), "python", is_rewrite=True)
+    subject = infiller(lambda problem: ["a, b", "a + b", "a and b"][: len(problem.canvases)])
+    attempts = [subject.fill_gaps(replace(request, seed=seed)) for seed in range(4)]
+    assert [written(text, attempt) for attempt in attempts[:3]] == ["x = [a, b]\n", "x = [a + b]\n", "x = [a and b]\n"]
+    assert attempts[3].fills[0].proposal is None
+    assert attempts[3].fills[0].declined == NO_OTHER
+
+
+def test_the_next_attempt_of_diffusion_begins_with_other_noise():
+    text = "x = [a b]\n"
+    request = GapsRequest(text, (GapSpan(5, 8, is_multiline=False),), "python", is_rewrite=True)
+    subject = infiller(lambda problem: [["a, b", "a + b"][problem.seed]])
+    subject.policy = replace(BYTE_POLICY, decoding="denoise")
+    attempts = [written(text, subject.fill_gaps(replace(request, seed=seed))) for seed in range(2)]
+    assert attempts == ["x = [a, b]\n", "x = [a + b]\n"]
+    assert all(len(problem.canvases) == 1 for problem in subject.engine.problems)
