@@ -3,7 +3,8 @@
 Three witnesses, each compared like with like (the same window before the change, and the same window without the line
 that is being written): errors of the tree, unbalanced brackets, and for Python the interpreter's own parser, because
 tree-sitter's Python grammar forgives missing bodies and wrong indentation. That one also tells what the lines below
-need, and whether what stands above may still become a program. Knows nothing of how a proposal was made.
+need, and whether what stands above may still become a program. A name that is given twice in one list of parameters is
+an error that no parser sees. Knows nothing of how a proposal was made.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def adds_errors(
     """
     line = snapshot.line_start(start), _after_line(snapshot, end)
     margins = tree.margins(*line)
-    after = tree.replaced(start, end, text).damage(margins)
+    changed = tree.replaced(start, end, text)
+    if changed.repeats_name(start, start + len(text)):
+        return True
+    after = changed.damage(margins)
     if after.num_errors or after.num_unbalanced:
         if after.exceeds(tree.damage(margins)):
             return True
@@ -56,7 +60,7 @@ def adds_errors(
     limit = MAX_DOUBTFUL_CHARS if after.num_errors or after.num_unbalanced else MAX_PARSED_CHARS
     if tree.language.name != "python":
         return False
-    low, high = _piece(tree.replaced(start, end, text), snapshot, start, end, text, limit)
+    low, high = _piece(changed, snapshot, start, end, text, limit)
     return high - low <= limit and _breaks_python(tree, snapshot, (low, high), start, end, text, is_body_due)
 
 

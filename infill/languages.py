@@ -33,7 +33,8 @@ class Language:
     blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
     the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
     indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
-    comment_nodes .. import_nodes: node types of the grammar. code_in_string: nodes inside a string that are code again.
+    comment_nodes .. keyword_nodes: node types of the grammar. code_in_string: inside of a string they are code again.
+    parameter_nodes: lists of parameters. keyword_nodes: arguments that are given by name.
     holes: a tree-sitter query: @hole is replaced, @body is an empty body, @todo is a comment that the code follows.
     """
 
@@ -58,6 +59,8 @@ class Language:
     block_nodes: frozenset[str] = _NONE
     definition_nodes: frozenset[str] = _NONE
     import_nodes: frozenset[str] = _NONE
+    parameter_nodes: frozenset[str] = _NONE
+    keyword_nodes: frozenset[str] = _NONE
     holes: str = ""
     word_extra: str = field(default="")
     """Characters besides letters, digits and the underscore that belong to a word."""
@@ -167,6 +170,7 @@ _JAVASCRIPT = Language(
     block_nodes=_set("statement_block class_body switch_body"),
     definition_nodes=_set("function_declaration generator_function_declaration class_declaration method_definition"),
     import_nodes=_set("import_statement"),
+    parameter_nodes=_set("formal_parameters"),
     holes=_JAVASCRIPT_HOLES,
     word_extra="$",
 )
@@ -206,6 +210,8 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("block"),
         definition_nodes=_set("function_definition class_definition"),
         import_nodes=_set("import_statement import_from_statement future_import_statement"),
+        parameter_nodes=_set("parameters lambda_parameters"),
+        keyword_nodes=_set("keyword_argument"),
         holes=_PYTHON_HOLES,
     ),
     _JAVASCRIPT,
@@ -224,6 +230,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
         definition_nodes=_TYPESCRIPT_DEFINITIONS,
         import_nodes=_JAVASCRIPT.import_nodes,
+        parameter_nodes=_JAVASCRIPT.parameter_nodes,
         holes=_JAVASCRIPT_HOLES,
         word_extra="$",
     ),
@@ -242,6 +249,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
         definition_nodes=_TYPESCRIPT_DEFINITIONS,
         import_nodes=_JAVASCRIPT.import_nodes,
+        parameter_nodes=_JAVASCRIPT.parameter_nodes,
         holes=_JAVASCRIPT_HOLES,
         word_extra="$",
     ),
@@ -259,6 +267,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("block field_declaration_list interface_type"),
         definition_nodes=_set("function_declaration method_declaration type_declaration"),
         import_nodes=_set("import_declaration package_clause"),
+        parameter_nodes=_set("parameter_list"),
         holes=_GO_HOLES,
     ),
     Language(
@@ -275,6 +284,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("block declaration_list field_declaration_list match_block enum_variant_list"),
         definition_nodes=_set("function_item struct_item enum_item trait_item impl_item function_signature_item"),
         import_nodes=_set("use_declaration"),
+        parameter_nodes=_set("parameters closure_parameters"),
         holes=_RUST_HOLES,
     ),
     Language(
@@ -290,6 +300,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("block class_body interface_body constructor_body enum_body switch_block"),
         definition_nodes=_set("method_declaration constructor_declaration class_declaration interface_declaration"),
         import_nodes=_set("import_declaration package_declaration"),
+        parameter_nodes=_set("formal_parameters"),
         holes=_JAVA_HOLES,
     ),
     Language(
@@ -303,6 +314,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("compound_statement field_declaration_list enumerator_list"),
         definition_nodes=_set("function_definition struct_specifier enum_specifier type_definition"),
         import_nodes=_set("preproc_include"),
+        parameter_nodes=_set("parameter_list"),
         holes=_C_HOLES,
     ),
     Language(
@@ -316,6 +328,7 @@ LANGUAGES: tuple[Language, ...] = (
         block_nodes=_set("compound_statement field_declaration_list declaration_list enumerator_list"),
         definition_nodes=_set("function_definition struct_specifier class_specifier enum_specifier"),
         import_nodes=_set("preproc_include using_declaration"),
+        parameter_nodes=_set("parameter_list"),
         holes=_C_HOLES,
     ),
     _PLAIN,

@@ -6,10 +6,13 @@ Pure functions on text. Knows no document, no language and no syntax tree.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _LOOP = re.compile(r"([^\n]{0,12}?[A-Za-z][^\n]{0,20}?)\1{4,}")
 _LETTER_IN_QUOTES = re.compile(r"['\"][^'\"]*[^\W\d_]")
 _SPACE = re.compile(r"\s+")
+_MARKS = ")]}>,;:"
+_QUOTES = "\"'`"
 
 
 def normalized(line: str) -> str:
@@ -32,7 +35,8 @@ def overlap_variants(middle: str, tail: str) -> list[str]:
     """The middle as it may be meant, given what stands right of it: the wanted readings, best first.
 
     tail: the rest of the line. A longer overlap comes first where it is a whole tail or at least three characters; the
-    caller decides among them by what the result looks like. White space is no difference.
+    caller decides among them by what the result looks like. White space is no difference. A whole tail that is more
+    than closing marks is never meant twice, however broken the text around is; nor are quotes and nothing else.
     """
     tail = tail.rstrip()
     wanted = normalized(tail)
@@ -42,10 +46,15 @@ def overlap_variants(middle: str, tail: str) -> list[str]:
     perhaps: list[str] = []
     body = middle.rstrip()
     squeezed = normalized(body)
+    # what stood between the two still has to, unless the tail brings its own
+    keeps_space = not tail[0].isspace()
+    is_text = bool(wanted.strip(_MARKS + _QUOTES))
+    if squeezed.endswith(wanted) and (is_text or (squeezed == wanted and wanted.strip(_MARKS))):
+        return [_without_last(body, len(wanted), keeps_space)]
     for size in range(min(len(wanted), len(squeezed)), 0, -1):
         if not squeezed.endswith(wanted[:size]):
             continue
-        shorter = _without_last(body, size)
+        shorter = _without_last(body, size, keeps_space)
         if size == len(wanted) or size >= 3:
             sure.append(shorter)
         else:
@@ -54,12 +63,12 @@ def overlap_variants(middle: str, tail: str) -> list[str]:
     return [*sure[:2], middle, *perhaps[:2]]
 
 
-def _without_last(text: str, num_visible: int) -> str:
+def _without_last(text: str, num_visible: int, keeps_space: bool) -> str:
     end = len(text)
     while num_visible:
         end -= 1
         num_visible -= not text[end].isspace()
-    return text[:end].rstrip(" \t")
+    return text[:end] if keeps_space else text[:end].rstrip(" \t")
 
 
 def repeats_below(lines: list[str], below: list[str]) -> int | None:
@@ -78,12 +87,22 @@ def repeats_below(lines: list[str], below: list[str]) -> int | None:
     return None
 
 
+def runs_into(before: str, tail: str, is_word: Callable[[str], bool]) -> bool:
+    """Whether what stands on the line up to here and what stands right of it would become one word, or be a string with
+    something attached to it. tail: not what before ends with.
+    """
+    last, first = before[-1:], tail[:1]
+    if last and last in "\"'" and before.count(last) % 2 == 0:
+        return is_word(first) or (bool(first) and first in "\"'")
+    return is_word(last) and is_word(first)
+
+
 def is_loop(text: str) -> bool:
     """Whether text says the same thing over and over: what a small model does when it is lost."""
     if _LOOP.search(text):
         return True
     lines = [normalized(line) for line in text.split("\n") if line.strip()]
-    for period in (1, 2):
+    for period in range(1, len(lines) // 3 + 1):
         for i in range(len(lines) - 3 * period + 1):
             unit = lines[i : i + period]
             if any(is_substantive(line) for line in unit) and lines[i : i + 3 * period] == unit * 3:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import tree_sitter
 
@@ -22,6 +23,9 @@ WINDOW_CHARS = 8_000
 
 BRACKET_CHARS = 4_000
 """How far brackets are counted on each side of a change: the scanner is slower than an incremental parse."""
+
+MAX_LEVELS = 8
+"""How far up the list is looked for that a parameter or a named argument belongs to."""
 
 _WINDOW_GRID = 4096
 _COLUMN_0 = re.compile(r"^[^\s)\]}#*]", re.MULTILINE)
@@ -179,6 +183,30 @@ class SyntaxTree:
                 return self.span_of(node)
         return None
 
+    def is_alone(self, start: int, end: int) -> bool:
+        """Whether what stands in [start, end) is a statement by itself, and no part of a larger one."""
+        node = self.node_at(start)
+        return node is not None and self.span_of(node) == (start, end)
+
+    def repeats_name(self, start: int, end: int) -> bool:
+        """Whether a parameter, or an argument given by name, in [start, end) has the name of another of its list.
+
+        Grammars and parsers let that pass; what compiles a program does not.
+        """
+        first, last = self._byte(start), self._byte(end)
+        # going up costs more the deeper a text is nested, and a name stands near to its list
+        for node in islice(self._ancestors(first, first), MAX_LEVELS):
+            is_list = node.type in self.language.parameter_nodes
+            named = [_name(each) for each in node.named_children if is_list or each.type in self.language.keyword_nodes]
+            if len(named) > 1:
+                # an underscore is no name
+                names = [(name.text, first <= name.start_byte < last) for name in named if name and name.text != b"_"]
+                texts = [text for text, _ in names]
+                return any(is_new and texts.count(text) > 1 for text, is_new in names)
+            if node.type in self.language.block_nodes:
+                break
+        return False
+
     def _errors(self) -> Iterator[tree_sitter.Node]:
         if self.tree is None or not self.tree.root_node.has_error:
             return
@@ -207,6 +235,18 @@ class SyntaxTree:
         if len(self.data) == len(self.text):
             return self.base + byte
         return self.base + len(self.data[:byte].decode("utf-8", "replace"))
+
+
+def _name(node: tree_sitter.Node) -> tree_sitter.Node | None:
+    """What a parameter or an argument is called, or None where it is a pattern or has no name."""
+    inner: tree_sitter.Node | None = node
+    while inner is not None and inner.type != "identifier":
+        named = (inner.child_by_field_name(field) for field in ("name", "pattern", "declarator"))
+        # what stands first may be a type: `int a`, and `Json(a): Json<A>` of Rust
+        first = inner.named_child(0) if inner.named_child_count else None
+        is_type = first is not None and first == inner.child_by_field_name("type")
+        inner = next((each for each in named if each is not None), None if is_type else first)
+    return inner
 
 
 def _encoded(text: str) -> bytes:

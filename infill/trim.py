@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .brackets import LineEnd, line_ends
 from .gate import adds_errors
-from .overlap import has_words, is_loop, normalized, overlap_variants, repeats_below
+from .overlap import has_words, is_loop, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
 from .snapshot import Indent, Snapshot
 from .span import Gap, opens_block, surroundings
@@ -67,6 +67,8 @@ def trim(
     fitted = _fitted(middle, gap, snapshot, tree)
     if isinstance(fitted, Refusal):
         return fitted
+    if fitted.strip() == ";" and _ends_nothing(gap, snapshot, tree):
+        return Refusal("empty")
     newline = snapshot.newline(gap.start, tree.language.newline)
     middle = fitted.replace("\n", newline)
     text = _lead(gap, middle, snapshot, tree, indent) + middle + gap.tail
@@ -160,14 +162,21 @@ def _without_edges(middle: str, gap: Gap, snapshot: Snapshot) -> str:
 def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str | Refusal:
     """Middle without what already stands to its right and below it, and no repetition of the lines around it."""
     here = surroundings(snapshot, gap.start, gap.end)
+    head = (here.head + gap.lead).rsplit("\n", 1)[-1]
     if not gap.tail:
+        middle = _without_comment(middle, here.tail, gap, tree)
         variants = overlap_variants(middle, here.tail)
+        fitting = variants[0]
         if len(variants) > 1:
             # a bracket to the right may be the editor's or the user's: the text that is left whole knows
-            middle = min(variants, key=lambda variant: _damage_with(variant, gap, tree))
+            fitting = min(variants, key=lambda variant: _damage_with(variant, gap, tree))
+        is_as_written = fitting == middle and gap.extent != "span"
+        if is_as_written and runs_into(head + middle, here.tail, tree.language.is_word):
+            # a name or a value follows directly, and the model had another one in mind
+            return Refusal("syntax")
+        middle = fitting
     if not middle.strip():
         return Refusal("empty")
-    head = (here.head + gap.lead).rsplit("\n", 1)[-1]
     below = snapshot.lines_below(gap.end, 12)
     if gap.tail:
         below = [line for line in (*gap.tail.split("\n")[1:-1], gap.tail.split("\n")[-1] + here.tail, *below) if line]
@@ -187,6 +196,28 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
     if is_loop(middle):
         return Refusal("repetition")
     return middle
+
+
+def _without_comment(middle: str, tail: str, gap: Gap, tree: SyntaxTree) -> str:
+    """Middle up to a comment that it ends with, where something stands to its right: that would be commented out."""
+    marks = [mark for mark in tree.language.line_comments if mark in middle]
+    if not marks or not tail.strip() or "\n" in middle or tree.is_in_comment(gap.start):
+        return middle
+    changed = tree.replaced(gap.start, gap.end, gap.lead + middle)
+    at = gap.start + len(gap.lead)
+    if not changed.is_in_comment(at + len(middle)):
+        return middle
+    ends = (match for mark in marks for match in re.finditer(re.escape(mark), middle))
+    starts = [match.start() for match in ends if changed.is_in_comment(at + match.end())]
+    return middle[: min(starts)].rstrip() if starts else middle
+
+
+def _ends_nothing(gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> bool:
+    """Whether a semicolon in this gap would end no statement: behind a block it is one, or nobody writes any here."""
+    around = (*snapshot.lines_above(gap.start, 100), *snapshot.lines_below(gap.end, 100))
+    if not any(line.rstrip().endswith(";") for line in around):
+        return True
+    return tree.replaced(gap.start, gap.end, ";").is_alone(gap.start, gap.start + 1)
 
 
 def _is_same(line: str, other: str) -> bool:

@@ -17,7 +17,9 @@ WITH_GRAMMAR = [row for row in LANGUAGES if row.grammar]
 def test_every_grammar_loads_and_knows_the_node_types_of_its_row(row):
     grammar = row.load()
     assert grammar is not None
-    for node_type in row.comment_nodes | row.string_nodes | row.block_nodes | row.definition_nodes | row.import_nodes:
+    words = row.comment_nodes | row.string_nodes
+    parts = row.block_nodes | row.definition_nodes | row.import_nodes | row.parameter_nodes | row.keyword_nodes
+    for node_type in words | parts:
         assert grammar.id_for_node_kind(node_type, True) is not None, node_type
 
 

@@ -180,3 +180,13 @@ def test_scan_brackets(language, text, state, num_unbalanced):
     scan = scan_brackets(language_for(language), text)
     assert scan.state == state
     assert scan.num_unbalanced == num_unbalanced
+
+
+def test_a_deeply_nested_text_is_not_climbed_for_a_name():
+    depth = 7_000
+    text = "x = " + "[" * depth + "a" + "]" * depth + "\n"
+    tree = SyntaxTree.parse(language_for("javascript"), text)
+    begun = time.perf_counter()
+    assert not tree.repeats_name(4 + depth, 5 + depth)
+    # half a second where every level is looked at
+    assert time.perf_counter() - begun < 0.1

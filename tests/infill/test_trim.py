@@ -52,6 +52,9 @@ def test_natural_end(marked, answer, expected):
         pytest.param("python", f"x = ['{B}']\n", "a', 'b']", "x = ['a', 'b']\n", id="quote and bracket"),
         pytest.param("python", f"f({B}, key=1)\n", "a, key=1)", "f(a, key=1)\n", id="the rest of the line again"),
         pytest.param("python", f"f({B}, key = 1)\n", "a, key=1)", "f(a, key = 1)\n", id="again in another spacing"),
+        pytest.param("python", f"f({B}b, c)\n", "a, b, c)", "f(a, b, c)\n", id="the space before it stays"),
+        pytest.param("python", f"x = {B}b or c\n", "a or b or c", "x = a or b or c\n", id="words are not joined"),
+        pytest.param("python", f"x = {B} else c\n", "a if b else c", "x = a if b else c\n", id="it has its own space"),
         pytest.param("javascript", f"f({B});\n", "a);", "f(a);\n", id="bracket and semicolon"),
         pytest.param(
             "javascript", f"if (a {B}) {{\n}}\n", "=== b) {", "if (a === b) {\n}\n", id="the rest of a header"
@@ -59,6 +62,47 @@ def test_natural_end(marked, answer, expected):
     ],
 )
 def test_overlap_with_the_rest_of_the_line_is_removed(language, marked, answer, expected):
+    assert filled(marked, answer, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "answer", "expected"),
+    [
+        pytest.param("python", f"x = {B}0\n", "self", "(syntax)", id="a number"),
+        pytest.param("javascript", f"const a = {B}require('b');\n", "re", "(syntax)", id="a name"),
+        pytest.param("toml", f"line-length = {B}120\n", "1", "(syntax)", id="in a language that is not parsed"),
+        pytest.param("toml", f'name = {B}"a"\n', '"b"', "(syntax)", id="two strings"),
+        pytest.param("toml", f"[{B}project]\n", '"x"', "(syntax)", id="a string and a word"),
+        pytest.param("python", f"x = {B}name\n", "self.", "x = self.name\n", id="something between"),
+        pytest.param("javascript", f"a.{B}Name();\n", "getName();", "a.getName();\n", id="the model saw it"),
+        pytest.param("python", f"x = f(a, {B}b)\n", "c, ", "x = f(a, c, b)\n", id="its own comma"),
+        pytest.param("python", f"x = 'a {B}b'\n", "c, ", "x = 'a c, b'\n", id="within a string"),
+    ],
+)
+def test_nothing_runs_into_what_stands_to_the_right(language, marked, answer, expected):
+    assert filled(marked, answer, language, is_explicit=True) == expected
+
+
+def test_what_stands_to_the_right_is_not_repeated_because_the_text_is_broken_elsewhere():
+    # saying `bar, baz)` twice would close the bracket further up
+    broken = "def f():\n    x = g(1, \n\n\ndef h():\n    y = foo("
+    assert filled(f"{broken}{B}bar, baz)\n    return y\n", "bar, baz)") == "(empty)"
+    assert filled(f'def f():\n    """a\n{B}    """\n\n\n"""\n', '"""', is_explicit=True) == "(empty)"
+    marked = f"{broken}{B}bar, baz)\n    return y\n"
+    assert filled(marked, "a, bar, baz)") == marked.replace(B, "a, ")
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "answer", "expected"),
+    [
+        pytest.param("python", f"x = f({B}, b)\n", "a  # c", "x = f(a, b)\n", id="code"),
+        pytest.param("python", f"x = f({B})  # d\n", "a)  # c", "x = f(a)  # d\n", id="another comment"),
+        pytest.param("javascript", f"f({B}, b);\n", "'http://c' // d", "f('http://c', b);\n", id="a mark in a string"),
+        pytest.param("python", f"x = {B}\n", "a  # c", "x = a  # c\n", id="nothing stands there"),
+        pytest.param("python", f"x = '{B}'\n", "a # b", "x = 'a # b'\n", id="no comment"),
+    ],
+)
+def test_what_stands_to_the_right_is_not_commented_out(language, marked, answer, expected):
     assert filled(marked, answer, language) == expected
 
 
@@ -90,6 +134,22 @@ def test_the_lines_around_are_never_repeated(marked, answer, expected):
     assert filled(marked, answer) == expected
 
 
+@pytest.mark.parametrize(
+    ("language", "marked", "is_shown"),
+    [
+        pytest.param("rust", f"use a;\n\nfn f() {{\n    b()\n}}{B}\n", False, id="behind a function"),
+        pytest.param("typescript", f"a();\nif (b) {{\n}}{B}\n", False, id="behind a block"),
+        pytest.param("c", f"int a;\nvoid f() {{\n}}{B}\n", False, id="where the grammar has no name for it"),
+        pytest.param("go", f"package m\n\nfunc f() {{\n\ta(){B}\n}}\n", False, id="where nobody writes any"),
+        pytest.param("typescript", f"a();\nconst f = () => {{\n}}{B}\n", True, id="the end of a declaration"),
+        pytest.param("rust", f"use a;\n\nfn f() {{\n    b(){B}\n    c()\n}}\n", True, id="the end of a call"),
+        pytest.param("c", f"int a;\nstruct b {{\n    int c;\n}}{B}\n", True, id="the end of a type"),
+    ],
+)
+def test_a_semicolon_alone_ends_a_statement(language, marked, is_shown):
+    assert filled(marked, ";", language) == (marked.replace(B, ";") if is_shown else "(empty)")
+
+
 def test_a_closing_brace_under_a_closing_brace_is_no_repetition():
     marked = f"function f() {{\n  if (a) {{\n    b();\n  {B}\n}}\n"
     assert filled(marked, "}", "javascript") == marked.replace(B, "}")
@@ -102,6 +162,13 @@ def test_a_closing_brace_under_a_closing_brace_is_no_repetition():
         pytest.param("python", f"x = {B}\ny = 1\n", "f(1))", "syntax", id="a stray bracket"),
         pytest.param("python", f"x = {B}\ny = 1\n", "'abc", "syntax", id="an open quote"),
         pytest.param("python", f"x = {B}\ny = 1\n", "1 2", "syntax", id="no operator"),
+        pytest.param("python", f"def f(a, b, {B}):\n    pass\n", "b", "syntax", id="a parameter twice"),
+        pytest.param("python", f"f(a=1, b=2, {B})\n", "a=3", "syntax", id="a keyword twice"),
+        pytest.param("python", f"f(a=1, b=2, {B})\n", "c=g(a=3)", "", id="a keyword of another call"),
+        pytest.param("python", f"f(a, b, {B})\n", "b", "", id="an argument twice"),
+        pytest.param("typescript", f"const f = (a: A, {B}) => a;\n", "a: B", "syntax", id="a typed parameter twice"),
+        pytest.param("go", f"package m\n\nfunc f(a int) (int, {B}) {{\n}}\n", "int", "", id="a type twice"),
+        pytest.param("rust", f"fn f(Json(a): A, {B}) {{}}\n", "Json(b): B", "", id="a pattern's type twice"),
         pytest.param("python", f"def f():\n    if a:\n        {B}\n    b()\n", "else:", "syntax", id="else under if"),
         pytest.param("python", f"if a:\n    b()\n{B}\n", "  c()", "", id="leading spaces are no indentation"),
         pytest.param("python", f"{B}\nx = 1\n", "for a in b:", "syntax", id="a header without a body"),
@@ -294,6 +361,8 @@ def test_repeats_below_wants_something_substantive():
         pytest.param("self.self.self.self.self.", True, id="a word over and over"),
         pytest.param("a = 1\na = 1\na = 1", True, id="a line three times"),
         pytest.param("a = 1\nb = 2\n" * 3, True, id="two lines three times"),
+        pytest.param("a = 1\nif a:\n    return b\n" * 3, True, id="three lines three times"),
+        pytest.param("a = 1\nb = 2\nc = 3\n" * 2, False, id="three lines twice"),
         pytest.param("# " + "-" * 60, False, id="a ruler"),
         pytest.param("0, 0, 0, 0, 0, 0, 0, 0", False, id="a row of zeros"),
         pytest.param("}\n}\n}\n}", False, id="closing braces"),
