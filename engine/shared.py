@@ -403,14 +403,17 @@ class SharedEngine:
             return False
         try:
             engine = self._load()
-            try:
-                host = EngineHost(engine, self._socket_path, self._turnstile)
-            except OSError as error:
-                engine.close()
-                raise EngineError(f"The socket {self._socket_path} cannot be opened ({error}).") from error
         except BaseException:
             os.close(file)
             raise
+        try:
+            host = EngineHost(engine, self._socket_path, self._turnstile)
+        except OSError as error:
+            # a path that is too long, a full disk: whoever comes next may find the lock, and has to load its own
+            logger.warning("The socket %s cannot be opened (%s). The model is not shared.", self._socket_path, error)
+            os.close(file)
+            self._engine = engine
+            return True
         self._lock_file, self._engine, self._host = file, engine, host
         logger.info("The model is hosted by this process.")
         return True

@@ -47,7 +47,7 @@ LOOK_AHEAD_AFTER_S = 0.06
 
 MIN_ASKED = 3
 """So many proposals at least are looked for when a key asks where there is one already. The first press gets the best
-one at once: others take a second, because diffusion has to find them."""
+one at once: to look for others takes longer, across lines up to a second, because diffusion has to find them there."""
 
 MAX_EDITED_CHARS = 400
 """So much is shown of each of the last places that were edited."""

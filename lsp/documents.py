@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, count, islice
 
 from lsprotocol import types
 from pygls.uris import to_fs_path
@@ -43,6 +43,8 @@ class Edit:
     new: str
     when: float
 
+
+_revisions = count()
 
 MAX_EDITED = 8
 """So many places are remembered of each document, and told of all together."""
@@ -86,12 +88,13 @@ class Document:
 
     def __init__(self, uri: str, language: str, version: int | None, text: str, encoding: Encoding) -> None:
         self.uri = uri
-        self.path = to_fs_path(uri) or ""
+        self.path = path_of(uri)
         self.language = language
         self.version = version
         self.encoding: Encoding = encoding
-        self.revision = 0
-        """Counts changes since it was opened; unlike version, never absent and never reset by a client."""
+        self.revision = next(_revisions)
+        """Rises with every change and belongs to no other text, also when the document is closed and opened again;
+        unlike version, never absent and never reset by a client."""
         self.edits: deque[Edit] = deque(maxlen=64)
         self.edited: tuple[EditedLines, ...] = ()
         """Where it was edited lately, the newest last; what touches is one."""
@@ -133,7 +136,7 @@ class Document:
                 self.edits.clear()
                 self.edited = ()
             self._text = self._starts = None
-            self.revision += 1
+            self.revision = next(_revisions)
         self.version = version
 
     def _apply_partial(self, change: types.TextDocumentContentChangePartial) -> None:
@@ -262,6 +265,14 @@ class Document:
         return Snapshot(self.uri, self.path, self.language, self.version, self.revision, clean(text), offset - low, low)
 
 
+def path_of(uri: str) -> str:
+    """The path of a file's URI; empty where it is no file's, or no URI at all."""
+    try:
+        return to_fs_path(uri) or ""
+    except ValueError:
+        return ""
+
+
 def clean(text: str) -> str:
     """text without lone surrogates, which no tokenizer can encode; every other offset stays as it was."""
     try:
@@ -321,7 +332,7 @@ class Documents:
     def _open_cell(self, item: types.TextDocumentItem, notebook: str) -> None:
         document = self.open(item)
         document.notebook = notebook
-        document.path = to_fs_path(notebook) or ""
+        document.path = path_of(notebook)
 
     def change_notebook(self, params: types.DidChangeNotebookDocumentParams) -> list[Document]:
         """Apply changes to a notebook's structure and cells; the cells whose text changed."""

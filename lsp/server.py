@@ -18,13 +18,12 @@ from typing import Any, cast
 
 from lsprotocol import types
 from pygls.protocol import default_converter
-from pygls.uris import to_fs_path
 
 from ..infill.request import Infiller
 from . import protocol as names
 from .actions import CodeActions
 from .completion import InlineCompletions
-from .documents import Document, Documents
+from .documents import Document, Documents, path_of
 from .next_edit import NextEdits
 from .options import Options, for_language, read_options
 from .positions import as_encoding
@@ -287,12 +286,12 @@ class LacunaServer(RpcServer):
 
     def roots(self) -> list[str]:
         """The folders of the workspace."""
-        folders = [path for uri in self.workspace.folders if (path := to_fs_path(uri))]
+        folders = [path for uri in self.workspace.folders if (path := path_of(uri))]
         return folders or [root for root in [self.workspace.root_path] if root]
 
     def indexed_roots(self) -> list[str]:
         """The folders whose files may be read in the background."""
-        own = {to_fs_path(uri): options for uri, options in self._folder_options.items()}
+        own = {path_of(uri): options for uri, options in self._folder_options.items()}
         return [root for root in self.roots() if own.get(root, self.options).context.workspace]
 
     def apply_options(self, settings: object, by_folder: dict[str, Any] | None = None) -> None:
@@ -329,10 +328,16 @@ class LacunaServer(RpcServer):
         options = self.options
         best = -1
         for uri, given in self._folder_options.items():
-            folder = to_fs_path(uri) or ""
+            folder = path_of(uri)
             if len(folder) > best and is_inside(document.path, folder):
                 options, best = given, len(folder)
         return for_language(options, document.language)
+
+    def forget_opened(self, items: Sequence[types.TextDocumentItem]) -> None:
+        """Documents are opened. One that is open already gets another text: what was asked about the old one is off."""
+        for item in items:
+            if self.documents.get(item.uri) is not None:
+                self.forget(item.uri)
 
     def forget(self, uri: str) -> None:
         """A document, or a cell of a notebook, is gone: nothing is computed for it any more."""
@@ -371,6 +376,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
     def did_open(params: types.DidOpenTextDocumentParams) -> None:
         server.start_engine()
+        server.forget_opened([params.text_document])
         server.documents.open(params.text_document)
 
     @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
@@ -397,6 +403,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_OPEN)
     def notebook_did_open(params: types.DidOpenNotebookDocumentParams) -> None:
         server.start_engine()
+        server.forget_opened(params.cell_text_documents)
         server.documents.open_notebook(params)
 
     @server.feature(types.NOTEBOOK_DOCUMENT_DID_CHANGE)
@@ -405,6 +412,7 @@ def create_server(load_infiller: LoadInfiller) -> LacunaServer:
         structure = cells.structure if cells is not None else None
         for closed in structure.did_close or () if structure is not None else ():
             server.forget(closed.uri)
+        server.forget_opened((structure.did_open or ()) if structure is not None else ())
         for document in server.documents.change_notebook(params):
             server.completions.on_change(document)
 

@@ -12,11 +12,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from lsprotocol import types
-from pygls.uris import to_fs_path
 
 from ..infill.privacy import IGNORE_FILES, PathRules
 from ..infill.request import Infiller
 from .cancel import CancelToken
+from .documents import path_of
 
 if TYPE_CHECKING:
     from .server import LacunaServer
@@ -75,7 +75,7 @@ class WorkspaceFiles:
 
     def on_written(self, uris: Iterable[str]) -> None:
         """Files were saved, made, changed or deleted, by whomever."""
-        paths = [path for uri in uris if uri.startswith("file:") and (path := to_fs_path(uri))]
+        paths = [path for uri in uris if uri.startswith("file:") and (path := path_of(uri))]
         if any(PurePath(path).name in IGNORE_FILES for path in paths) or len(self._changed) + len(paths) > MAX_CHANGED:
             # another rule may hold for every file now
             self.on_ready()

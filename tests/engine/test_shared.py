@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -316,6 +317,24 @@ def test_a_model_that_cannot_be_loaded_is_told(join):
         join(load)
     # the lock was given back
     assert join().is_host
+
+
+def test_without_a_socket_each_has_its_own_model(join, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shared, "EngineHost", no_room)
+    engines = join(), join()
+    assert all(engine.is_host for engine in engines)
+    for engine in engines:
+        assert engine.fill(problem())[0].is_finished
+        assert engine.status().state == "ready"
+    engines[0].close()
+    # the lock is nobody's
+    monkeypatch.undo()
+    third = join()
+    assert third.is_host
+    assert list(tmp_path.glob("*.sock"))
 
 
 def test_eight_processes_one_model(processes, tmp_path):

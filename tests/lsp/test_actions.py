@@ -212,6 +212,21 @@ def test_a_document_that_changed_gets_no_edit(start):
     assert all("the document has changed" in message for message in server.messages())
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_document_that_was_opened_again_is_another_one(start, is_closed):
+    server = start()
+    server.open(URI, HOLES)
+    actions = listed(server, at(1, 4))
+    assert "fill all holes in this file" in actions
+    if is_closed:
+        server.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
+    server.open(URI, "def other():\n    pass\n")
+    # what was meant for the old text is not done with what stands there now
+    assert "edit" not in server.request("codeAction/resolve", actions["fill this hole"])
+    assert "the document has changed" in server.messages()[0]
+    assert list(listed(server, at(1, 4))) == ["fill this hole"]
+
+
 @pytest.mark.parametrize("data", [
     None, 5, {}, {"kind": "rm"}, {"kind": "rewrite", "uri": URI, "revision": -1},
     {"kind": "rewrite", "uri": URI, "revision": 0, "start": 9, "end": 3},

@@ -80,6 +80,23 @@ def test_a_change_makes_what_is_under_way_stale(start):
     assert server.inline(URI, 0, 4)[0]["insertText"] == "filled"
 
 
+def test_opening_it_again_makes_what_is_under_way_stale(start):
+    # a client that reads a file anew may not close it first
+    server = start()
+    server.open(URI, "DEAF500 \n")
+    old = server.start_inline(URI, 0, 8)
+    server.open(URI, "x = \n")
+    assert server.wait(old) is None
+    assert server.inline(URI, 0, 4)[0]["insertText"] == "filled"
+
+
+@pytest.mark.parametrize("uri", ["http://[bad", "", "a\nb", "file:///%ED%A0%80%00.py", "vscode-vfs://github/a/b.py"])
+def test_a_document_is_served_whatever_its_uri_is(start, uri):
+    server = start()
+    server.open(uri, "x = \n")
+    assert server.inline(uri, 0, 4)[0]["insertText"] == "filled"
+
+
 def test_documents_do_not_cancel_each_other(start):
     server = start()
     other = "file:///workspace/b.py"

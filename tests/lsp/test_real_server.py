@@ -186,6 +186,21 @@ def test_a_remote_engine_with_another_tokenizer_is_refused(server):
         assert "another tokenizer" in server.messages()[0]
 
 
+def test_a_folder_that_is_too_deep_for_a_socket_costs_the_sharing_only(tmp_path):
+    deep = tmp_path / ("d" * 100)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_RUNTIME_DIR": str(deep), "XDG_STATE_HOME": str(tmp_path)}
+    made = Client([lacuna(), "serve", "--log-level", "warning"], env=env)
+    try:
+        made.initialize(initialize_params("nvim"))
+        made.open(URI, TEXT)
+        made.wait_ready(120)
+        assert made.request("lacuna/status")["kind"] == "normal"
+        assert any("The model is not shared" in line for line in made.stderr)
+        assert not made.messages()
+    finally:
+        assert made.close() == 0
+
+
 def test_two_windows_share_one_model(server, tmp_path):
     params = initialize_params("nvim")
     server.initialize(params)
