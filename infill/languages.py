@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Literal
 
@@ -175,8 +175,16 @@ _JAVASCRIPT = Language(
     word_extra="$",
 )
 
-_TYPESCRIPT_DEFINITIONS = _JAVASCRIPT.definition_nodes | _set(
-    "abstract_class_declaration interface_declaration type_alias_declaration enum_declaration function_signature"
+_TYPESCRIPT = replace(
+    _JAVASCRIPT,
+    name="typescript",
+    ids=("typescript",),
+    extensions=(".ts", ".mts", ".cts"),
+    grammar="tree_sitter_typescript:language_typescript",
+    block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
+    definition_nodes=_JAVASCRIPT.definition_nodes
+    | _set("abstract_class_declaration interface_declaration type_alias_declaration enum_declaration")
+    | _set("function_signature"),
 )
 
 _PLAIN = Language(
@@ -215,43 +223,13 @@ LANGUAGES: tuple[Language, ...] = (
         holes=_PYTHON_HOLES,
     ),
     _JAVASCRIPT,
-    Language(
-        name="typescript",
-        ids=("typescript",),
-        extensions=(".ts", ".mts", ".cts"),
-        grammar="tree_sitter_typescript:language_typescript",
-        quotes=_JAVASCRIPT.quotes,
-        multiline_quotes=_JAVASCRIPT.multiline_quotes,
-        literals=_JAVASCRIPT.literals,
-        indent="  ",
-        comment_nodes=_JAVASCRIPT.comment_nodes,
-        string_nodes=_JAVASCRIPT.string_nodes,
-        code_in_string=_JAVASCRIPT.code_in_string,
-        block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
-        definition_nodes=_TYPESCRIPT_DEFINITIONS,
-        import_nodes=_JAVASCRIPT.import_nodes,
-        parameter_nodes=_JAVASCRIPT.parameter_nodes,
-        holes=_JAVASCRIPT_HOLES,
-        word_extra="$",
-    ),
-    Language(
+    _TYPESCRIPT,
+    replace(
+        _TYPESCRIPT,
         name="tsx",
         ids=("typescriptreact",),
         extensions=(".tsx",),
         grammar="tree_sitter_typescript:language_tsx",
-        quotes=_JAVASCRIPT.quotes,
-        multiline_quotes=_JAVASCRIPT.multiline_quotes,
-        literals=_JAVASCRIPT.literals,
-        indent="  ",
-        comment_nodes=_JAVASCRIPT.comment_nodes,
-        string_nodes=_JAVASCRIPT.string_nodes,
-        code_in_string=_JAVASCRIPT.code_in_string,
-        block_nodes=_JAVASCRIPT.block_nodes | _set("interface_body object_type enum_body"),
-        definition_nodes=_TYPESCRIPT_DEFINITIONS,
-        import_nodes=_JAVASCRIPT.import_nodes,
-        parameter_nodes=_JAVASCRIPT.parameter_nodes,
-        holes=_JAVASCRIPT_HOLES,
-        word_extra="$",
     ),
     Language(
         name="go",
