@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 import torch
+from emulated_graphs import NoWaiting
 from lacuna_ls.engine import pipeline
 from lacuna_ls.engine.cuda_graph import Fork, GraphCache, Reports, StepGraph
 from lacuna_ls.engine.denoise import Denoised, denoise
@@ -28,7 +29,6 @@ from lacuna_ls.engine.slots import SlotPool
 from lacuna_ls.kernels import dispatch as ops
 from lacuna_ls.kernels.vocab import VocabStats
 from random_models import random_model
-from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 V, EOS = 16, 15
@@ -429,17 +429,6 @@ def test_graphs_after_a_clear_share_another_pool(model: PackedModel, monkeypatch
     for wanted in ((0, 1), (0, 2)):
         steps.clear()
         assert steps._memory == wanted
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a program would wait for the device, which also ends the capture of a graph."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique", "repeat_interleave.Tensor")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().removeprefix("aten::")
-        assert not name.startswith(self.WAITING), f"{name} waits for the device"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("num_top", [pytest.param(8, id="likeliest tokens"), pytest.param(0, id="dense")])

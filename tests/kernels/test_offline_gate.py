@@ -1,10 +1,13 @@
-"""Every shipped tile, compiled for its card without one: shared memory, spills, instructions, 16-byte weight loads."""
+"""Every shipped tile, compiled for its card without one: shared memory, spills, instructions, 16-byte weight loads; and
+every launch that the full-size engine makes.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 kernel_gate = pytest.importorskip("kernel_gate", reason="Triton has no build for this system")
+full_size = pytest.importorskip("full_size", reason="Triton has no build for this system")
 
 FORMATS = ("int4 g32", "int4 g64", "int4 g128", "int8 g64", "fp8", "bf16")
 PRODUCTS = {f"{op}.{format}" for op in ("gate_up", "down", "linear") for format in FORMATS}
@@ -52,3 +55,17 @@ def test_parts_are_added_without_waiting_for_each_other(arch: int, tmp_path, mon
 def test_everything_compiles_for_a_single_row(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert kernel_gate.one_row(arch) == []
+
+
+@pytest.mark.slow
+@CARDS
+def test_every_launch_of_the_full_size_engine_fits_its_card(arch: int, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """With the numbers of rows, splits and parts that it really has; what the tiles above have shown is left out."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with full_size.sizes_of_a_card(arch) as launches:
+        full_size.run_every_size(full_size.released_model(is_whole=False))
+    new = full_size.new_to_the_gate(launches, arch)
+    names = {launch.kernel.__name__ for launch in new}
+    assert names >= {"packed_product", "attention_kernel", "merge_kernel", "route_kernel", "vocab_merge_kernel"}
+    found = [(launch, kernel_gate.wanted("", arch, launch.compiled(arch))) for launch in new]
+    assert not [(launch.key, problems) for launch, problems in found if problems]

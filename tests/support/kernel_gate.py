@@ -39,6 +39,12 @@ WIDE: tuple[tuple[Format, int], ...] = (("fp8", 0), ("bf16", 0), ("int8", 64))
 WIDE_EXPERTS: tuple[tuple[Format, int], ...] = (*WIDE, ("int8", 32), ("int8", 128))
 """(format, group size) of everything that `lacuna quantize` writes and a checkpoint is taken over in."""
 
+CARDS: dict[int, tuple[str, tuple[int, int]]] = {
+    89: ("NVIDIA GeForce RTX 4090", (8, 9)),
+    90: ("NVIDIA H200", (9, 0)),
+}
+"""Name and capability of the card that stands for an architecture."""
+
 DTYPES = {"int4": torch.int32, "int8": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16}
 
 
@@ -232,7 +238,7 @@ def weight_load_bytes(report: triton_offline.Report) -> int:
 def configurations(arch: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """(name, tile, launcher) of everything shipped for an architecture, without repetition."""
     seen: set[str] = set()
-    name, capability = {89: ("NVIDIA GeForce RTX 4090", (8, 9)), 90: ("NVIDIA H200", (9, 0))}[arch]
+    name, capability = CARDS[arch]
     tables = [tiles.table_for("", capability), tiles.table_for(name, capability)]
     for table in tables:
         for operation, candidates in table.items():
