@@ -140,8 +140,9 @@ class _Layer:
         # plain Python: with a handful of experts a call of numpy costs as much as a row
         shares: list[list[float]] = []
         for row in cast(list[list[float]], logits.tolist()):
-            least = sorted(row)[-self.top_k]
-            powers = [math.exp(logit - row[0]) if logit >= least else 0.0 for logit in row]
+            ordered = sorted(row)
+            least, most = ordered[-self.top_k], ordered[-1]
+            powers = [math.exp(logit - most) if logit >= least else 0.0 for logit in row]
             total = sum(powers)
             shares.append([power / total * scale for power, scale in zip(powers, self.expert_scale, strict=True)])
         return np.array(shares, np.float32)

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = 4
 HELLO_TIMEOUT_S = 5.0
+ACCEPT_AGAIN_S = 0.1
 
 # sys/un.h and sys/ucred.h of macOS, which Python does not know
 SOL_LOCAL = 0
@@ -156,11 +157,17 @@ class EngineHost:
             connection.close()
 
     def _accept(self) -> None:
+        has_complained = False
         while not self._is_closed:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if not self._is_closed and not has_complained:
+                    logger.warning("Another window cannot attach to the engine yet (%s).", error)
+                has_complained = True
+                # who waits to attach goes on waiting, until a descriptor is free
+                time.sleep(ACCEPT_AGAIN_S)
+                continue
             if not is_same_user(connection):
                 logger.warning("A process of another user tried to attach to the engine and was turned away.")
                 connection.close()

@@ -103,7 +103,7 @@ class LocalEngine:
         if device == "cpu":
             model.num_parts = parts_of_a_prompt()
         name = "embedded" if path is None else source.name
-        ngrams = read_ngrams(source) if source.is_file() else None
+        ngrams = read_ngrams(source, model.config.vocab_size) if source.is_file() else None
         return cls(model, name=f"{name}, adapted" if adapter else name, ngrams=ngrams)
 
     @property

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from .errors import CheckpointError
+
 MIN_MATCH = 2
 """One equal token says too little about the next."""
 MAX_MATCH = 6
@@ -39,15 +41,19 @@ class NGrams:
         return usual if len(tokens) < 2 else self.after_two.get(tokens[-2] * len(self.after_one) + last, usual)
 
 
-def read_ngrams(path: Path) -> NGrams:
-    """The table of a packed file, an empty one where it has none."""
+def read_ngrams(path: Path, vocab_size: int) -> NGrams:
+    """The table of a packed file, an empty one where it has none. Raises: CheckpointError for that of other tokens."""
     from safetensors import safe_open
 
     with cast(Any, safe_open(path, framework="numpy")) as file:
         if f"{TABLE}one" not in file.keys():  # noqa: SIM118  (no mapping)
             return NGrams()
-        pairs: list[tuple[int, int]] = file.get_tensor(f"{TABLE}two").tolist()
-        return NGrams(file.get_tensor(f"{TABLE}one").tolist(), dict(pairs))
+        one, two = file.get_tensor(f"{TABLE}one"), file.get_tensor(f"{TABLE}two")
+    usual = (*one.tolist(), *two[:, 1].tolist())
+    if len(one) != vocab_size or not all(0 <= token < vocab_size for token in usual):
+        raise CheckpointError(f"{path}: {TABLE}one and {TABLE}two are of another vocabulary; pack the model again")
+    pairs: list[tuple[int, int]] = two.tolist()
+    return NGrams(one.tolist(), dict(pairs))
 
 
 def propose(tokens: Sequence[int], ngrams: NGrams, num_tokens: int = NUM_DRAFTED) -> list[int]:

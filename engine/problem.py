@@ -90,6 +90,8 @@ class CanvasProblem:
             raise ValueError("a problem needs at least one canvas")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.num_certain < 1:
+            raise ValueError(f"num_certain must be at least 1, got {self.num_certain}")
         if self.decoding == "score" and any(NOISE in canvas.tokens for canvas in self.canvases):
             raise ValueError("only canvases without NOISE can be scored")
         if self.decoding == "beam" and any(canvas != self.canvases[0] for canvas in self.canvases):

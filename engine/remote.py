@@ -15,6 +15,7 @@ import http.client
 import ipaddress
 import json
 import logging
+import math
 import os
 import random
 import socket
@@ -50,6 +51,8 @@ NO_TOKENIZE = frozenset((400, 404, 405, 422, 500, 501))
 """HTTP statuses of a server that has no way to ask for tokens; others may pass, or are the user's to mend."""
 MAX_ANSWER_BYTES = 16 << 20
 MAX_CANVASES = 8
+MAX_TOKEN_ID = 2**32 - 1
+"""No tokenizer can take a larger one."""
 
 
 class UnreachableError(EngineError):
@@ -132,7 +135,7 @@ class RemoteEngine:
         self._num_vocab = num_vocab
         self._ends = frozenset(end_tokens)
         self._is_text = False
-        self._token = os.environ.get(TOKEN_VARIABLE, "")
+        self._token = os.environ.get(TOKEN_VARIABLE, "").strip()
         self._can_pin: bool | None = None
         """Whether the server knows canvases; None until an answer has shown it."""
         self._breaker = _Breaker()
@@ -314,7 +317,7 @@ class RemoteEngine:
         answer = self._ask(body, until, cancelled, chat_api.PATH)
         try:
             tokens, logprobs, is_cut = chat_api.read(answer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _FailedError(f"its answer is no chat completion ({type(error).__name__})") from error
         result = self._result(problem, canvas, tokens, logprobs, begun)
         return replace(result, is_finished=not is_cut and len(tokens) < len(canvas.tokens))
@@ -396,22 +399,30 @@ class RemoteEngine:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         is_done = threading.Event()
+        opened: list[socket.socket] = []
         watcher = threading.Thread(
             target=_hang_up_when,
-            args=(connection, lambda: cancelled() or time.monotonic() > until, is_done),
+            args=(connection, opened, lambda: cancelled() or time.monotonic() > until, is_done),
             daemon=True,
         )
         watcher.start()
         try:
+            connection.connect()
+            opened.append(connection.sock)
             connection.request(method, address.path + path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            data = response.read(MAX_ANSWER_BYTES + 1)
-        except (OSError, http.client.HTTPException) as error:
+            # closed here: the connection lets go of an answer that ends with it
+            with connection.getresponse() as response:
+                data = response.read(MAX_ANSWER_BYTES + 1)
+        except (OSError, http.client.HTTPException, ValueError) as error:
             if cancelled():
                 raise _CancelledError from None
+            name = type(error).__name__
             if time.monotonic() >= until - 0.001 or isinstance(error, TimeoutError):
                 raise _FailedError("it took too long") from error
-            raise _FailedError(f"the connection failed ({type(error).__name__})", can_retry=True) from error
+            if not isinstance(error, (OSError, http.client.HTTPException)):
+                # what cannot be sent at all; its own words may hold the token
+                raise _FailedError(f"it cannot be asked ({name}); look at its address and {TOKEN_VARIABLE}") from None
+            raise _FailedError(f"the connection failed ({name})", can_retry=True) from error
         finally:
             is_done.set()
             connection.close()
@@ -430,11 +441,11 @@ def _decoded(response: http.client.HTTPResponse, data: bytes) -> dict[str, Any]:
             f"it answers HTTP {status}",
             can_retry=status == 429 or status >= 500,
             status=status,
-            after_s=float(after) if after.isdigit() else 0.0,
+            after_s=float(after) if after.isdecimal() else 0.0,
         )
     try:
         answer = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _FailedError("its answer breaks off or is not JSON", can_retry=True) from error
     if not isinstance(answer, dict):
         raise _FailedError("its answer is no object")
@@ -442,14 +453,19 @@ def _decoded(response: http.client.HTTPResponse, data: bytes) -> dict[str, Any]:
 
 
 def _hang_up_when(
-    connection: http.client.HTTPConnection, is_over: Callable[[], bool], is_done: threading.Event
+    connection: http.client.HTTPConnection,
+    opened: list[socket.socket],
+    is_over: Callable[[], bool],
+    is_done: threading.Event,
 ) -> None:
+    """opened: the connection's socket once it is connected. The connection itself lets go of it when an answer begins
+    that ends with it."""
+    # until it is done: while it still connects there may be nothing to hang up on yet
     while not is_done.wait(POLL_S):
-        if is_over():
-            if (sock := connection.sock) is not None:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-            return
+        sock = opened[0] if opened else connection.sock
+        if sock is not None and is_over():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 def _read_choice(answer: dict[str, Any]) -> tuple[list[int], list[float]]:
@@ -458,10 +474,12 @@ def _read_choice(answer: dict[str, Any]) -> tuple[list[int], list[float]]:
         logprobs = answer["choices"][0]["logprobs"]
         tokens = [int(str(token).removeprefix("token_id:")) for token in logprobs["tokens"]]
         values = [0.0 if value is None else float(value) for value in logprobs["token_logprobs"]]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise _FailedError(f"its answer has no token ids ({type(error).__name__})") from error
     if len(tokens) != len(values):
         raise _FailedError("its answer has more tokens than probabilities")
+    if not all(0 <= token <= MAX_TOKEN_ID for token in tokens) or any(map(math.isnan, values)):
+        raise _FailedError("its answer holds what is no token id, or no probability")
     return tokens, values
 
 

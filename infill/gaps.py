@@ -118,9 +118,11 @@ def _jointly(
     one, whole, prompt = posed
     is_free = {row for span in free for row in span}
     canvas = Canvas((*rows, tokenizer.eos), tuple(i not in is_free for i in range(len(rows) + 1)))
+    # the newlines between the gaps end nothing, even where the first gap ends with its line
     problem = replace(
-        infiller.problem(prompt, whole, one, started), canvases=(canvas,), decoding="denoise", max_steps=JOINT_STEPS
-    )
+        infiller.problem(prompt, whole, one, started),
+        canvases=(canvas,), decoding="denoise", max_steps=JOINT_STEPS, stop=(),
+    )  # fmt: skip
     (result,) = infiller.engine.fill(problem, cancelled)
     if result.is_cancelled:
         return GapsResult((), is_cancelled=True, timings=_ended(alone.timings, started))

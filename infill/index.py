@@ -418,8 +418,8 @@ class WorkspaceIndexer:
         if entry.is_dir():
             if not _is_skipped(entry.name):
                 folders.append(entry.path)
-        elif entry.path not in self._index and self._is_wanted(entry.name, entry.path):
-            # what is known already comes from an open document, or was read when it was saved
+        elif entry.is_file() and entry.path not in self._index and self._is_wanted(entry.name, entry.path):
+            # a pipe would be waited for; what is known comes from an open document, or was read when it was saved
             self._read(Path(entry.path), is_asked_for=False)
 
     def _read(self, path: Path, *, is_asked_for: bool = True) -> bool:

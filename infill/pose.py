@@ -172,5 +172,5 @@ def problem_for(
         banned=tokenizer.banned_ids,
         stop=tokenizer.stop_ids(gap.is_multiline),
         opening=opening_for(tokenizer, prompt.typed),
-        num_certain=num_alternatives,
+        num_certain=max(1, num_alternatives),
     )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from pathspec import GitIgnoreSpec
 
@@ -27,6 +29,13 @@ DENY_LIST: tuple[str, ...] = (
 IGNORE_FILES = (".gitignore", ".lacunaignore", ".copilotignore")
 """Read in every folder from the outermost of workspace and repository down to a file's own."""
 
+_CLASS = re.compile(r"\[:([a-z]+):\]")
+_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": " \t", "digit": "0-9", "lower": "a-z", "space": " \t-\r",
+    "upper": "A-Z", "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f",
+}  # fmt: skip
+"""POSIX' classes, inside of the brackets that they stand in."""
+
 FOUND_S = 3.0
 """How long it is remembered which repository a folder lies in."""
 
@@ -43,7 +52,7 @@ _KEY = re.compile(
         |(?<=a)(?:pi|ccess|uth)[_-]?key|(?<=c)redential)[\w.-]{0,60})["']?\s*(:=|=>|[:=])\s*""",
     re.VERBOSE,
 )
-_QUOTED = re.compile(r"""([fbruFBRU]{0,2}["'`])([^"'`\n]{6,})(["'`])""")
+_QUOTED = re.compile(r"""([fbruFBRU]{0,2}(?:\"{3}|'{3}|["'`]))([^"'`\n]{6,})(["'`])""")
 _UNQUOTED = re.compile(r"""[^\s"'`]{8,}""")
 _LINE_START = re.compile(
     r"""[ \t]*(?:(?:\#+|//|[-+*;])[ \t]*)?(?:(?:export|set|env|arg)[ \t]+)?["']?([\w.-]*)""", re.IGNORECASE | re.VERBOSE
@@ -55,17 +64,39 @@ _NAMES = re.compile(r"(?:[\w.:?!|&>*-]|=(?=\w))+|[a-z\d_./-]+")
 """Names, what joins them, and types."""
 _SCRAMBLED = re.compile(r"[A-Za-z]\d+[a-z][A-Za-z]*\d|(?:\d[A-Za-z]*){5}")
 """Letters and digits mixed as nobody mixes them in a name."""
-_BEARER = re.compile(r"([Bb]earer[ \t]+)[\w.~+/=-]{16,}")
+_BEARER = re.compile(r"""([Bb]earer[ \t]+|[Aa]uthorization["']?[ \t]*[:=,][ \t]*["'`]?[Bb]asic[ \t]+)[\w.~+/=-]{16,}""")
 _KEY_BLOCK = re.compile(
     r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(.*?)(-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-_IN_URL = re.compile(r"(?<=://)([^\s/:@\"']+):([^\s/@\"']+)(?=@)")
+_IN_URL = re.compile(r"(?<=://)([^\s/:@\"']*):([^\s/@\"']+)(?=@)")
+"""Name and password of an address; Redis' have no name."""
+_PUT_IN = re.compile(r"\$?\{[^{}]*\}|\{\{[^{}]*\}\}|\$\w+|%s|%\(\w+\)s|<[^<>]*>")
+"""What stands for a password that is put in later."""
 _TOKENS = re.compile(
     r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[\w-]{16,}"
-    r"|sk-(?:[a-z]+-)*[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
+    r"|sk-(?=[a-z_-]{0,60}[A-Z\d])[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
     r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One line of an ignore file.
+
+    is_ignored: what it says; False takes back what another one says. is_for_folders: whether about folders alone.
+    """
+
+    pattern: re.Pattern[str]
+    is_ignored: bool
+    is_for_folders: bool
+
+    def is_about(self, name: str, is_folder: bool) -> bool:
+        """name: a path below the file's own folder, without a slash at its end. What lies in a folder that it names is
+        none of its business: whoever walks down has asked about that folder before."""
+        found = self.pattern.search(name) if is_folder or not self.is_for_folders else None
+        # pathspec's mark of a match that goes on below a folder
+        return found is not None and found.groupdict().get("ps_d") is None
 
 
 class PathRules:
@@ -81,8 +112,8 @@ class PathRules:
         self._roots = [Path(root).absolute() for root in roots]
         self._is_everywhere = is_everywhere
         self._deny = GitIgnoreSpec.from_lines(DENY_LIST)
-        self._extra = GitIgnoreSpec.from_lines(extra)
-        self._specs: dict[Path, tuple[tuple[int, ...], GitIgnoreSpec | None]] = {}
+        self._extra = GitIgnoreSpec.from_lines(line for line in extra if _is_pattern(line))
+        self._rules: dict[Path, tuple[tuple[int, ...], Sequence[_Rule]]] = {}
         self._repositories: dict[Path, tuple[float, Path | None]] = {}
 
     def is_excluded(self, path: str | Path) -> bool:
@@ -119,42 +150,40 @@ class PathRules:
     def _is_ignored(self, whole: Path, top: Path) -> bool:
         """What git would say of the file and the folders it lies in; a folder's rules overrule those above it."""
         parts = whole.relative_to(top).parts
-        specs: list[tuple[int, GitIgnoreSpec]] = []
+        # of the folder walked into, the latest line first
+        rules: list[tuple[int, _Rule]] = []
         folder = top
         for depth in range(1, len(parts) + 1):
-            if (spec := self._spec(folder)) is not None:
-                specs.append((depth - 1, spec))
+            rules = [*((depth - 1, rule) for rule in self._rules_of(folder)), *rules]
             is_folder = depth < len(parts)
-            verdict = False
-            for at, spec in specs:
-                name = "/".join(parts[at:depth]) + ("/" if is_folder else "")
-                include = spec.check_file(name).include
-                verdict = verdict if include is None else include
+            names = ["/".join(parts[at:depth]) for at in range(depth)]
+            verdict = next((rule.is_ignored for at, rule in rules if rule.is_about(names[at], is_folder)), False)
             if verdict:
                 # what lies in an ignored folder cannot be taken back
                 return True
             folder /= parts[depth - 1]
         return False
 
-    def _spec(self, folder: Path) -> GitIgnoreSpec | None:
+    def _rules_of(self, folder: Path) -> Sequence[_Rule]:
+        """What the ignore files of one folder say, the latest line first: what is said later overrules."""
         stamps = (_exclude_stamp(folder), *(_stamp(folder / name) for name in IGNORE_FILES))
-        known = self._specs.get(folder)
+        known = self._rules.get(folder)
         if known is not None and known[0] == stamps:
             return known[1]
-        # what is said later overrules: git, too, puts the repository's own file below .gitignore
+        # git, too, puts the repository's own file below .gitignore
         lines = _lines(_exclude_file(folder)) if stamps[0] else []
         for name, stamp in zip(IGNORE_FILES, stamps[1:], strict=True):
             if stamp:
                 lines += _lines(folder / name)
-        spec = GitIgnoreSpec.from_lines(lines) if lines else None
-        self._specs[folder] = (stamps, spec)
-        return spec
+        found = [rule for line in reversed(lines) if (rule := _rule(line)) is not None]
+        self._rules[folder] = (stamps, found)
+        return found
 
 
 def _exclude_stamp(folder: Path) -> int:
     """When .git/info/exclude was written; 0 where there is none."""
     try:
-        return (folder / ".git" / "info" / "exclude").stat().st_mtime_ns
+        return (folder / ".git" / "info" / "exclude").stat().st_mtime_ns or 1
     except NotADirectoryError:
         # a worktree or a submodule
         return _stamp(_exclude_file(folder))
@@ -177,25 +206,46 @@ def _exclude_file(folder: Path) -> Path:
 
 
 def _stamp(path: Path) -> int:
+    """When a file was written; 0 where there is none."""
     try:
-        return path.stat().st_mtime_ns
+        # what some tools unpack was written in the year 1970
+        return path.stat().st_mtime_ns or 1
     except OSError:
         return 0
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError:
         return []
-    return [line for line in lines if _is_pattern(line)]
+    # a line ends where git says so: one carriage return before the newline belongs to it, another is part of the name
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def _rule(line: str) -> _Rule | None:
+    """A line of an ignore file; None where it says nothing, or is no pattern: it must not switch off the others."""
+    body = line if line.endswith("\\ ") else line.rstrip(" ")
+    is_for_folders = body.endswith("/")
+    # what git knows and pathspec does not
+    body = _CLASS.sub(lambda m: _CLASSES.get(m[1], m[0]), body.removesuffix("/"))
+    if body.endswith("\r"):
+        # pathspec takes more than blanks from the end
+        body = f"{body[:-1]}[\r]"
+    if not _is_pattern(body):
+        return None
+    for pattern in GitIgnoreSpec.from_lines([body]).patterns:
+        regex = cast("re.Pattern[str] | None", pattern.regex)
+        if pattern.include is not None and regex is not None:
+            return _Rule(regex, pattern.include, is_for_folders)
+    return None
 
 
 def _is_pattern(line: str) -> bool:
     try:
         GitIgnoreSpec.from_lines([line])
-    except ValueError:
-        # one bad line of the user's must not switch off the others
+    except (ValueError, re.error):
+        # no way to begin or to end one, or a range that runs backwards
         return False
     return True
 
@@ -203,7 +253,7 @@ def _is_pattern(line: str) -> bool:
 def redact(text: str) -> str:
     """Text with likely secrets replaced by REDACTED; its lines stay where they are."""
     text = _KEY_BLOCK.sub(lambda m: m[1] + "\n" * m[2].count("\n") + m[3], text)
-    text = _IN_URL.sub(f"{REDACTED}:{REDACTED}", text)
+    text = _IN_URL.sub(lambda m: m[0] if _PUT_IN.fullmatch(m[2]) else f"{m[1] and REDACTED}:{REDACTED}", text)
     text = _TOKENS.sub(REDACTED, text)
     text = _BEARER.sub(lambda m: m[1] + REDACTED, text)
     return _without_assigned(text)

@@ -114,7 +114,12 @@ def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
         if not _stands_at(kept, request.text, end):
             continue
         closed = request.text[request.end : end]
-        if closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
+        if "\n" in closed:
+            # what stands in a line of its own stays: no proposal takes the place of more than its line
+            if not rest.endswith(closed) or not rest.removesuffix(closed).strip():
+                return None
+            rest, end = rest.removesuffix(closed), request.end
+        elif closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
             return None
         return replace(kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent")
     return None

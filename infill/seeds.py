@@ -23,6 +23,7 @@ from .places import (
     likeness,
     rest_of,
 )
+from .privacy import REDACTED
 from .snapshot import Snapshot
 from .span import Gap, surroundings
 
@@ -107,8 +108,8 @@ def drafts_for(snapshot: Snapshot, gap: Gap, index: LineIndex | None = None, pat
     else:
         own = _own(snapshot, gap, place)
         known = index.similar(place) if index is not None else []
-    # the document's own lines are in the index too, but older
-    others = [match for match in known if match.path != path]
+    # the document's own lines are in the index too, but older; a secret that was taken out is nothing to write
+    others = [match for match in known if match.path != path and REDACTED not in match.rest]
     total = sum(match.likeness for match in (*own, *others))
     drafts: dict[str, Draft] = {}
     for matches, is_own in ((own, True), (others, False)):

@@ -52,6 +52,15 @@ def test_products_in_fp16():
     assert torch.allclose(run(model, pieces, True), run(model, pieces, False), atol=1e-4)
 
 
+def test_a_router_that_is_very_sure():
+    model = random_model(seed=7)
+    for layer in model.blocks():
+        layer.router.proj.weight.data *= 1e5
+    model = convert(model, "float")
+    pieces = [[1, 2, 3, 4], [5], [6, 7]]
+    assert torch.allclose(run(model, pieces, True), run(model, pieces, False), atol=1e-4)
+
+
 def test_products_in_pieces_are_the_product(monkeypatch: pytest.MonkeyPatch):
     model, pieces = MODELS["float"], [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
     whole = run(model, pieces, True)

@@ -273,6 +273,7 @@ def test_misuse_is_a_value_error():
         lambda: engine.fill(CanvasProblem(PROMPT, (Canvas.free(1),), banned=(-2,))),
         lambda: engine.fill(CanvasProblem(PROMPT, (Canvas.free(1),), banned=tuple(range(V)))),
         lambda: CanvasProblem(PROMPT, (Canvas.free(1),), decoding="score"),
+        lambda: CanvasProblem(PROMPT, (Canvas.free(1),), decoding="beam", num_certain=0),
     ]:
         with pytest.raises(ValueError):
             bad()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lacuna_ls.engine.lookup import MAX_MATCH, MIN_MATCH, NGrams, looked_up, propose
+from lacuna_ls.engine.errors import CheckpointError
+from lacuna_ls.engine.lookup import MAX_MATCH, MIN_MATCH, TABLE, NGrams, looked_up, propose, read_ngrams
+from safetensors.numpy import save_file
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -47,3 +53,19 @@ def test_what_is_looked_up_comes_first_and_the_table_fills_in(tokens: list[int],
 def test_without_a_table_only_what_stood_before_is_drafted():
     assert propose([7, 1, 2, 9, 2], NGrams()) == []
     assert propose([1, 5, 6, 5, 6], NGrams()) == [5, 6, 5]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "fits"),
+    [([1, 2, 0], [[5, 2]], True), ([1, 2, 0, 0], [[5, 2]], False), ([1, -2, 0], [[5, 2]], False),
+     ([1, 2, 0], [[5, 3]], False)],
+    ids=["its own", "more tokens", "no token", "no token behind a pair"],
+)  # fmt: skip
+def test_a_table_of_other_tokens_is_refused(tmp_path: Path, one: list[int], two: list[list[int]], fits: bool):
+    tables = {f"{TABLE}one": np.array(one, np.int16), f"{TABLE}two": np.array(two, np.int32)}
+    save_file(tables, tmp_path / "model.safetensors")
+    if fits:
+        assert read_ngrams(tmp_path / "model.safetensors", 3) == NGrams(one, {5: 2})
+    else:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors.*vocabulary"):
+            read_ngrams(tmp_path / "model.safetensors", 3)

@@ -170,6 +170,80 @@ def test_a_cancel_hangs_up(serve):
     assert engine.fill(problem())[0].is_finished
 
 
+def test_an_answer_that_ends_with_its_connection_is_hung_up_on_too(serve):
+    # http.client lets go of the socket of such an answer as soon as it has read the headers
+    engine, _ = serve(Behaviour(body_latency_s=1.0))
+    assert engine.fill(problem(deadline_ms=200))[0].is_finished is False, "the list of models waits, too"
+    engine, _ = serve(Behaviour(body_latency_s=1.0), model="known")
+    begun = time.monotonic()
+    assert not engine.fill(problem(deadline_ms=200))[0].is_finished
+    assert time.monotonic() - begun < 0.7
+    cancelled = threading.Event()
+    threading.Timer(0.1, cancelled.set).start()
+    begun = time.monotonic()
+    assert engine.fill(problem(), cancelled.is_set)[0].is_cancelled
+    assert time.monotonic() - begun < 0.7
+
+
+def test_a_cancel_while_it_connects_is_not_forgotten(serve, monkeypatch):
+    connect = socket.create_connection
+
+    def slow(*arguments, **options):
+        time.sleep(0.1)
+        return connect(*arguments, **options)
+
+    engine, _ = serve(Behaviour(latency_s=1.0), model="known")
+    monkeypatch.setattr(socket, "create_connection", slow)
+    cancelled = threading.Event()
+    threading.Timer(0.02, cancelled.set).start()
+    begun = time.monotonic()
+    assert engine.fill(problem(), cancelled.is_set)[0].is_cancelled
+    assert time.monotonic() - begun < 0.7
+
+
+def tokens_answer(tokens: str, logprobs: str) -> bytes:
+    return f'{{"choices": [{{"logprobs": {{"tokens": {tokens}, "token_logprobs": {logprobs}}}}}]}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(body=b"[" * 200_000),
+        Behaviour(body=tokens_answer('["7"]', f"[-1{'0' * 400}]")),
+        Behaviour(body=tokens_answer('["7", "8"]', "[NaN, -1.0]")),
+        Behaviour(body=tokens_answer(f'["{10**12}"]', "[-1.0]")),
+        Behaviour(body=tokens_answer('["-5"]', "[-1.0]")),
+        Behaviour(statuses=[429] * 9, retry_after="\u00b2"),
+    ],
+    ids=["deep", "no float", "NaN", "a huge id", "a negative id", "no number of seconds"],
+)
+def test_nonsense_is_a_failure_and_nothing_is_raised(serve, behaviour):
+    engine, _ = serve(behaviour, model="known")
+    (result,) = engine.fill(problem(Canvas.free(3)))
+    assert not result.is_finished
+    assert result.end == 0
+    assert engine.status().state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("token", "is_sent"), [(" secret\r\n", True), ("\u043a\u043b\u044e\u0447", False), ("a\nb", False)]
+)
+def test_a_token_that_cannot_be_sent_is_a_failure(serve, monkeypatch, token, is_sent):
+    monkeypatch.setenv("LACUNA_REMOTE_TOKEN", token)
+    engine, _ = serve(Behaviour(token="secret"), model="known")
+    assert engine.fill(problem())[0].is_finished is is_sent
+    detail = engine.status().detail
+    assert is_sent or ("LACUNA_REMOTE_TOKEN" in detail and token not in detail)
+
+
+@pytest.mark.parametrize("url", ["https://a..b", "https://.", "http://127.0.0.1:1/\u00e4"])
+def test_an_address_that_cannot_be_asked_is_a_failure(url):
+    engine = RemoteEngine(url, model="known", timeout_s=0.5)
+    assert not engine.fill(problem())[0].is_finished
+    assert engine.status().state == "failed"
+    engine.close()
+
+
 def test_canvases_of_one_problem_are_asked_together(serve):
     engine, _ = serve(Behaviour(latency_s=0.3))
     begun = time.monotonic()

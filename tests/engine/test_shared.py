@@ -501,6 +501,23 @@ def test_the_socket_is_private(join, tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_host_without_a_free_descriptor_lets_others_in_later(join, monkeypatch):
+    accept, refusals = socket.socket.accept, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def accept_later(self):
+        if refusals:
+            raise refusals.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    first = join()
+    second = join()
+    assert first.is_host
+    assert not second.is_host
+    assert not refusals
+    assert not second.fill(problem())[0].is_cancelled
+
+
 def test_strangers_are_turned_away(join, tmp_path, monkeypatch):
     join()
     (path,) = tmp_path.glob("*.sock")

@@ -93,6 +93,18 @@ def test_jointly_one_canvas_holds_all_gaps_with_the_text_between_them_pinned():
     assert written(TEXT, result) == expected.replace("# say\n    return b", "# say\n    return c")
 
 
+def test_a_joint_canvas_does_not_end_with_the_line_of_its_first_gap():
+    text = "a = \nb = \n"
+    subject = infiller(lambda problem: ["[1]"] if not any(problem.canvases[0].pinned) else ["[2]\nb = [3]"])
+    gaps = tuple(GapSpan(at, at, is_multiline=False) for at in (4, 9))
+    result = subject.fill_gaps(GapsRequest(text, gaps, "python", jointly=True))
+    first, *_, asked, _ = subject.engine.problems
+    assert first.stop == tuple(TOKENIZER.newline_ids)
+    assert asked.decoding == "denoise"
+    assert not {*asked.stop} & TOKENIZER.newline_ids
+    assert written(text, result) == "a = [2]\nb = [3]\n"
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_the_encoder_decides_between_the_two(newline: str):
     """It reads both documents from the first gap to the end of the last, and no further."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import string
 import threading
@@ -137,6 +138,19 @@ def bytes_of(num_files: int, path: str = "x" * 100) -> int:
 def read_all(indexer: WorkspaceIndexer) -> None:
     while indexer.step(5.0):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.py")
+    (tmp_path / "b.py").write_text(SOURCE)
+    index = LineIndex()
+    indexer = WorkspaceIndexer(index, [tmp_path], lambda _: False)
+    thread = threading.Thread(target=lambda: indexer.step(10_000), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(index) == 1
 
 
 def test_reading_in_the_background_ends_where_there_is_no_room(tmp_path, caplog):
@@ -423,6 +437,14 @@ def test_drafts_of_other_documents_join_in():
     index.update("a.py", "x = 1\ny = old\nz = 3\n")
     drafts = drafted(f"x = 1\ny = {B}\nz = 3\n", index)
     assert [(draft.text, draft.is_own) for draft in drafts] == [("two", False)], "its own older state is no witness"
+
+
+def test_a_secret_that_was_taken_out_is_no_draft():
+    index = LineIndex()
+    index.update("b.py", 'connect()\npassword = "hunter2hunter2"\ndone()\n')
+    assert drafted(f"connect()\npassword = {B}\ndone()\n", index) == []
+    index.update("c.py", "connect()\npassword = ask()\ndone()\n")
+    assert [draft.text for draft in drafted(f"connect()\npassword = {B}\ndone()\n", index)] == ["ask()"]
 
 
 TWINS = """\

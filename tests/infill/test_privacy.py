@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -106,6 +109,39 @@ def test_a_worktree_has_the_exclude_file_of_its_repository(repo):
     assert not rules.is_excluded(tree / "backend" / "other.py")
 
 
+@pytest.mark.parametrize(
+    ("lines", "ignored", "kept"),
+    [
+        pytest.param("*\n!*/\n!*.py\n", ["sub/a.txt"], ["a.py", "sub/deep/a.py"], id="only some kinds of files"),
+        pytest.param("*\n!src/\n!src/**/\n!src/**/*.py\n", ["a.py"], ["src/x.py", "src/a/b.py"], id="only a folder"),
+        pytest.param("foo/**\n!foo/keep.py\n", ["foo/a.py"], ["foo/keep.py"], id="all in a folder but one"),
+        pytest.param("data/**/\n!data/keep/\n", ["data/x/a.py"], ["data/keep/a.py", "data/a.py"], id="all folders"),
+        pytest.param("*.log\n!logs/\n", ["logs/a.log"], ["logs/a.py"], id="a folder is not what lies in it"),
+        pytest.param("**\n!*.py\n", ["a.txt"], ["b.py/x.py"], id="a folder that is called like a file"),
+        pytest.param("\ufeffmine.py\nb.py\n", ["mine.py", "b.py"], ["c.py"], id="with a mark at the beginning"),
+        pytest.param("Icon\r\r\nb.py\r\n", ["b.py", "Icon\r"], ["Icon/a.py"], id="macOS' icons"),
+        pytest.param("[z-a].py\nb.py\n", ["b.py"], ["m.py"], id="a range that runs backwards"),
+        pytest.param("[[:digit:]].py\n[^[:alpha:]]b\n", ["1.py", "_b"], ["a.py", "ab"], id="classes"),
+        pytest.param("a.py \nb\\ \nc/  \n", ["a.py", "b ", "c/x"], ["b"], id="blanks at the end"),
+    ],
+)
+def test_an_ignore_file_means_what_git_says(tmp_path, lines, ignored, kept):
+    (tmp_path / ".gitignore").write_bytes(lines.encode())
+    rules = PathRules([tmp_path])
+    names = [*ignored, *kept]
+    assert [name for name in names if rules.is_excluded(tmp_path / name)] == ignored
+    git = shutil.which("git")
+    if git is not None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        subprocess.run([git, "init", "-q", str(tmp_path)], check=True)
+        asked = "\0".join(names).encode() + b"\0"
+        command = [git, "-C", str(tmp_path), "check-ignore", "--no-index", "-z", "--stdin"]
+        said = subprocess.run(command, input=asked, capture_output=True, check=False).stdout
+        assert said.decode().split("\0")[:-1] == ignored
+
+
 def test_a_changed_ignore_file_is_read_again(tmp_path):
     rules = PathRules([tmp_path])
     assert not rules.is_excluded(tmp_path / "a.py")
@@ -114,9 +150,17 @@ def test_a_changed_ignore_file_is_read_again(tmp_path):
     assert rules.is_excluded(tmp_path / "a.py")
 
 
+def test_a_time_of_nought_is_a_time(repo):
+    for file in (".git", ".gitignore", ".git/info/exclude"):
+        os.utime(repo / file, ns=(0, 0))
+    rules = PathRules([repo / "backend"])
+    assert rules.is_excluded(repo / "backend" / "local_settings.py")
+    assert rules.is_excluded(repo / "backend" / "mine.py")
+
+
 def test_the_users_own_patterns_and_bad_lines(tmp_path):
     (tmp_path / ".gitignore").write_bytes(b"\xff\xfe\n!\nb.py\n")
-    rules = PathRules([tmp_path], extra=["work/**"])
+    rules = PathRules([tmp_path], extra=["[z-a]", "!", "work/**"])
     assert rules.is_excluded(tmp_path / "b.py"), "one bad line does not switch off the others"
     assert rules.is_excluded("/x/work/a.py") is PathRules([], ["work/**"]).is_excluded("/x/work/a.py")
     assert PathRules([], ["*.sql"]).is_excluded("/x/dump.sql")
@@ -144,6 +188,11 @@ def test_the_users_own_patterns_and_bad_lines(tmp_path):
         pytest.param("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalr", id="an ini file's"),
         pytest.param("spring.datasource.password=p@ssw0rd!", "p@ss", id="a properties file"),
         pytest.param('h = {"Authorization": "Bearer abcdefghijklmnop"}', "abcdef", id="a bearer token"),
+        pytest.param("redis://:s3cr3tvalue@host:6379/0", "s3cr3t", id="an address without a name"),
+        pytest.param('f"redis://{name}:s3cr3tvalue@{host}"', "s3cr3t", id="an address whose name is put in"),
+        pytest.param('{"Authorization": "Basic dXNlcjpwYXNzd29yZA=="}', "dXNlcjpw", id="name and password in a header"),
+        pytest.param('PASSWORD = """hunter2hunter2"""', "hunter2", id="three quotes"),
+        pytest.param("x = 'sk-proj-abcdefghijklmnopqrst1234'", "mnop", id="a model's key by its shape"),
         pytest.param('token = f(password="hunter2hunter2")', "hunter2", id="a secret in an argument"),
     ],
 )
@@ -177,6 +226,11 @@ def test_secrets_are_redacted_and_lines_stay(text, secret):
         pytest.param("password == otherpassword1x2y", id="a comparison"),
         pytest.param("tokenUrl: https://example.org/token1/a2b3", id="an address by that name"),
         pytest.param("if x: token = 1 or s3cr3tvalue2", id="not at the start of a line"),
+        pytest.param('f"postgres://{user}:{password}@{host}/db"', id="a password that is put in"),
+        pytest.param('"amqp://%s:%s@%s" % (user, password, host)', id="one that is put in by C's rules"),
+        pytest.param("url=https://${USER}:$TOKEN@example.org", id="one that a shell puts in"),
+        pytest.param(".sk-estimator-html-representation-container {", id="a class of a stylesheet"),
+        pytest.param("# Basic internationalization is done", id="a word behind another"),
         pytest.param('h = f"Bearer {self.access_token_value}"', id="a bearer token that is put in"),
     ],
 )
@@ -187,8 +241,10 @@ def test_ordinary_code_is_left_alone(text):
 @pytest.mark.parametrize(
     "text",
     ["password = " * 20_000 + "'" * 1000, "token" * 60_000, "\ntoken=" + "a" * 300_000, "token:" * 50_000,
-     "\n" * 100_000 + "token = \n" * 10_000, "\napi_key=a(" + "a1" * 100_000],
-    ids=["assignments", "one word", "a long value", "colons", "empty lines", "a long call"],
+     "\n" * 100_000 + "token = \n" * 10_000, "\napi_key=a(" + "a1" * 100_000, "sk-" * 100_000, "://:" * 100_000,
+     "authorization:" + "\t" * 100_000 + "authorization " * 10_000],
+    ids=["assignments", "one word", "a long value", "colons", "empty lines", "a long call", "beginnings of a key",
+         "addresses", "headers"],
 )  # fmt: skip
 def test_redacting_is_linear(text):
     started = time.process_time()

@@ -87,6 +87,22 @@ def test_what_the_editor_closes_by_itself_is_taken_along(closed, is_answered):
         assert applied(now.text, found[0]) == "x = f(a) + b\n"
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_bracket_that_the_editor_closes_in_a_line_of_its_own_stays(newline):
+    recent, request = remembered(f"if (x) {B}{newline}", f"{{{newline}  a();{newline}}}")
+    now = typed(request, f"{{{newline}  ", f"{newline}}}")
+    (found,) = recent.recall(now)
+    assert (found.text, found.start, found.end) == ("a();", now.start, now.end)
+    assert applied(now.text, found) == f"if (x) {{{newline}  a();{newline}}}{newline}"
+
+
+def test_lines_that_come_at_the_end_are_not_taken_along():
+    recent, request = remembered(f"x = {B}", "f(a)")
+    assert recent.recall(typed(request, "f("))
+    assert recent.recall(typed(request, "f(", " "))
+    assert not recent.recall(typed(request, "f(", "\n")), "as a formatter adds one"
+
+
 def test_alternatives_keep_their_order_and_fall_away_one_by_one():
     recent, request = remembered(f"x = {B}\n", "abc", "abd", "xyz")
     assert [p.text for p in recent.recall(request)] == ["abc", "abd", "xyz"]

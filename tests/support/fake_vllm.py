@@ -20,6 +20,7 @@ class Behaviour:
 
     statuses: HTTP statuses of the next completions, one each; 0 hangs up, -1 truncates the body, -2 answers no JSON.
     model_statuses, model_latency_s, tokenize_status: the same for the list of models, and for tokenizing.
+    body: what completions answer instead, as it is. body_latency_s: how long the headers of an answer come before it.
     text, is_cut: what chat completions answer, and whether for lack of room they end there.
     """
 
@@ -37,6 +38,8 @@ class Behaviour:
     model_statuses: list[int] = field(default_factory=list)
     model_latency_s: float = 0.0
     tokenize_status: int = 200
+    body: bytes = b""
+    body_latency_s: float = 0.0
 
 
 class FakeVllm:
@@ -84,13 +87,14 @@ class FakeVllm:
         self._server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler, value: Any, status: int = 200, cut: bool = False) -> None:
-        data = json.dumps(value).encode()
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
         try:
             handler.send_response(status)
             if self.behaviour.retry_after and status == 429:
                 handler.send_header("Retry-After", self.behaviour.retry_after)
             handler.send_header("Content-Length", str(len(data)))
             handler.end_headers()
+            time.sleep(self.behaviour.body_latency_s)
             handler.wfile.write(data[: len(data) // 2] if cut else data)
         except OSError:
             self.num_hung_up += 1
@@ -116,6 +120,9 @@ class FakeVllm:
             return
         if status not in (200, -1):
             self.answer(handler, {"error": "no"}, status)
+            return
+        if did.body:
+            self.answer(handler, did.body)
             return
         if handler.path.endswith("/chat/completions"):
             pieces = [{"token": piece, "logprob": -0.01} for piece in re.findall(r"\w+|\W", did.text)]

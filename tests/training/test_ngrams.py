@@ -73,7 +73,7 @@ def test_it_goes_into_a_packed_file_and_saves_forwards(tmp_path: Path):
     for first, second, third in zip(said, said[1:], said[2:], strict=False):
         after_two.setdefault(first * size + second, third)
     repack(EMBEDDED, out, {}, table_tensors(after_one, np.array(sorted(after_two.items()))))
-    table = read_ngrams(out)
+    table = read_ngrams(out, size)
     assert table.after_two == after_two
     assert list(table.after_one) == after_one.tolist()
     drafting = CanvasProblem(prompt, (Canvas.free(24),), decoding="verify")
