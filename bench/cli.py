@@ -160,6 +160,10 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.snapshot is None:
         sys.stderr.write("lacuna bench: name a SNAPSHOT (a folder, sdist, zip or wheel), or --compare A B.\n")
         return 2
+    more = (options.replay, options.replay_diff, options.replay_commits, options.joint, options.scale, options.windows)
+    if options.holes <= 0 and not any(more) and not options.execute and not is_dataset(options.snapshot):
+        sys.stderr.write("lacuna bench: --holes 0 leaves nothing to do: add --replay, --joint, --scale or another.\n")
+        return 2
     return _bench(options)
 
 
@@ -225,6 +229,14 @@ def numbers(text: str) -> list[int]:
     return found
 
 
+def _tests(text: str) -> list[str]:
+    """The words of --tests. Raises: BenchError."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BenchError(f"The test command {text!r} cannot be read: {error}.") from error
+
+
 def limits_of(options: argparse.Namespace, usual: Limits) -> Limits:
     """The limits that the command line names, the usual ones where it does not."""
     return Limits(options.limit_s or usual.seconds, options.limit_mib or usual.memory_mib)
@@ -236,6 +248,11 @@ def _bench(options: argparse.Namespace) -> int:
     scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "all", "scale"))
     plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed, max(1, options.generate_holes))
     languages = _words(options.languages, ALL_LANGUAGES, "all", "language")
+    # all of these before the holes, which may take hours
+    windows = numbers(options.windows) if options.windows else []
+    tests = _tests(options.tests)
+    if options.replay_diff is not None and not options.replay_diff.is_file():
+        raise BenchError(f"There is no diff {options.replay_diff}.")
     for path in (options.json, options.html):
         if path is not None:
             check_writable(path)
@@ -262,9 +279,10 @@ def _bench(options: argparse.Namespace) -> int:
 
     try:
         with bars() as all_bars:
-            _measure(options, plan, snapshot, holes, tasks, scales, results, all_bars, keep)
+            _measure(options, plan, snapshot, holes, tasks, scales, windows, tests, results, all_bars, keep)
     except BaseException as error:
-        results.about["ended"] = str(error).split("\n", 1)[0] or "interrupted"
+        is_failure = isinstance(error, Exception)
+        results.about["ended"] = (str(error).split("\n", 1)[0] if is_failure else "") or "interrupted"
         raise
     finally:
         # hours may have gone into what there is: it is kept and shown, whatever ended the rest
@@ -284,6 +302,8 @@ def _measure(
     holes: Sequence[Hole],
     tasks: Sequence[Task],
     scales: Sequence[ScaleKind],
+    windows: Sequence[int],
+    tests: Sequence[str],
     results: Results,
     all_bars: Bars,
     keep: Keep,
@@ -312,11 +332,10 @@ def _measure(
         keep()
     if scales:
         add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars, keep)
-    if options.windows:
-        add_windows(results, plan, numbers(options.windows), all_bars)
+    if windows:
+        add_windows(results, plan, windows, all_bars)
         keep()
     if options.execute:
-        tests = shlex.split(options.tests)
         add_execution(results, plan, snapshot, options.execute, tests, limits_of(options, TEST_LIMITS), all_bars)
         keep()
 

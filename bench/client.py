@@ -260,7 +260,7 @@ class LspClient:
                     break
                 body = await stdout.readexactly(length)
                 self._receive(json.loads(body), perf_counter())
-        except (ValueError, asyncio.IncompleteReadError, ConnectionError) as error:
+        except (ValueError, RecursionError, asyncio.IncompleteReadError, ConnectionError) as error:
             failure = f"The server wrote something that is no LSP message: {error}."
         if not failure:
             with suppress(TimeoutError):
@@ -284,15 +284,18 @@ class LspClient:
         if method is None:
             sent_at, future = self._waiting.pop(ident, (0.0, None)) if isinstance(ident, int) else (0.0, None)
             if future is not None and not future.done():
-                error: Json = call.get("error") or {}
-                is_cancelled = error.get("code") in CANCELLED_CODES
+                said: Any = call.get("error")
+                # what is no error object is an error all the same
+                error = cast(Json, said) if isinstance(said, dict) else {"message": said} if said else {}
+                is_cancelled = error.get("code") in tuple(CANCELLED_CODES)
                 text = "" if is_cancelled else str(error.get("message", error)) if error else ""
                 future.set_result(Reply(call.get("result"), text, is_cancelled, sent_at, now))
         elif ident is not None:
             self._answer(ident, str(method), call.get("params"))
         else:
-            if method in ("window/showMessage", "window/logMessage"):
-                self.messages.append(str(cast(Json, call.get("params") or {}).get("message", "")))
+            params: Any = call.get("params")
+            if method in ("window/showMessage", "window/logMessage") and isinstance(params, dict):
+                self.messages.append(str(cast(Json, params).get("message", "")))
             for watcher in self._watchers:
                 watcher(str(method), call.get("params"))
 
@@ -300,8 +303,10 @@ class LspClient:
         """Requests from the server: a client without windows has little to say, but says it at once."""
         result: Any = None
         if method == "workspace/configuration":
-            items: list[Json] = cast(Json, params or {}).get("items") or []
-            result = [self._settings.get(item.get("section") or "") for item in items]
+            asked: Any = cast(Json, params).get("items") if isinstance(params, dict) else None
+            items: list[Any] = asked if isinstance(asked, list) else []
+            sections = [cast(Json, item).get("section") if isinstance(item, dict) else None for item in items]
+            result = [self._settings.get(str(section or "")) for section in sections]
         elif method == "workspace/workspaceFolders":
             result = self._folders
         elif method == "workspace/applyEdit":

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def read_tasks(path: Path, limit: int = 0) -> tuple[list[Task], dict[str, int]]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
         lines = data.decode("utf-8").splitlines()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ResultsError(f"{path} cannot be read: {error}.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -74,7 +75,7 @@ def read_tasks(path: Path, limit: int = 0) -> tuple[list[Task], dict[str, int]]:
         try:
             row: Any = json.loads(line)
             task = _task(cast(Json, row))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ResultsError(
                 f"{path}, line {number}: not a task of HumanEval-Infilling or SAFIM ({error!r})."
             ) from error

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from .baselines import BASELINES
@@ -82,11 +83,12 @@ def _demo(options: argparse.Namespace) -> int:
     holes = cut_holes(snapshot, DEFAULT_KINDS, options.holes, options.seed)
     if not holes:
         raise SnapshotError(f"No hole can be cut into {snapshot.title}. Name another folder.")
+    title = escape(snapshot.title)
     console.print(
-        f"Cutting {len(holes)} holes into [bold]{snapshot.title}[/bold] ({len(snapshot.files)} files), which the "
+        f"Cutting {len(holes)} holes into [bold]{title}[/bold] ({len(snapshot.files)} files), which the "
         f"embedded model was not trained on, and filling them through a real language server ..."
         if options.snapshot is None
-        else f"Cutting {len(holes)} holes into [bold]{snapshot.title}[/bold] and filling them ..."
+        else f"Cutting {len(holes)} holes into [bold]{title}[/bold] and filling them ..."
     )
     with bars() as all_bars:
         with all_bars.task(spec.name, len(holes)) as told:
@@ -119,7 +121,7 @@ def show_examples(console: Console, records: Sequence[Record]) -> None:
         is_exact = record.judgement.is_exact
         verdict = "[green]exactly what stood there[/green]" if is_exact else "[yellow]not what stood there[/yellow]"
         console.rule(
-            f"{record.path} · {record.kind} · {milliseconds(record.request_ms)} ms · {verdict}",
+            f"{escape(record.path)} · {record.kind} · {milliseconds(record.request_ms)} ms · {verdict}",
             align="left",
             style="dim",
         )

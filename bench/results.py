@@ -258,8 +258,7 @@ def write(path: Path, text: str) -> None:
 
     Raises: ResultsError where it cannot be written.
     """
-    # where a link leads to is to be written, not the link
-    target = path.resolve()
+    target = _resolved(path)
     beside = _beside(target)
     try:
         if target.exists() and not target.is_file():
@@ -281,7 +280,7 @@ def check_writable(path: Path) -> None:
 
     Raises: ResultsError where it cannot.
     """
-    target = path.resolve()
+    target = _resolved(path)
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -293,6 +292,17 @@ def check_writable(path: Path) -> None:
             _beside(target).unlink()
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _resolved(path: Path) -> Path:
+    """Where a link leads to: that is to be written, not the link. Raises: ResultsError."""
+    try:
+        return path.resolve()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except RuntimeError as error:
+        # Python before 3.13, where links lead to each other
+        raise _unwritable(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP))) from error
 
 
 def _beside(target: Path) -> Path:
@@ -307,7 +317,7 @@ def load(path: Path) -> Results:
     """Read a results file. Raises: ResultsError, naming the file."""
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read as results: {error}.") from error
     except ResultsError as error:
         raise ResultsError(f"{path} cannot be read as results. {error}") from error

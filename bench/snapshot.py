@@ -7,11 +7,13 @@ of their contents, so that one snapshot is one thing on every machine. Knows no 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +87,14 @@ def read_snapshot(path: Path, languages: Sequence[str] = (), *, include_tests: b
 
     Raises: SnapshotError where there is nothing usable at path, or more than the limits of this module.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except PermissionError as error:
+        raise SnapshotError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    except OSError:
+        # longer than any name on this system
+        is_there = False
+    if not is_there:
         raise SnapshotError(f"There is no {path}. Name a folder, a git checkout, an sdist, a zip or a wheel.")
     kind: SnapshotKind
     if path.is_dir():
@@ -137,7 +146,7 @@ def _usable(
             skipped["tests"] += 1
         elif data is None or len(data) > MAX_FILE_BYTES:
             skipped["too large"] += 1
-        elif (text := _decoded(data)) is None:
+        elif (text := _decoded(data)) is None or not _is_text(path):
             skipped["not UTF-8"] += 1
         elif not text.strip():
             skipped["empty"] += 1
@@ -161,6 +170,15 @@ def is_test_path(path: str) -> bool:
     return any(part in ("test", "tests", "_tests", "testing") for part in parts[:-1]) or parts[-1].startswith(
         ("test_", "conftest")
     )
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file's name is UTF-8: no other fits into a URI and into results."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decoded(data: bytes) -> str | None:
@@ -219,7 +237,7 @@ def _from_tar(path: Path) -> Iterator[tuple[str, bytes | None]]:
                     continue
                 stream = archive.extractfile(member) if member.size <= MAX_FILE_BYTES else None
                 yield _inner(member.name), stream.read(MAX_FILE_BYTES + 1) if stream else None
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise SnapshotError(f"{path} cannot be read as a tar archive: {error}. Fetch it again.") from error
 
 
@@ -235,5 +253,6 @@ def _from_zip(path: Path) -> Iterator[tuple[str, bytes | None]]:
                 # the size in the directory may lie: read no further than the limit
                 with archive.open(member) as stream:
                     yield member.filename, stream.read(MAX_FILE_BYTES + 1)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        # NotImplementedError, for a form of compression that Python lacks, is a RuntimeError
         raise SnapshotError(f"{path} cannot be read as a zip archive: {error}. Fetch it again.") from error

@@ -63,8 +63,8 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
         save_file(tensors, waiting, metadata={KEY: VERSION, HEADER_KEY: json.dumps(header)})
         waiting.chmod(0o600)
         waiting.replace(path)
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise LacunaError(f"the adapter cannot be stored in {path} ({why}); make room or make it writable") from error
     finally:
         waiting.unlink(missing_ok=True)

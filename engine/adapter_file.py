@@ -43,7 +43,7 @@ def read_header(path: Path) -> Header:
     try:
         header = cast(dict[str, Any], json.loads(metadata[HEADER_KEY]))
         return Header(str(header["base"]), float(header["scale"]), dict[str, str](header["about"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); run `lacuna adapt` again, or remove it") from None
 
 
@@ -88,14 +88,19 @@ def fingerprint(source: Path) -> str:
 def find_adapter(workspaces: Sequence[Path | str], source: Path) -> Path | None:
     """The adapter of the first workspace that has one, or of the nearest folder above it; None where there is none.
 
-    One that was made for other weights is a warning in the log, and None: the model at source serves as it is.
+    One that cannot be read, or was made for other weights, is a warning in the log, and None: the model at source
+    serves as it is.
     """
     for workspace in workspaces:
         folder = Path(workspace).expanduser().resolve()
         for place in (folder, *folder.parents):
             path = adapter_file(place)
-            if not path.exists():
-                continue
+            try:
+                if not path.exists():
+                    continue
+            except OSError as error:
+                refuse(path, f"its folder cannot be read ({error.strerror})")
+                return None
             try:
                 belongs = read_header(path).base == fingerprint(source)
             except ModelError as error:

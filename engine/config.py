@@ -68,7 +68,7 @@ class ModelConfig:
         except (FileNotFoundError, NotADirectoryError):
             message = f"{path} does not exist; point --model at a folder that save_pretrained wrote"
             raise ModelNotFoundError(message) from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
         except OSError as error:
             raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
@@ -244,7 +244,7 @@ def _generation_ends(path: Path, vocab_size: int) -> tuple[int, ...]:
         ends: object = raw.get("eos_token_id")
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a JSON object ({error}); copy it again, or remove it") from None
     if ends is None:
         return ()

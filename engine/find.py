@@ -36,15 +36,21 @@ def find_model(name: str) -> Path:
 
     Raises: ModelNotFoundError saying where was looked, CheckpointError for a download that was interrupted.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    path = expanded(Path(name))
+    if _is_there(path):
         return path
     repository = SHORT_NAMES.get(name, name)
+    nowhere = f"{path} does not exist; give the folder of a model, or a name such as {RELEASED}"
     if not _is_repository(repository):
-        raise ModelNotFoundError(f"{path} does not exist; give the folder of a model, or a name such as {RELEASED}")
+        raise ModelNotFoundError(nowhere)
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    config = try_to_load_from_cache(repository, "config.json")
+    try:
+        config = try_to_load_from_cache(repository, "config.json")
+    except HFValidationError:
+        # there are more rules for names, and a path that leads nowhere may look like one
+        raise ModelNotFoundError(nowhere) from None
     if not isinstance(config, str):
         raise ModelNotFoundError(
             f"{name} is neither a folder here nor in the Hugging Face cache ({cache_folder()}); run `lacuna pull "
@@ -59,6 +65,24 @@ def find_model(name: str) -> Path:
                 f"the download of {repository} is incomplete ({error}); run `lacuna pull {repository}` again"
             ) from None
     return folder
+
+
+def expanded(path: Path) -> Path:
+    """path with its ~ replaced by the user's folder; as it is where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError as error:
+        raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    except OSError:
+        # longer than any name on this system
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +127,7 @@ def pull(repository: str, is_agreed: Callable[[Download, Path], bool]) -> Path |
     fetch = cast(Callable[..., str], huggingface_hub.snapshot_download)  # pyright: ignore[reportUnknownMemberType]
     repository = SHORT_NAMES.get(repository, repository)
     if not _is_repository(repository):
-        raise ModelNotFoundError(
-            f"{repository!r} is not a Hugging Face name; write it as org/model, for example {RELEASED}"
-        )
+        raise ModelNotFoundError(_no_name(repository))
     download = ask_size(repository)
     folder = cache_folder()
     if not is_agreed(download, folder):
@@ -140,7 +162,7 @@ def pull_main(argv: list[str]) -> int:
         sys.stderr.write(f"{download.repository}: {what} to fetch from Hugging Face into {folder}\n")
         if options.yes:
             return True
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise LacunaError("nobody is here to agree to the download; add --yes")
         sys.stderr.write("Download now? [y/N] ")
         sys.stderr.flush()
@@ -158,6 +180,7 @@ def _online(repository: str, request: Callable[[], T]) -> T:
     """Run a request, with the library's errors turned into ours."""
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -165,6 +188,8 @@ def _online(repository: str, request: Callable[[], T]) -> T:
 
     try:
         return request()
+    except HFValidationError:
+        raise ModelNotFoundError(_no_name(repository)) from None
     except GatedRepoError:
         raise ModelError(
             f"{repository} asks you to accept its terms: do so on its page, then run `hf auth login`"
@@ -191,6 +216,10 @@ def _online(repository: str, request: Callable[[], T]) -> T:
 
 def _is_repository(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+
+
+def _no_name(repository: str) -> str:
+    return f"{repository!r} is not a Hugging Face name; write it as org/model, for example {RELEASED}"
 
 
 def free_bytes(folder: Path) -> int:

@@ -172,7 +172,7 @@ def source_format(folder: Path) -> SourceFormat:
     raw: object = {}
     try:
         raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
     quantisation = _section(raw, path, "config.json").get("quantization_config")
     if not quantisation and (folder / MODELOPT).exists():

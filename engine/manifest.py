@@ -51,7 +51,7 @@ def check_manifest(source: Path) -> list[Altered] | None:
     try:
         tensors: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["tensors"]
         wanted = dict(tensors.items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a manifest ({error!r}); write it again with lacuna verify --write-manifest"
         ) from None

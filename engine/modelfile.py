@@ -40,7 +40,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             raise ValueError("it ends inside its header")
         parsed = json.loads(header)
         return {str(k): str(v) for k, v in parsed.get("__metadata__", {}).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file, or is truncated ({error}); copy it again") from None
 
 

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -32,7 +32,7 @@ from ..kernels.packing import GROUP_SIZES, PANEL, Format, PackedMatrix, block_k_
 from .adapter import Adapter, merge_parts
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
-from .find import find_model, free_bytes
+from .find import expanded, find_model, free_bytes
 from .formats import Part, Progress, Scheme, parts, source_format, stream
 from .manifest import Altered
 from .packed_model import PackedModel
@@ -124,15 +124,37 @@ def quantize(
                 f"{wanted / 1e9:.1f} GB do not fit on the disk of {target} ({free / 1e9:.1f} GB free); make room, or "
                 "choose a folder on a larger disk"
             )
+        is_new = not target.exists()
         target.mkdir(parents=True, exist_ok=True)
     writer = _Writer(target, file_bytes)
+    try:
+        _quantize_into(writer, source, config, scheme, device, progress)
+    except BaseException:
+        # also Ctrl-C: nobody could use what is there, and the next run would refuse a folder that is not empty
+        with suppress(OSError):
+            for name in (*writer.files, "config.json", *COPIED, f"{MANIFEST}.part", MANIFEST):
+                (target / name).unlink(missing_ok=True)
+            if is_new:
+                target.rmdir()
+        raise
+
+
+def _quantize_into(
+    writer: _Writer,
+    source: Path,
+    config: ModelConfig,
+    scheme: Scheme,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> None:
+    """Write all of the folder, the manifest last. Raises: as `quantize`."""
+    target = writer.folder
     try:
         for part, weight in stream(source, config, scheme, device, progress):
             writer.add(part, weight)
     except torch.OutOfMemoryError:
         raise DeviceError(
-            f"the GPU ran out of memory; delete {target} and run it again with --device cpu, or close what else uses "
-            "the GPU"
+            "the GPU ran out of memory; run it again with --device cpu, or close what else uses the GPU"
         ) from None
     writer.flush()
     fingerprint = Shards(source).fingerprint(progress)
@@ -165,6 +187,8 @@ def check_device(device: torch.device | str) -> None:
         kind = torch.device(device).type
     except RuntimeError:
         raise DeviceError(f"there is no device {device!r}; choose cpu or cuda") from None
+    if kind not in ("cpu", "cuda"):
+        raise DeviceError(f"the device {device!r} cannot be used here; choose cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
 
@@ -175,8 +199,7 @@ def _writing(target: Path) -> Generator[None]:
         yield
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{target} cannot be written ({error}); make room on its disk and check its permissions, delete the "
-            "folder and run it again"
+            f"{target} cannot be written ({error}); make room on its disk and check its permissions, and run it again"
         ) from None
 
 
@@ -281,7 +304,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(
             f"{path} does not exist: {folder} is not packed, or `lacuna quantize` was interrupted; run it again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a manifest of a packed model ({type(error).__name__}: {error}); quantise the model again"
         ) from None
@@ -402,11 +425,12 @@ class _Writer:
     file_bytes: int
     entries: dict[str, Any] = field(default_factory=dict[str, Any])
     waiting: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    num_files: int = 0
+    files: list[str] = field(default_factory=list[str])
+    """What was written, or was about to be."""
 
     @property
     def file(self) -> str:
-        return f"weights-{self.num_files + 1:05}.safetensors"
+        return f"weights-{len(self.files) + 1:05}.safetensors"
 
     def add(self, part: Part, weight: PackedMatrix | Tensor) -> None:
         if isinstance(weight, Tensor):
@@ -436,10 +460,11 @@ class _Writer:
 
     def flush(self) -> None:
         if self.waiting:
+            path = self.folder / self.file
+            self.files.append(path.name)
             with _writing(self.folder):
-                save_file(self.waiting, self.folder / self.file, metadata={"format": "pt"})
+                save_file(self.waiting, path, metadata={"format": "pt"})
             self.waiting.clear()
-            self.num_files += 1
 
 
 def _up(value: int, multiple: int) -> int:
@@ -494,9 +519,10 @@ def quantize_main(argv: list[str]) -> int:
     scheme = replace(default_scheme(source), experts=options.experts, dense=options.dense)
     if options.group:
         scheme = replace(scheme, experts_group=options.group)
-    quantize(source, options.target, scheme, device, ProgressLine("quantising"))
-    size = sum(file.stat().st_size for file in options.target.iterdir())
-    sys.stderr.write(f"lacuna: {options.target} is ready, {size / 1e9:.1f} GB. Use it with --model {options.target}\n")
+    target = expanded(options.target)
+    quantize(source, target, scheme, device, ProgressLine("quantising"))
+    size = sum(file.stat().st_size for file in target.iterdir())
+    sys.stderr.write(f"lacuna: {target} is ready, {size / 1e9:.1f} GB. Use it with --model {target}\n")
     return 0
 
 

@@ -167,7 +167,7 @@ def read_index(source: Path) -> dict[str, str] | None:
         names = cast(dict[str, Any], dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"]))
         if not all(isinstance(name, str) for name in names.values()):
             raise TypeError("a file that is no name")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{index} is not a valid index; copy it again") from None
     return names
 
@@ -195,7 +195,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             first, last = entry["data_offsets"]
             stored[name] = Stored(file, tuple(entry["shape"]), str(entry["dtype"]), last - first)
             ends.append((8 + length + last, name))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not a safetensors file, or is truncated ({error}); copy it again") from None
     cut = [name for end, name in sorted(ends) if end > size]
     if cut:

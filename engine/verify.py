@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -29,9 +30,10 @@ from .checkpoint import EMBEDDED, load_checkpoint, our_name, save_folder, their_
 from .config import ModelConfig
 from .denoise import denoise
 from .errors import ModelError
+from .find import expanded
 from .formats import EXACT, source_format, stream
 from .kv_cache import KVCache
-from .manifest import MANIFEST, Altered, check_manifest, files_by_name, write_manifest
+from .manifest import MANIFEST, Altered, check_manifest, files_by_name, manifest_path, write_manifest
 from .model import DiffusionGemma
 from .packed import MANIFEST as PACKED_MANIFEST
 from .packed import ProgressLine, check_packed, is_packed
@@ -128,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--write-manifest", action="store_true", help=f"when all is well, write {MANIFEST}")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
-    source: Path = EMBEDDED if options.model is None else options.model.expanduser()
+    source: Path = EMBEDDED if options.model is None else expanded(options.model)
     if options.write_manifest and is_packed(source):
         raise ModelError(f"{source} has its manifest, {PACKED_MANIFEST}, already; leave --write-manifest out")
     report = verify(source, use_manifest=not options.write_manifest)
@@ -138,14 +140,18 @@ def main(argv: Sequence[str]) -> int:
     else:
         _show(report, console)
     if options.write_manifest and report.passed:
-        path = write_manifest(source)
+        try:
+            path = write_manifest(source)
+        except OSError as error:
+            place = manifest_path(source)
+            raise ModelError(f"{place} cannot be written ({error.strerror}); make it writable") from None
         if not options.json:
-            console.print(f"wrote {path}", soft_wrap=True)
+            console.print(f"wrote {path}", soft_wrap=True, markup=False)
     return 0 if report.passed else 1
 
 
 def _show(report: VerifyReport, console: Console) -> None:
-    table = Table("quantity", "largest difference", "allowed", "", "where", title=report.source)
+    table = Table("quantity", "largest difference", "allowed", "", "where", title=escape(report.source))
     for quantity in report.quantities:
         verdict = "[green]same[/]" if quantity.passed else "[red]DIFFERENT[/]"
         table.add_row(
@@ -154,7 +160,8 @@ def _show(report: VerifyReport, console: Console) -> None:
     if report.quantities:
         console.print(table)
     for item in report.altered:
-        console.print(f"[red]altered:[/] {item.tensor} in {item.file}: {item.detail}", soft_wrap=True, highlight=False)
+        altered = escape(f"{item.tensor} in {item.file}: {item.detail}")
+        console.print(f"[red]altered:[/] {altered}", soft_wrap=True, highlight=False)
     console.print(f"checked: {report.checked}", soft_wrap=True, highlight=False)
     if not report.passed and not report.altered:
         console.print("all weights are the same as transformers': the difference is in the computation", soft_wrap=True)

@@ -134,7 +134,7 @@ def _num_ids(source: Path) -> int:
         raise ConfigError(f"{source} carries no config; it was not written by `lacuna export`")
     try:
         return ModelConfig.from_dict(json.loads(text), source=str(source)).vocab_size
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: the config in its header is not valid JSON ({error}); copy it again") from None
 
 
@@ -161,6 +161,6 @@ def load_calibration(source: Path) -> Calibration:
         return Calibration()
     try:
         return Calibration.from_json(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"the calibration table of {source} is broken ({error}); export the model again"
         raise VocabularyError(message) from error

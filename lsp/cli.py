@@ -7,13 +7,22 @@ do not wait for torch. Messages go to people: a LacunaError is a line on stderr 
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 Command = Callable[[argparse.Namespace], int]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes of what Ctrl-C and SIGTERM end, as a shell tells them."""
 
 
 def version() -> str:
@@ -29,31 +38,112 @@ def version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly."""
+    """Run one command line. Returns the exit code: 0 well, 1 it could not be done, 2 it was asked wrongly, 130 Ctrl-C
+    ended it, 143 SIGTERM did.
+    """
+    _mend_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"lacuna {version()}\n")
         return 0
     if arguments and (passed := PASSED_ON.get(arguments[0])) is not None:
-        return _guarded(lambda: passed[1](arguments[1:]))
+        _check_folder()
+        with _ended_by_sigterm():
+            return passed[1](arguments[1:])
     options = _parser().parse_args(arguments)
     command: Command = options.command
-    return _guarded(lambda: command(options))
+    if command is _serve:
+        return command(options)
+    _check_folder()
+    with _ended_by_sigterm():
+        return command(options)
+
+
+def _mend_streams() -> None:
+    """What was closed by the caller (`2>&-`) leads nowhere, and what a stream cannot encode becomes a question mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # it also takes the descriptor, which the next file would get otherwise
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+    # a path may hold bytes that are no text, and a terminal of a plain locale knows no check mark
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _check_folder() -> None:
+    """Raises: LacunaError where the current folder is gone, which ends torch's import without a word to the point."""
+    from ..engine.errors import LacunaError
+
+    try:
+        Path.cwd()
+    except OSError:
+        raise LacunaError("The folder that you are in does not exist any more. Change to another (cd ~).") from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Generator[None]:
+    """Within, SIGTERM ends the process as an error would: half-written files and temporary folders are taken away."""
+    can_hear = threading.current_thread() is threading.main_thread()
+    if not can_hear or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _guarded(command: Callable[[], int]) -> int:
     from ..engine.errors import LacunaError
 
     try:
-        return command()
+        try:
+            return command()
+        finally:
+            # what a pipe or a full disk does not take is found out here, not when the interpreter ends
+            sys.stdout.flush()
     except LacunaError as error:
         sys.stderr.write(f"lacuna: {error}\n")
         return 1
     except BrokenPipeError:
         # the reader of a pipe (head, less) has left: not our failure
+        _drop_stdout()
         return 0
+    except OSError as error:
+        _drop_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"lacuna: {where}{error.strerror or error}. Check the path, its disk and its permissions.\n")
+        return 1
     except KeyboardInterrupt:
-        return 130
+        sys.stderr.write(f"{_line_end()}lacuna: interrupted\n")
+        return INTERRUPTED
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            sys.stderr.write(f"{_line_end()}lacuna: terminated\n")
+        raise
+
+
+def _line_end() -> str:
+    """Before the last words: a line of progress may stand there, not yet ended."""
+    return "\n" if sys.stderr.isatty() else ""
+
+
+def _drop_stdout() -> None:
+    """Lead stdout nowhere: what its buffer still holds would be tried again, and complained about, at the end."""
+    # a stream of a test has no descriptor
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what was found on this machine, and what to do about what is missing")
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--model", default="", metavar="DIR", help="also its memory plan, before anything is loaded")
-    doctor.add_argument("--engine", default="local", metavar="URL", help="also whether this server answers")
+    doctor.add_argument(
+        "--engine", type=_address, default="local", metavar="URL", help="also whether this server answers"
+    )
     _add_budgets(doctor)
     doctor.set_defaults(command=_doctor)
 
@@ -137,8 +229,24 @@ def _as_option(name: str, kind: type[int] | type[float]) -> Callable[[str], floa
     return read
 
 
+def _address(text: str) -> str:
+    """An argument that the option engine.kind takes."""
+    if text in ("auto", "local") or text.startswith(("http://", "https://")):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not an address; write it as http://127.0.0.1:8000")
+
+
 def _serve(options: argparse.Namespace) -> int:
+    from ..engine.errors import LacunaError
     from .serve import serve
+
+    if options.record_contents and options.record is None:
+        raise LacunaError("--record-contents says what a recording holds. Name its file, too: --record FILE.")
+    try:
+        Path.cwd()
+    except OSError:
+        # an editor may have been started in a folder that is gone by now; a server has no business there
+        os.chdir(os.sep)
 
     serve(
         level=options.log_level,
@@ -182,16 +290,18 @@ def _metrics(options: argparse.Namespace) -> int:
 
     from .metrics import Metrics, default_file
 
-    counted = attrs.asdict(Metrics(default_file()).result(purge=options.purge))
+    metrics = Metrics(default_file())
+    counted = attrs.asdict(metrics.result(purge=options.purge))
+    is_kept = options.purge and metrics.trouble
     if options.json:
         sys.stdout.write(json.dumps(counted, indent=2) + "\n")
-        return 0
+        return 1 if is_kept else 0
     for name, value in counted.items():
         label = name.removeprefix("num_").replace("_", " ")
         sys.stdout.write(f"{label:16} {'-' if value is None else value}\n")
     if options.purge:
-        sys.stdout.write("deleted\n")
-    return 0
+        sys.stdout.write("not deleted\n" if is_kept else "deleted\n")
+    return 1 if is_kept else 0
 
 
 def _replay(options: argparse.Namespace) -> int:

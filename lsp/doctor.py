@@ -65,13 +65,16 @@ def report(engine: EngineOptions, *, as_json: bool = False) -> int:
     found: list[Finding] = []
     if as_json:
         found = list(findings(engine))
-        sys.stdout.write(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False) + "\n")
+        # in ASCII: no encoding of stdout can spoil it
+        sys.stdout.write(json.dumps([asdict(each) for each in found], indent=2) + "\n")
     else:
         from rich.console import Console
         from rich.text import Text
 
         console = Console(highlight=False, soft_wrap=True)
         styles: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "red")}
+        if not _can_show("✓·✗"):
+            styles = {"ok": ("+", "green"), "note": ("-", "yellow"), "missing": ("!", "red")}
         for each in findings(engine):
             found.append(each)
             mark, style = styles[each.state]
@@ -79,6 +82,15 @@ def report(engine: EngineOptions, *, as_json: bool = False) -> int:
             if each.advice:
                 console.print(Text(f"{'':12}{each.advice}", style="bold"))
     return 1 if any(each.state == "missing" for each in found) else 0
+
+
+def _can_show(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _lacuna() -> Finding:
@@ -129,6 +141,8 @@ def _model(engine: EngineOptions) -> Iterator[Finding]:
     from .loading import load_infiller
 
     advice = "Name another with --model." if engine.model else "Reinstall lacuna-ls: the model comes with it."
+    if engine.is_remote:
+        advice = "Name another with --engine."
     try:
         if engine.model:
             yield from (plan := list(_plan(engine)))
@@ -231,7 +245,11 @@ def _adapter(engine: EngineOptions) -> Finding:
     from ..engine.adapter_file import adapter_file, fingerprint, read_header
 
     here = Path.cwd()
-    found = next((path for place in (here, *here.parents) if (path := adapter_file(place)).exists()), None)
+    try:
+        found = next((path for place in (here, *here.parents) if (path := adapter_file(place)).exists()), None)
+    except OSError as error:
+        advice = f"Make {adapter_file(here).parent} readable for you."
+        return Finding("adapter", "note", f"cannot be looked for: {error.strerror}", advice)
     if found is None:
         return Finding("adapter", "note", f"none for {here}")
     described = f"{found}, {found.stat().st_size / 1e6:.1f} MB"
@@ -278,6 +296,8 @@ def _folder(name: str, folder: Path) -> Finding:
     parent = folder
     while not parent.exists():
         parent = parent.parent
+    if not parent.is_dir():
+        return Finding(name, "note", str(folder), f"{parent} is no folder; set HOME or the XDG variables to others.")
     if not os.access(parent, os.W_OK):
         return Finding(name, "note", str(folder), f"Make {parent} writable for you.")
     free = shutil.disk_usage(parent).free

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import re
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ..engine.errors import LacunaError
@@ -14,6 +18,7 @@ from ..infill.request import InfillRequest, InfillResult, Proposal
 from .options import EngineOptions, Options
 
 CONTEXT_LINES = 4
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_text(path: Path) -> str:
@@ -28,12 +33,46 @@ def read_text(path: Path) -> str:
         raise LacunaError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
 
 
+def write_text(path: Path, old: str, new: str) -> None:
+    """Put new into the file that held old, whole or not at all, and with the permissions that it has.
+
+    Raises: LacunaError for a file that holds something else by now, or cannot be written.
+    """
+    # where a link leads to is to be written, not the link
+    target = path.resolve()
+    if not target.is_file():
+        raise LacunaError(f"{path} is not a file that can be written. Leave --write out.")
+    if read_text(path) != old:
+        raise LacunaError(f"{path} was changed meanwhile, so it stays as it is. Fill it again.")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not os.access(target.parent, os.W_OK):
+            # nothing can be put beside it
+            target.write_bytes(new.encode("utf-8"))
+            return
+        try:
+            beside.write_bytes(new.encode("utf-8"))
+            shutil.copymode(target, beside)
+            if hasattr(os, "chown"):
+                about = target.stat()
+                with suppress(OSError):
+                    os.chown(beside, about.st_uid, about.st_gid)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise LacunaError(f"{path} cannot be written: {error.strerror}. Make it writable, or make room.") from error
+
+
 def parse_place(place: str, text: str) -> int:
     """Offset of "LINE:COL", both counted from 1, COL in characters. Raises LacunaError when it is not in the text."""
     match = re.fullmatch(r"(\d+):(\d+)", place.strip())
     if match is None:
         raise LacunaError(f"{place!r} is not a place. Write LINE:COL, both counted from 1, for example 12:5.")
-    line, column = int(match.group(1)), int(match.group(2))
+    # nobody has a billion lines, and Python reads no number of thousands of digits
+    line, column = (int(number[:10]) for number in match.groups())
     lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
     if not 1 <= line <= len(lines):
         raise LacunaError(f"Line {line} does not exist: the file has {len(lines)} lines.")
@@ -71,7 +110,9 @@ def make_request(options: argparse.Namespace, text: str) -> InfillRequest:
 
 def fill(options: argparse.Namespace) -> int:
     """Fill, show, and write where asked. Exit code 1 when there is nothing to propose."""
-    text = read_text(options.file)
+    whole = read_text(options.file)
+    # a byte order mark is no character of the first line, and stays in front of it
+    text = whole.removeprefix(BYTE_ORDER_MARK)
     request = make_request(options, text)
     from ..engine.packed import ProgressLine
     from .loading import load_infiller
@@ -85,14 +126,16 @@ def fill(options: argparse.Namespace) -> int:
     finally:
         infiller.close()
     if options.json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(result), ensure_ascii=False, indent=2) + "\n")
+        # in ASCII: no encoding of stdout can spoil it
+        sys.stdout.write(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     else:
         _show(text, result)
     if not result.proposals:
         return 1
     if options.write:
         best = result.proposals[0]
-        options.file.write_bytes((text[: best.start] + best.text + text[best.end :]).encode("utf-8"))
+        mark = whole[: len(whole) - len(text)]
+        write_text(options.file, whole, mark + text[: best.start] + best.text + text[best.end :])
     return 0
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -71,6 +72,8 @@ class Metrics:
         self._file = file
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self.trouble = ""
+        """Why the file could not be read or deleted, the last time that `result` tried; "" where it could."""
 
     def set_file(self, file: Path | None) -> None:
         """Where to keep the counts from now on."""
@@ -109,14 +112,17 @@ class Metrics:
         """Everything counted so far, by all processes; then delete it if purge is set."""
         self.flush()
         kept: Mapping[str, Any] = {}
+        self.trouble = ""
         if self._file is not None:
+            done = "deleted" if purge else "read"
             try:
                 with _locked(self._file):
                     kept = _read(self._file)
                     if purge:
                         self._file.unlink(missing_ok=True)
             except OSError as error:
-                logger.warning("The metrics in %s cannot be read (%s).", self._file, error.strerror or error)
+                self.trouble = error.strerror or str(error)
+                logger.warning("The metrics in %s cannot be %s (%s).", self._file, done, self.trouble)
         numbers = _numbers(kept)
         buckets = sorted((int(name[2:]), n) for name, n in numbers.items() if name.startswith("ms"))
         since = kept.get("since")
@@ -141,17 +147,18 @@ def _quantile(buckets: list[tuple[int, int]], share: float) -> float | None:
 
 def _numbers(kept: Mapping[str, Any]) -> dict[str, int]:
     wanted = {name: item for name, item in kept.items() if name in COUNTS or _is_bucket(name)}
-    return {name: item for name, item in wanted.items() if isinstance(item, int) and not isinstance(item, bool)}
+    return {name: item for name, item in wanted.items() if type(item) is int and item >= 0}
 
 
 def _is_bucket(name: str) -> bool:
-    return name.startswith("ms") and name[2:].lstrip("-").isdigit()
+    # the bounds are far beyond every time, and keep a damaged name out of the power that it is put into
+    return re.fullmatch(r"ms-?[0-9]{1,3}", name) is not None
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         # damaged counts are worth nothing: begin anew
         return {}
     return cast(dict[str, Any], kept) if isinstance(kept, dict) else {}

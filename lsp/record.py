@@ -137,9 +137,9 @@ def read_session(file: Path) -> Iterator[Recorded]:
             if head is None or head.get("format") != FORMAT:
                 raise LacunaError(f"{file} is no recording of a session. Make one with: lacuna serve --record FILE")
             while (frame := read_frame(stream.read)) is not None:
-                message = frame.get("message")
-                if isinstance(message, dict):
-                    yield Recorded(float(frame["s"]), frame.get("way") == "in", cast(dict[str, Any], message))
+                message, when_s = frame.get("message"), frame.get("s")
+                if isinstance(message, dict) and isinstance(when_s, int | float):
+                    yield Recorded(float(when_s), frame.get("way") == "in", cast(dict[str, Any], message))
     except OSError as error:
         raise LacunaError(f"{file} cannot be read ({error.strerror}). Check the path.") from error
     except FrameError as error:

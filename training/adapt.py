@@ -9,8 +9,10 @@ there, does better.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -41,7 +43,7 @@ from ..infill.load import load_tokenizer
 from ..infill.privacy import PathRules, redact
 from .adapt_score import CHANCE, KINDS, Change, Score, change, held_out_cases, index_of, score
 from .adapt_train import NUM_STEPS, HeldOutLoss, Plan, Told, Trained, load_base, of_chat, train, untold
-from .command import first_interrupt, guarded
+from .command import check_writable, first_interrupt, guarded
 from .corpus import HOLDOUT_THRESHOLD
 from .dedupe import find_resembling, signature
 
@@ -262,6 +264,18 @@ def adapter_there(repo: Path, source: Path, say: Callable[[str], None]) -> Adapt
     return None
 
 
+def check_place(path: Path) -> None:
+    """Find out before the training whether an adapter can be stored after it; makes the folder. Raises: LacunaError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.exists()
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        why = error.strerror or error
+        raise LacunaError(f"the adapter cannot be stored in {path} ({why}); make that folder writable") from error
+
+
 def is_worse(new: Measured, old: Measured, encoder_weight: float) -> bool:
     """By holes that are filled exactly, as served, where these differ by enough; else by the loss."""
     if new.score is not None and old.score is not None:
@@ -382,13 +396,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     args = parser.parse_args(argv)
     out = Console(highlight=False, soft_wrap=True)
+    try:
+        args.repo.expanduser()
+    except RuntimeError:
+        raise LacunaError(f"{args.repo} does not exist; name the folder of a repository") from None
     if args.remove:
         gone = forget_adapter(args.repo)
         what = f"removed {gone}" if gone else f"{args.repo} has no adapter"
         out.print(f"{what}; servers use the model as it is from their next start on", markup=False)
         return 0
-    if not 1 <= args.rank <= 256 or args.minutes <= 0 or args.steps < 1:
+    # said so that no number at all, NaN, is refused, too
+    if not 1 <= args.rank <= 256 or not args.minutes > 0 or args.steps < 1:
         parser.error("--rank is from 1 to 256, --minutes and --steps are above 0")
+    if args.holes < 0 or args.threads < 0:
+        parser.error("--holes and --threads are not below 0")
     leave_a_core()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -397,6 +418,9 @@ def main(argv: list[str] | None = None) -> int:
     plan = Plan(minutes=args.minutes, max_steps=args.steps, rank=args.rank, seed=args.seed)
     console = Console(stderr=True, highlight=False)
     bars = Bars(console)
+    if args.repo.expanduser().is_dir():
+        check_place(adapter_file(args.repo))
+    check_writable(args.json)
     was_there = adapter_file(args.repo).exists()
     stays = "; the adapter that was there stays" if was_there else ""
 

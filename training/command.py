@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.errors import LacunaError
@@ -64,6 +65,22 @@ def first_interrupt(
     finally:
         if can_hear:
             signal.signal(signal.SIGINT, before)
+
+
+def check_writable(path: Path | None) -> None:
+    """Find out before long work whether its file can be written after it; the folder is made. Raises: LacunaError."""
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        # a device or a pipe is not touched before there is something to write
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("ab"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise LacunaError(f"{path} cannot be written ({error.strerror}); choose another file") from error
 
 
 def show(table: Table) -> None:

@@ -34,7 +34,7 @@ from ..infill.pose import Policy
 from ..infill.request import InfillRequest, Kind
 from ..infill.syntax import SyntaxTree
 from ..infill.tokenizer import NUM_RESERVED
-from .command import guarded, show
+from .command import check_writable, guarded, show
 from .corpus import Corpus
 from .holes import Hole, HoleKind, sample_holes
 
@@ -389,6 +389,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.threads < 0 or args.holes < 1 or args.gaps < 0:
+        parser.error("--holes is above 0, --threads and --gaps are not below it")
+    for path in (args.json, args.calibrate):
+        check_writable(path)
     import torch
 
     if args.threads:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
@@ -34,9 +37,14 @@ def load_run(run: Path) -> DiffusionGemma:
         advice = f"train first: lacuna train --corpus DIR --out {run}"
         raise ModelNotFoundError(f"{state} does not exist; {advice}")
     model = DiffusionGemma(ModelConfig.load(run / "config.json"))
-    tensors = load_file(state)
-    prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    try:
+        tensors = load_file(state)
+        prefix = "ema." if any(k.startswith("ema.") for k in tensors) else "model."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        # torch lists every tensor, one a line
+        why = str(error).split("\n", 1)[0]
+        raise CheckpointError(f"{state} is not the state of a training run ({why}); copy it again") from None
     return model.eval().requires_grad_(False)
 
 
@@ -67,9 +75,14 @@ def _finish(out: Path, write: Callable[[Path], None], expected: Mapping[str, Ten
 
     expected: tensors that have to come back to the bit.
     """
-    part = out.with_name(f"{out.name}.part")
+    if out.is_dir():
+        raise ModelError(f"{out} is a folder; name a file that ends in .safetensors")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
-        write(part)
+        try:
+            write(part)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{out} cannot be written ({error}); check its folder and the room on its disk") from None
         size = part.stat().st_size
         if size > MAX_BYTES:
             advice = "train a smaller one, or write it as a folder: --out DIR"
@@ -107,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.from_packed is None and not is_packed_file:
         save_folder(load_run(args.run), args.out, _read(args.tokenizer))
         return 0
-    card: dict[str, object] = json.loads(_read(args.card)) if args.card else {}
+    card = _read_card(args.card) if args.card else {}
     calibration = _read_calibration(args.calibration) if args.calibration else ""
     if args.from_packed is None:
         export(args.run, args.tokenizer, args.out, card, calibration)
@@ -123,6 +136,19 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file ({error}); check the path") from None
+
+
+def _read_card(path: Path) -> dict[str, object]:
+    """Raises: ModelNotFoundError, ConfigError for a file that is no JSON object."""
+    try:
+        card: object = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); check the path") from None
+    if not isinstance(card, dict):
+        raise ConfigError(f"{path} holds no JSON object, and a card is one; check the path")
+    return cast(dict[str, object], card)
 
 
 def _read_calibration(path: Path) -> str:
@@ -130,7 +156,7 @@ def _read_calibration(path: Path) -> str:
     text = _read(path)
     try:
         Calibration.from_json(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         advice = "write it with `lacuna evaluate --calibrate`"
         raise ConfigError(f"{path} is no calibration ({error}); {advice}") from None
     return text

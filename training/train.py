@@ -33,6 +33,7 @@ from ..engine.errors import ConfigError, ModelNotFoundError
 from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
 from ..engine.modelfile import read_metadata
+from ..engine.packed import check_device
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .batches import Batch, Batches, BatchShape, LossWeights
 from .command import first_interrupt, guarded
@@ -426,6 +427,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init-from", type=Path, help="start from this model: a packed file or a folder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if not args.minutes > 0 or min(args.batch, args.canvases) < 1 or min(args.steps, args.threads, args.workers) < 0:
+        parser.error("--minutes, --batch and --canvases are above 0; --steps, --threads and --workers are not below it")
+    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")

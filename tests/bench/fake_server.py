@@ -128,7 +128,12 @@ def main():
                 os._exit(3)
             if "slow" in WORDS:
                 time.sleep(0.05)
-            if "error" in WORDS:
+            if "odd" in WORDS:
+                # nothing of this is what the protocol says
+                send({"method": "window/logMessage", "params": ["hello"]})
+                send({"id": 7, "method": "workspace/configuration", "params": {"items": ["lacuna"]}})
+                send({"id": ident, "error": "boom"})
+            elif "error" in WORDS:
                 send({"id": ident, "error": {"code": -32603, "message": "boom"}})
             else:
                 send({"id": ident, "result": complete(params)})

@@ -167,6 +167,21 @@ def test_a_request_that_gets_nowhere_says_why(oracle, words: list[str], message:
         run(work())
 
 
+def test_a_server_that_bends_the_protocol_is_still_heard(oracle):
+    async def work():
+        client = await LspClient.start(oracle("odd"))
+        try:
+            client.open(URI, "python", "x = \n")
+            ident, future = client.begin_inline_completion(URI, (0, 4))
+            return await client.wait(ident, future, timeout_s=5)
+        finally:
+            await client.stop()
+
+    reply = run(work())
+    assert reply.error == "boom"
+    assert not reply.is_cancelled
+
+
 def test_a_server_that_dies_leaves_its_last_words(oracle):
     async def work():
         client = await LspClient.start(oracle("die"))

@@ -145,6 +145,15 @@ def test_the_demo_shows_before_after_and_the_table(
     assert html.exists()
 
 
+def test_brackets_in_a_path_are_no_markup(repository_folder: Path, oracle, capsys: pytest.CaptureFixture[str]):
+    (repository_folder / "pkg" / "shapes.py").rename(repository_folder / "pkg" / "[id].py")
+    folder = repository_folder.rename(repository_folder.with_name("shapes[new]"))
+    assert run_demo([str(folder), "--server", shlex.join(oracle()), "--holes", "9"]) == 0
+    out = capsys.readouterr().out
+    assert "shapes[new]" in out
+    assert "pkg/[id].py" in out
+
+
 def test_the_demo_needs_no_network_because_a_held_out_package_is_always_installed(repository: Path):
     held_out = json.loads((repository / "training" / "holdout.json").read_text(encoding="utf-8"))["packages"]
     names = {"attr": "attrs"}

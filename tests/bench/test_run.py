@@ -377,3 +377,37 @@ def test_generated_text_is_what_its_tokens_say(monkeypatch):
     assert propose(Context("def f():\n    \n", 13)) == "return 1\n    x = 2"
     assert propose(Context("x = \n", 4)) == "return 1"
     assert rows == [64, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["--windows", "two"], 1, "is no list of numbers", id="windows"),
+        pytest.param(["--execute", "1", "--tests", "'pytest"], 1, "The test command", id="tests"),
+        pytest.param(["--replay-diff", "/no/such"], 1, "There is no diff", id="diff"),
+        pytest.param(["--holes", "0"], 2, "leaves nothing to do", id="nothing to do"),
+        pytest.param(["--json", "{loop}"], 1, "cannot be written", id="links that lead to each other"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_hole_is_asked(
+    repository_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    arguments = [word.replace("{loop}", str(tmp_path / "one")) for word in arguments]
+    # a server that could not even be started
+    assert run([str(repository_folder), "--server", "/no/server", "--baselines", "none", *arguments]) == code
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.out == ""
+
+
+def test_results_that_are_nested_too_deeply_are_no_results(tmp_path: Path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match="cannot be read as results"):
+        load(tmp_path / "deep.json")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import random
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -108,6 +111,7 @@ def test_a_zip_that_lies_about_sizes_is_read_to_the_limit(tmp_path: Path, monkey
         pytest.param("x.txt", b"hello", "neither a folder nor an archive", id="a-text-file"),
         pytest.param("x.tar.gz", b"hello", "as a tar archive", id="no-tar"),
         pytest.param("x.zip", b"hello", "as a zip archive", id="no-zip"),
+        pytest.param("x" * 300, None, "There is no", id="a-name-that-is-too-long"),
     ],
 )
 def test_what_is_no_snapshot_says_so(tmp_path: Path, name: str, content: bytes | None, message: str):
@@ -140,3 +144,33 @@ def test_nothing_usable_says_why(tmp_path: Path):
     (tmp_path / "a.py").write_bytes(b"")
     with pytest.raises(SnapshotError, match="1 empty"):
         read_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.xz"])
+def test_a_damaged_archive_says_so(tmp_path: Path, kind: str):
+    rng = random.Random(0)
+    text = "\n".join(f"x = {rng.random()}" for _ in range(5000)).encode()
+    path = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("p/a.py", text)
+    else:
+        with tarfile.open(path, "w:xz") as tar:
+            info = tarfile.TarInfo("p/a.py")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+    data = bytearray(path.read_bytes())
+    middle = slice(200, 260) if kind == "zip" else slice(len(data) // 2, len(data) // 2 + 60)
+    data[middle] = bytes(byte ^ 0xFF for byte in data[middle])
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match="Fetch it again"):
+        read_snapshot(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file system whose names are bytes")
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path):
+    (tmp_path / "fine.py").write_text("x = 1\n")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.py")).write_text("x = 1\n")
+    found = read_snapshot(tmp_path)
+    assert [file.path for file in found.files] == ["fine.py"]
+    assert found.skipped == {"not UTF-8": 1}

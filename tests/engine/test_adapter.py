@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,17 @@ def test_a_workspace_finds_its_adapter_and_loses_it(packed_file: Path, tmp_path:
     assert forget_adapter(repo) == adapter_file(repo)
     assert forget_adapter(repo) is None
     assert find_adapter([repo], packed_file) is None
+
+
+def test_a_folder_that_cannot_be_read_costs_the_adapter_only(
+    packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert find_adapter([tmp_path], packed_file) is None
+    assert "cannot be read (Permission denied)" in caplog.text
 
 
 def damage(path: Path) -> None:

@@ -180,6 +180,7 @@ INDEX = "model.safetensors.index.json"
         # a config that is no config
         (write("config.json", "{'a': 1}"), ConfigError, ["config.json", "not valid JSON", "copy"]),
         (write("config.json", b"\xff\xfe"), ConfigError, ["config.json", "not valid JSON"]),
+        (write("config.json", "[" * 100_000), ConfigError, ["config.json", "not valid JSON"]),
         (write("config.json", "[]"), ConfigError, ["config.json", "list"]),
         (write("config.json", "{}"), ConfigError, ["model_type is missing", "diffusion_gemma"]),
         # files that end too early: in the length, in the header, in a tensor

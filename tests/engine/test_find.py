@@ -58,6 +58,9 @@ def test_an_interrupted_download_is_not_a_model(cache: Path):
     [
         pytest.param("org/model", "run `lacuna pull org/model`", id="a name that is not in the cache"),
         pytest.param("/no/such/folder", "does not exist", id="a path"),
+        pytest.param("runs/my--model", "does not exist", id="a path that looks like a name"),
+        pytest.param("~nosuchuser/model", "does not exist", id="a path of nobody"),
+        pytest.param("a" * 300, "does not exist", id="a path that is too long"),
         pytest.param("../models/x", "does not exist", id="a relative path with two parts is no name"),
         pytest.param("word", "does not exist", id="one word"),
         pytest.param("a/b/c", "does not exist", id="a longer path"),

@@ -17,6 +17,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from lacuna_ls.engine import packed as packed_module
+from lacuna_ls.engine.checkpoint import save_folder
 from lacuna_ls.engine.config import ModelConfig
 from lacuna_ls.engine.errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.formats import EXACT, Scheme, parts, source_format, stream
@@ -254,7 +255,7 @@ def full_gpu(*_: object, **__: object) -> Iterator[object]:
     ("where", "replaced", "error", "message"),
     [
         pytest.param("file", {}, ModelError, "taken is a file; choose a new folder", id="DST is a file"),
-        pytest.param("file/in", {}, ModelError, "cannot be written.*delete the folder", id="DST is below a file"),
+        pytest.param("file/in", {}, ModelError, "cannot be written.*run it again", id="DST is below a file"),
         pytest.param("new", {"save_file": full_disk}, ModelError, "No space left.*make room", id="the disk fills up"),
         pytest.param(
             "new",
@@ -264,7 +265,7 @@ def full_gpu(*_: object, **__: object) -> Iterator[object]:
             id="the disk is too small, which is known before",
         ),
         pytest.param(
-            "new", {"stream": full_gpu}, DeviceError, "delete .*new and run it again with --device cpu", id="full GPU"
+            "new", {"stream": full_gpu}, DeviceError, "run it again with --device cpu", id="full GPU"
         ),
     ],
 )
@@ -282,9 +283,55 @@ def test_what_stops_quantize_is_said_with_a_remedy(
         monkeypatch.setattr(packed_module, name, value)
     with pytest.raises(error, match=message):
         quantize(source, tmp_path / where.replace("file", "taken"))
-    assert not (tmp_path / "new" / MANIFEST).exists()
-    if "free_bytes" in replaced:
-        assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_run_leaves_nothing_of_its_own(tmp_path: Path):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if what.startswith("checksum"):
+            # by now there are several files; and somebody else has put one there
+            assert len(list(target.glob("weights-*"))) > 1
+            (target / "mine").touch()
+            raise KeyboardInterrupt
+
+    for target in (tmp_path / "new", tmp_path / "old"):
+        if target.name == "old":
+            target.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            quantize(source, target, progress=interrupt, file_bytes=20_000)
+        assert [file.name for file in target.iterdir()] == ["mine"]
+        (target / "mine").unlink()
+        quantize(source, target)
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
+def test_a_device_that_the_engine_does_not_know_is_said(tmp_path: Path, device: str):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+    with pytest.raises(DeviceError, match="choose cpu or cuda"):
+        quantize(source, tmp_path / "new", device=device)
+
+
+def test_a_home_in_the_target_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert quantize_main([str(source), "~/packed", "--device", "cpu"]) == 0
+    assert (tmp_path / "packed" / MANIFEST).exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "config.json", MANIFEST])
+def test_json_that_is_nested_too_deeply_is_an_error_of_ours(tmp_path: Path, name: str):
+    model = tiny.tiny_model(tiny.tiny_config())
+    save_folder(model, tmp_path / "source")
+    deep = b"[" * 100_000
+    head = len(deep).to_bytes(8, "little") if name == "model.safetensors" else b""
+    (tmp_path / "source" / name).write_bytes(head + deep)
+    read: dict[str, Callable[[Path], object]] = {MANIFEST: read_manifest, "config.json": source_format}
+    with pytest.raises(ModelError):
+        read.get(name, Shards)(tmp_path / "source")
 
 
 def test_quantize_wants_a_folder_and_a_device(tmp_path: Path):

@@ -316,3 +316,25 @@ def test_transformers_own_generate_is_seeded(saved: Path, monkeypatch):
     assert 0 < len(tokens) <= model.canvas_length
     assert tokens == model.generate(prompt, model.canvas_length, seed=1)
     assert tokens != model.generate(prompt, model.canvas_length, seed=2)
+
+
+def test_brackets_in_a_path_are_no_markup(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "models[v2]" / "x[" / "y]"
+    shutil.copytree(saved, folder)
+    assert main([str(folder), "--write-manifest"]) == 0
+    told = "".join(capsys.readouterr().out.split())
+    assert str(manifest_path(folder)) in told
+    assert told.startswith(str(folder))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x12\x34\x56\x78")
+    assert main([str(folder)]) == 1
+    assert f"in{folder / 'model.safetensors'}:" in "".join(capsys.readouterr().out.split())
+
+
+def test_a_manifest_that_cannot_be_written_is_said(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    (folder / MANIFEST).mkdir()
+    with pytest.raises(ModelError, match="cannot be written"):
+        main([str(folder), "--write-manifest"])

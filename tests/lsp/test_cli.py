@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from lacuna_ls.engine.errors import LacunaError
 from lacuna_ls.engine.modelfile import EMBEDDED
 from lacuna_ls.lsp.cli import PASSED_ON, main
-from lacuna_ls.lsp.fill import parse_place
+from lacuna_ls.lsp.fill import parse_place, write_text
 
 needs_model = pytest.mark.skipif(not EMBEDDED.exists(), reason="this tree carries no embedded model")
 
@@ -212,3 +214,184 @@ def test_a_closed_pipe_is_no_failure():
     )
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+SHELL = f"{sys.executable} -P -m lacuna_ls.lsp.cli"
+
+
+def shell(command, **more):
+    """A shell's command line; {lacuna} stands for the command. With buffers, as users have them."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    env.pop("PYTHONUNBUFFERED", None)
+    command = command.replace("{lacuna}", SHELL)
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=env, stdin=subprocess.DEVNULL
+    )
+
+
+on_posix = pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+
+
+@on_posix
+@pytest.mark.parametrize("arguments", ["--version", "--help", "metrics", "options"])
+def test_a_reader_that_left_before_the_first_line_is_no_failure(arguments, tmp_path):
+    # short answers fit into the buffer, and would be written by the interpreter as it ends
+    done = shell(f"({{lacuna}} {arguments}; echo $? >&2) | true", XDG_STATE_HOME=str(tmp_path))
+    assert done.stderr == "0\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", ["--version", "metrics", "options"])
+def test_a_full_disk_under_stdout_is_one_line(arguments, tmp_path):
+    done = shell(f"{{lacuna}} {arguments} > /dev/full", XDG_STATE_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("lacuna: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+@on_posix
+@pytest.mark.parametrize("redirected", ["--version >&-", "options >&-", "metrics >&- 2>&- <&-"])
+def test_closed_streams_lead_nowhere(redirected, tmp_path):
+    done = shell(f"{{lacuna}} {redirected}", XDG_STATE_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@on_posix
+def test_a_server_whose_stdin_is_closed_ends():
+    done = shell("{lacuna} serve <&-")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plain_encoding_gets_plain_marks(tmp_path):
+    done = shell("{lacuna} doctor", PYTHONIOENCODING="ascii", XDG_STATE_HOME=str(tmp_path))
+    assert done.stderr == ""
+    assert "+ python " in done.stdout
+    told = shell("{lacuna} doctor --json", PYTHONIOENCODING="ascii", XDG_STATE_HOME=str(tmp_path))
+    assert json.loads(told.stdout)[1]["name"] == "python"
+
+
+@on_posix
+def test_a_folder_that_is_gone_is_said(tmp_path):
+    done = shell(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{lacuna}} verify x")
+    assert done.returncode == 1
+    assert done.stderr == "lacuna: The folder that you are in does not exist any more. Change to another (cd ~).\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fill", "{file}", "--at", "1:1", "--model"], ["quantize"], ["verify"]],
+    ids=["fill", "quantize", "verify"],
+)
+@pytest.mark.parametrize("name", ["~nosuchuser/model", "runs/my--model", "a" * 300])
+def test_a_model_path_that_leads_nowhere_is_one_line(arguments, name, tmp_path, capsys):
+    file = tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    more = [str(tmp_path / "to")] if arguments == ["quantize"] else []
+    assert main([*(each.replace("{file}", str(file)) for each in arguments), name, *more]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("lacuna: ")
+    assert told.count("\n") == 1
+
+
+def test_a_place_of_thousands_of_digits_is_not_there():
+    with pytest.raises(LacunaError, match="does not exist"):
+        parse_place("9" * 5000 + ":1", "x = 1\n")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://host", "model"])
+def test_an_address_that_is_none_is_asked_wrongly(address, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--engine", address])
+    assert ended.value.code == 2
+    assert "is not an address" in capsys.readouterr().err
+
+
+def test_record_contents_wants_a_file(capsys):
+    assert main(["serve", "--record-contents"]) == 1
+    assert "--record FILE" in capsys.readouterr().err
+
+
+@on_posix
+@needs_model
+def test_a_file_that_cannot_be_written_whole_stays_as_it_is(tmp_path):
+    file = tmp_path / "a.py"
+    text = "x = 1\n" * 3000 + "def add(a, b):\n    return a + \n"
+    file.write_text(text)
+    # as a disk that is full: no file may have more than 8 KiB
+    done = shell(f"ulimit -f 8; {{lacuna}} fill {file} --at 3002:16 --write")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert file.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.py"]
+
+
+def test_what_was_written_keeps_its_permissions_and_links(tmp_path):
+    file, link = tmp_path / "a.py", tmp_path / "link.py"
+    file.write_bytes(b"x = \r\n")
+    file.chmod(0o750)
+    link.symlink_to(file)
+    write_text(link, "x = \r\n", "x = 1\r\n")
+    assert file.read_bytes() == b"x = 1\r\n"
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o750
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.py", "link.py"]
+
+
+def test_a_file_in_a_folder_of_others_is_written_all_the_same(tmp_path, monkeypatch):
+    file = tmp_path / "a.py"
+    file.write_text("x = \n")
+    # root may write everywhere, whatever the permissions say
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("something was put beside it"))
+    write_text(file, "x = \n", "x = 1\n")
+    assert file.read_text() == "x = 1\n"
+
+
+@needs_model
+def test_a_byte_order_mark_stays_in_front(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_bytes(b"\xef\xbb\xbfx = \ny = 1\n")
+    assert run("fill", file, "--at", "1:5", "--write").returncode == 0
+    assert file.read_bytes().startswith(b"\xef\xbb\xbfx = ")
+    assert file.read_bytes().count(b"\xef\xbb\xbf") == 1
+    assert not file.read_bytes().startswith(b"\xef\xbb\xbfx = \n")
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("x = 2\n")
+    with pytest.raises(LacunaError, match="changed meanwhile"):
+        write_text(file, "x = 1\n", "x = 3\n")
+    assert file.read_text() == "x = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals_unwind_and_are_told(number, code, word, monkeypatch, capsys):
+    unwound = []
+
+    def work(arguments):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            unwound.append(arguments)
+
+    monkeypatch.setitem(PASSED_ON, "tune", ("", work))
+    try:
+        ended = main(["tune", "x"])
+    except SystemExit as error:
+        ended = error.code
+    assert ended == code
+    assert unwound == [["x"]]
+    assert capsys.readouterr().err == f"lacuna: {word}\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_the_start_waits_for_nothing_large():
+    code = "import sys; from lacuna_ls.lsp.cli import main; main(['--version']); print([m for m in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"'torch'", "'numpy'", "'rich'"} & set(done.stdout.strip("[]\n").split(", "))

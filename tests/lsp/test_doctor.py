@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lacuna_ls.engine.plan import CONTEXT_BYTES, plan_folder
-from lacuna_ls.lsp.doctor import findings
+from lacuna_ls.lsp.doctor import _adapter, _folder, findings
 from lacuna_ls.lsp.options import EngineOptions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nvidia-smi is pretended by a shell script")
@@ -145,3 +145,18 @@ def test_the_adapter_of_the_workspace_is_told(tmp_path):
     assert state == "note"
     assert "it is not used" in found
     assert forget_adapter(tmp_path) == path
+
+
+def test_adapters_that_cannot_be_looked_for_are_no_failure(monkeypatch, tmp_path):
+    # as a folder is that belongs to root, since `sudo lacuna adapt`
+    monkeypatch.setattr("lacuna_ls.engine.adapter_file.state_folder", lambda: tmp_path / ("a" * 300))
+    found = _adapter(EngineOptions())
+    assert found.state == "note"
+    assert "cannot be looked for" in found.found
+
+
+def test_a_home_that_is_no_folder_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = _folder("state", tmp_path / "file" / "lacuna")
+    assert found.state == "note"
+    assert "is no folder" in found.advice

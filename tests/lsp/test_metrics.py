@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from lacuna_ls.lsp.cli import main
 from lacuna_ls.lsp.metrics import BUCKET_RATIO, Metrics, num_kept
 
 URI = "file:///workspace/a.py"
@@ -80,7 +81,18 @@ def test_a_lock_that_a_dead_process_left_is_broken(tmp_path):
     assert metrics.result().num_shown == 1
 
 
-@pytest.mark.parametrize("content", ["", "not json", "[1]", '{"num_shown": "many", "ms": 3, "msx": 4}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "not json",
+        "[1]",
+        "[" * 100_000,
+        '{"num_shown": "many", "ms": 3, "msx": 4}',
+        '{"num_shown": -4, "ms--5": 1, "ms\u00b2": 1, "ms99999999": 1}',
+    ],
+    ids=["empty", "text", "list", "nested too deeply", "no numbers", "numbers that are none"],
+)
 def test_a_damaged_file_begins_anew(tmp_path, content):
     file = tmp_path / "metrics.json"
     file.write_text(content)
@@ -95,6 +107,15 @@ def test_a_folder_that_cannot_be_written_costs_the_counts_only(tmp_path):
     metrics.count("num_shown")
     metrics.flush()
     assert metrics.result().num_shown == 0
+
+
+def test_what_cannot_be_deleted_is_not_said_to_be(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "metrics.json"
+    file.mkdir()
+    monkeypatch.setattr("lacuna_ls.lsp.metrics.default_file", lambda: file)
+    assert main(["metrics", "--purge"]) == 1
+    assert capsys.readouterr().out.endswith("not deleted\n")
+    assert file.is_dir()
 
 
 def test_names_of_counts_are_checked():

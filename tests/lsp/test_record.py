@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from lacuna_ls.engine.errors import LacunaError
-from lacuna_ls.lsp.record import Recorder, read_session, recorded_latencies, replay, report, shape_of
+from lacuna_ls.engine.frames import pack
+from lacuna_ls.lsp.record import (
+    FORMAT,
+    Recorder,
+    read_session,
+    recorded_latencies,
+    replay,
+    report,
+    shape_of,
+)
 from lsp_client import FAKE_SERVER
 
 URI = "file:///workspace/secret_project/a.py"
@@ -87,6 +96,14 @@ def test_what_is_no_recording_is_said(tmp_path, data):
     assert done.returncode == 1
     assert done.stderr.startswith("lacuna: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_frame_without_its_time_is_left_out(tmp_path):
+    file = tmp_path / "session"
+    whole = {"s": 1.0, "way": "in", "message": {"method": "x"}}
+    frames = [{"format": FORMAT}, {**whole, "s": None}, {"message": {}}, whole]
+    file.write_bytes(b"".join(map(pack, frames)))
+    assert [each.when_s for each in read_session(file)] == [1.0]
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path):

@@ -544,3 +544,28 @@ def test_what_does_not_help_is_not_kept(
     assert main(words) == 1
     assert "nothing new is kept" in capsys.readouterr().out
     assert not adapter_file(repo).exists()
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_read(
+    repo: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(module, "adapt", lambda *_: pytest.fail("it was begun"))
+    words = [str(repo), "--model", str(model_file)]
+    with pytest.raises(LacunaError, match=r"figures\.json cannot be written"):
+        main([*words, "--json", str(tmp_path / "file" / "figures.json")])
+    monkeypatch.setattr("lacuna_ls.engine.adapter_file.state_folder", lambda: tmp_path / "file" / "adapters")
+    with pytest.raises(LacunaError, match="the adapter cannot be stored in"):
+        main(words)
+
+
+@pytest.mark.parametrize("wrong", [["--threads", "-1"], ["--holes", "-5"], ["--minutes", "nan"]])
+def test_numbers_that_make_no_sense_are_asked_wrongly(repo: Path, wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(repo), *wrong])
+
+
+@pytest.mark.parametrize("more", [[], ["--remove"]])
+def test_the_folder_of_nobody_does_not_exist(more: list[str]) -> None:
+    with pytest.raises(LacunaError, match="does not exist"):
+        main(["~nosuchuser/repo", *more])

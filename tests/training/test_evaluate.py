@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lacuna_ls.engine.checkpoint import save_packed
-from lacuna_ls.engine.errors import ModelNotFoundError
+from lacuna_ls.engine.errors import LacunaError, ModelNotFoundError
 from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma
 from lacuna_ls.engine.modelfile import TOKENIZER_KEY
@@ -160,6 +160,19 @@ def test_without_a_corpus_it_says_what_to_do(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith(f"training.corpus --out {tmp_path}\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--calibrate"])
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LacunaError, match=r"cannot be written"):
+        evaluate_module.main(["--corpus", str(tmp_path), option, str(tmp_path / "file" / "figures.json")])
+
+
+@pytest.mark.parametrize("wrong", [["--threads", "-1"], ["--holes", "0"], ["--gaps", "-1"]])
+def test_numbers_that_make_no_sense_are_asked_wrongly(tmp_path: Path, wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate_module.main(["--corpus", str(tmp_path), *wrong])
 
 
 @pytest.mark.parametrize("columns", [80, 200], ids=["a pipe or a narrow terminal", "a wide one"])

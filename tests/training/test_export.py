@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
-from lacuna_ls.engine.errors import ConfigError, ModelError, ModelNotFoundError
+from lacuna_ls.engine.checkpoint import load_checkpoint, load_config, save_packed
+from lacuna_ls.engine.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.model import DiffusionGemma
 from lacuna_ls.engine.modelfile import CALIBRATION_KEY, CARD_KEY, TOKENIZER_KEY, read_metadata
 from lacuna_ls.infill.calibration import Calibration, Curve
@@ -93,3 +93,40 @@ def test_what_cannot_be_repacked_says_why(
         with pytest.raises(SystemExit):
             main(wrongly)
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "words"),
+    [
+        ("--calibration", bytes(range(256)), "is no"),
+        ("--calibration", b"[" * 100_000, "is no calibration"),
+        ("--card", bytes(range(256)), "is not"),
+        ("--card", b"{", "is not valid JSON"),
+        ("--card", b"[]", "holds no JSON object"),
+    ],
+)
+def test_what_is_no_json_is_said(packed: Path, tmp_path: Path, option: str, content: bytes, words: str) -> None:
+    file, out = tmp_path / "given.json", tmp_path / "new.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        main(["--from-packed", str(packed), option, str(file), "--out", str(out)])
+    assert not out.exists()
+
+
+def test_where_nothing_can_be_written_is_said(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    for out, words in (("none/new.safetensors", "cannot be written"), ("folder.safetensors", "is a folder")):
+        with pytest.raises(ModelError, match=words):
+            repack(packed, tmp_path / out, {CARD_KEY: "{}"})
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_is_no_state_of_a_run_is_said(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(load_config(packed).to_dict()))
+    for write in (
+        lambda path: path.write_bytes(b"x"),
+        lambda path: save_file({"w": torch.ones(2)}, path),
+    ):
+        write(tmp_path / "state.safetensors")
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is not the state of a training run"):
+            export_module.load_run(tmp_path)

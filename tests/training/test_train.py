@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
-from lacuna_ls.engine.errors import ConfigError, ModelError, ModelNotFoundError
+from lacuna_ls.engine.errors import ConfigError, DeviceError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine
 from lacuna_ls.engine.model import DiffusionGemma, joint_layer
@@ -397,3 +397,12 @@ def test_a_run_starts_from_an_exported_model_of_its_shape_only(
     other = replace(PLAN, size=replace(SIZES["tiny"], num_layers=3))
     with pytest.raises(ConfigError, match="another shape"):
         Run(tmp_path / "other", other, small_tokenizer, CPU, tmp_path / "start.safetensors")
+
+
+def test_numbers_that_make_no_sense_are_asked_wrongly(tmp_path: Path) -> None:
+    words = ["--corpus", str(tmp_path), "--out", str(tmp_path / "run")]
+    for wrong in (["--minutes", "0"], ["--minutes", "nan"], ["--batch", "0"], ["--threads", "-1"], ["--steps", "-1"]):
+        with pytest.raises(SystemExit):
+            train_module.main([*words, *wrong])
+    with pytest.raises(DeviceError, match="choose cpu or cuda"):
+        train_module.main([*words, "--device", "foo"])
