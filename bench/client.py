@@ -304,7 +304,7 @@ class LspClient:
         result: Any = None
         if method == "workspace/configuration":
             asked: Any = cast(Json, params).get("items") if isinstance(params, dict) else None
-            items = cast(list[Any], asked) if isinstance(asked, list) else []
+            items = cast(Sequence[Any], asked) if isinstance(asked, list) else ()
             sections = [cast(Json, item).get("section") if isinstance(item, dict) else None for item in items]
             result = [self._settings.get(str(section or "")) for section in sections]
         elif method == "workspace/workspaceFolders":

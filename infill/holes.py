@@ -78,7 +78,7 @@ def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> li
                 if hole is not None:
                     found.append(hole)
     if tree.language.name == "python":
-        found += _documented_only(tree, snapshot)
+        found += _without_body(tree, snapshot, style)
     found.sort(key=lambda hole: (hole.gap.start, -hole.gap.end))
     kept: list[Hole] = []
     for hole in found:
@@ -161,8 +161,8 @@ def _is_docstring(node: tree_sitter.Node) -> bool:
     return node.type == "expression_statement" and [child.type for child in node.named_children] == ["string"]
 
 
-def _documented_only(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
-    """Python functions whose body is nothing but a docstring."""
+def _without_body(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> list[Hole]:
+    """Python functions whose body is nothing but a docstring, or nothing at all."""
     found: list[Hole] = []
     stack = [tree.tree.root_node] if tree.tree is not None else []
     while stack:
@@ -171,6 +171,9 @@ def _documented_only(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
         if node.type != "function_definition":
             continue
         body = node.child_by_field_name("body")
+        if body is not None and not body.children:
+            found += _header_alone(node, tree, snapshot, style)
+            continue
         if body is None or len(body.named_children) != 1 or not _is_docstring(body.named_children[0]):
             continue
         start, end = tree.span_of(body.named_children[0])
@@ -179,6 +182,27 @@ def _documented_only(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
         lead = snapshot.newline(start, tree.language.newline) + snapshot.indent_at(start)
         found.append(Hole(GapSpan(end, end, lead), start, end, "body", not _is_declaration(node)))
     return found
+
+
+def _header_alone(
+    node: tree_sitter.Node, tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None
+) -> list[Hole]:
+    """The hole below a function's header that nothing belongs to: it reaches as far as the blank lines do."""
+    start = tree.span_of(node)[0]
+    colon = next((child for child in node.children if child.type == ":"), None)
+    if colon is None or colon.is_missing:
+        return []
+    after = snapshot.line_end(tree.span_of(colon)[1])
+    blank = len(snapshot.text) - after - len(snapshot.text[after:].lstrip())
+    next_line = snapshot.line_start(after + blank)
+    outer, indent = snapshot.indent_at(start), snapshot.indent(start, style, tree.language.indent)
+    is_last = after + blank == len(snapshot.text)
+    if not is_last and len(snapshot.indent_at(next_line)) > len(outer):
+        # a comment, which says what is missing, or a line that is being written
+        return []
+    end = max(after, next_line - 1) if blank else after
+    gap = GapSpan(after, after, snapshot.newline(start, tree.language.newline) + outer + indent.unit)
+    return [Hole(gap, tree.span_of(colon)[0], end, "body", not _is_declaration(node))]
 
 
 _CONTAINERS = frozenset(

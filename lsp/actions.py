@@ -47,7 +47,11 @@ NOT_PARSED = "what the model wrote would not parse"
 NUM_ATTEMPTS = 4
 """Different answers that a repair or a rewrite is tried with."""
 
-_MAYBE_HOLE = re.compile(r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''")
+_MAYBE_HOLE = re.compile(
+    r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''"
+    # a header with nothing below
+    r"|:[ \t]*(?:#[^\n]*)?(?:\r?\n[ \t]*)?(?:\r?\n|\Z)"
+)
 _COLUMN_0 = re.compile(r"^[^\s)\]}]", re.MULTILINE)
 
 TITLES: dict[ActionKind, tuple[str, str]] = {
@@ -106,7 +110,7 @@ class CodeActions:
         self._server = server
         self._reader = ThreadPoolExecutor(1, "lacuna-actions")
         """Reads whole files for what can be done in them: that takes longer than a key may wait."""
-        self._has_holes: dict[str, tuple[int, bool]] = {}
+        self._num_holes: dict[str, tuple[int, int]] = {}
         """Uri -> (revision, whether there are several holes)."""
 
     # listing
@@ -159,10 +163,12 @@ class CodeActions:
         elif wanted("rewrite") and (chosen := _trimmed(text, start, end)) is not None:
             found.append(("rewrite", *chosen))
         if wanted("fillAll"):
-            known = self._has_holes.get(document.uri)
+            known = self._num_holes.get(document.uri)
             if known is None or known[0] != revision:
-                known = self._has_holes[document.uri] = (revision, _has_several_holes(document, text))
-            if known[1]:
+                known = self._num_holes[document.uri] = (revision, _num_holes(document, text))
+            # a single one is worth a lamp only where the cursor is, but a command that asks for just this gets it
+            is_asked_for = only is not None and TITLES["fillAll"][1] in only
+            if known[1] > 1 or (known[1] and is_asked_for):
                 found.append(("fillAll", start, start))
         return found
 
@@ -181,7 +187,7 @@ class CodeActions:
 
     def on_close(self, uri: str) -> None:
         """The document is gone."""
-        self._has_holes.pop(uri, None)
+        self._num_holes.pop(uri, None)
 
     # computing
 
@@ -397,17 +403,15 @@ def _hole_gaps(document: Document, text: str) -> list[GapSpan]:
     return [hole.gap for hole in find_holes(_language(document), text) if hole.is_sure]
 
 
-def _has_several_holes(document: Document, text: str) -> bool:
-    """Whether filling all holes is worth offering. A piece is read out of its context, so what is filled may differ."""
-    if len(text) > MAX_LISTED_CHARS:
-        return False
+def _num_holes(document: Document, text: str) -> int:
+    """How many holes there are to fill, two at most. A piece is read out of its context: what is filled may differ."""
     number = 0
-    for piece in _pieces(text):
+    for piece in _pieces(text) if len(text) <= MAX_LISTED_CHARS else ():
         if _MAYBE_HOLE.search(piece):
             number += len(_hole_gaps(document, piece))
         if number > 1:
-            return True
-    return False
+            return 2
+    return number
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -163,3 +163,33 @@ def test_hole_at_works_in_a_file_of_any_length_and_finds_nothing_where_there_is_
     assert hole is not None
     assert text[hole.start : hole.end] == "pass"
     assert hole_at(language_for("python"), text, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("def f(a):\n\n\nx = 1\n", "def f(a):\n    return a\n\n\nx = 1\n"),
+        ("def f(a):", "def f(a):\n    return a"),
+        ("def f(a):\n    ", "def f(a):\n    return a\n    "),
+        ("def f(a):  # all of it\n\nx = 1\n", "def f(a):  # all of it\n    return a\n\nx = 1\n"),
+        ("class A:\r\n\tdef f(\r\n\t\ta,\r\n\t):\r\n\r\n\tb = 1\r\n",
+         "class A:\r\n\tdef f(\r\n\t\ta,\r\n\t):\r\n\t\treturn a\r\n\r\n\tb = 1\r\n"),
+    ],
+    ids=["blank lines", "nothing", "a line begun", "a comment behind", "several lines, tabs, CRLF"],
+)  # fmt: skip
+def test_a_header_that_nothing_belongs_to_is_a_hole(text: str, filled: str):
+    (hole,) = find_holes(language_for("python"), text)
+    assert hole.is_sure
+    assert hole.kind == "body"
+    assert text[: hole.gap.start] + hole.gap.lead + "return a" + text[hole.gap.end :] == filled
+    # on the header and on the blank lines below, not on what follows
+    for offset in (hole.gap.start, hole.end):
+        assert hole_at(language_for("python"), text, offset) == hole
+    assert "x = 1" not in text or hole_at(language_for("python"), text, text.index("x = 1")) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(a):\n    # say how\n\nx = 1\n", "def f(a):\n    retur\n", "def f(a)\n\nx = 1\n"]
+)
+def test_a_header_with_something_below_is_none_of_its_kind(text: str):
+    assert "body" not in {kind for kind, _ in shown("python", text, None)}

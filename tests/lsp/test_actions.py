@@ -73,6 +73,16 @@ def test_fill_all_holes_asks_once_and_jointly(start, journal):
     assert len(edit["documentChanges"]) == 1
 
 
+def test_a_single_hole_is_filled_by_the_command_for_all(start):
+    server = start()
+    server.open(URI, "def other(a):\n\n\nx = 1\n")
+    # the lamp does not light for it everywhere
+    assert listed(server, at(3, 0)) == {}
+    action = listed(server, at(3, 0), ["refactor.rewrite.lacuna.fillAllHoles"])["fill all holes in this file"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert applied("def other(a):\n\n\nx = 1\n", edit) == "def other(a):\n    filled_0\n\n\nx = 1\n"
+
+
 def test_no_hole_no_action(start):
     server = start()
     server.open(URI, HOLES)
