@@ -128,6 +128,19 @@ def test_rewrite_the_selection(nvim):
     ed.see_text("first = 1\nsecond = 2\nthird = 3")
 
 
+def test_rewrite_whole_lines_whatever_a_selection_takes_in(nvim):
+    ed = nvim(text="first = 1\nlast = 'é'\n", init="vim.o.selection = 'exclusive'\n")
+    ed.vim.command("2Lacuna rewrite")
+    preview(ed, ["last = 'é'"], ["LAST = 'É'"])
+    ed.keys("<Esc>")
+    no_preview(ed)
+    ed.keys("2G", "V")
+    ed.lua("require('lacuna').rewrite('brief')")
+    preview(ed, ["last = 'é'"], ["last = 'é'  # brief"])
+    end = ed.messages("textDocument/codeAction")[-1]["params"]["range"]["end"]
+    assert end == {"line": 1, "character": 10}
+
+
 def test_rewrite_several_lines_with_an_instruction(nvim):
     ed = nvim(text="first = 1\nsecond = 2\nthird = 3\n")
     ed.keys("V", "j", ":Lacuna rewrite be brief<CR>")
@@ -244,6 +257,46 @@ def test_lines_above_the_first_are_in_sight(nvim):
     ed.see_text("import os\nimport re\nfirst = 1\nsecond = 2")
 
 
+@pytest.mark.parametrize("text", ["third = 3\n", "third = 3\nfourth = 4\n"])
+def test_lines_below_the_last_are_in_sight(nvim, text):
+    ed = nvim(text="first = 1\nsecond = 2\n")
+    ed.lua(SHOW, str(ed.file), 2, text)
+    ed.vim.command("redraw")
+    want = ["first = 1", "second = 2", *text.splitlines()]
+    assert screen(ed, len(want)) == want
+    ed.keys("<CR>")
+    ed.see_text("\n".join(want))
+    assert ed.lua(PREVIEW) == [[], []]
+
+
+def test_closed_folds_are_opened_where_something_would_change(nvim):
+    text = "def a():\n    x = 1\n    ...\n\n\ndef b():\n    y = 2\n    z = 3\n"
+    ed = nvim(text=text, init="vim.o.foldmethod = 'indent'\n")
+    assert ed.lua("return { vim.fn.foldclosed(3), vim.fn.foldclosed(7) }") == [2, 7]
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ..."], ["    return 42"])
+    assert ed.lua("return { vim.fn.foldclosed(3), vim.fn.foldclosed(7) }") == [-1, 7]
+
+
+def test_a_buffer_that_is_wiped_out_ends_its_preview(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("nnoremap <buffer> <Tab> <Nop>")
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.vim.command("bwipeout!")
+    no_preview(ed)
+    assert ed.lua("return vim.fn.execute('messages')").strip() == ""
+
+
+def test_a_buffer_that_may_not_change_is_left_alone(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("setlocal nomodifiable")
+    ed.vim.command("Lacuna fillall")
+    said(ed, "'modifiable' is off in ")
+    no_preview(ed)
+    assert ed.text + "\n" == HOLES
+
+
 def screen(editor, height):
     return editor.lua(
         """
@@ -302,6 +355,18 @@ def test_an_edit_over_several_files_is_settled_file_by_file(nvim):
     assert ed.text == "import a\nx = old_name\ny = 2"
     ed.vim.command("buffer a.py")
     assert ed.text == "new_name = 1\nprint(new_name)"
+
+
+@pytest.mark.parametrize("option", ["nohidden", "winfixbuf"])
+def test_the_rest_of_an_edit_comes_into_sight_where_this_window_stays(nvim, option):
+    ed, other = several(nvim)
+    ed.vim.command(f"set {option}")
+    ed.keys("<Tab>")
+    until(lambda: ed.vim.current.buffer.number == other.number, "the other file")
+    assert len(ed.vim.windows) == 2
+    ed.keys("<Tab>")
+    no_preview(ed)
+    assert ed.text == "import a\nx = new_name\ny = 2"
 
 
 def test_an_edit_over_several_files_is_taken_at_once_and_undone_in_each(nvim):

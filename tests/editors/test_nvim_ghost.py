@@ -207,6 +207,49 @@ def test_leaving_insert_mode_clears_it(nvim):
     assert ed.text == "import os\n\ndef multi"
 
 
+def test_ctrl_c_clears_it_too(nvim):
+    """It ends insert mode without telling InsertLeave."""
+    ed = nvim()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<C-c>")
+    ed.see_none()
+    assert ed.vim.eval("mode()") == "n"
+    ed.keys("A")
+    ed.see(MULTI[9:])
+
+
+def test_nothing_is_proposed_where_no_key_could_take_it(nvim):
+    """'paste' switches the mappings of insert mode off."""
+    ed = nvim()
+    ed.vim.command("set paste")
+    open_line(ed, "def multi")
+    ed.settle()
+    assert ed.requests() == 0
+    ed.vim.command("set nopaste")
+    ed.type("(")
+    ed.see(MULTI[10:])
+
+
+def test_a_dot_and_a_count_repeat_what_was_accepted(nvim):
+    ed = nvim(text="\n")
+    value = "value = compute(alpha, beta)"
+    ed.keys("2o")
+    ed.type("value = ")
+    ed.see(value[8:])
+    ed.keys("<M-w>")
+    ed.see(value[15:])
+    ed.keys("<Tab>")
+    ed.see_text("\n" + value)
+    ed.type("+1")
+    ed.keys("<Esc>")
+    ed.see_text(f"\n{value}+1\n{value}+1")
+    ed.keys("<Esc>", "gg", "1.")
+    ed.see_text(f"\n{value}+1\n{value}+1\n{value}+1")
+    ed.keys("u")
+    ed.see_text(f"\n{value}+1\n{value}+1")
+
+
 # a menu that inserts nothing by itself, as most people set it
 QUIET_MENU = "vim.o.completeopt = 'menuone,noselect,noinsert'\n"
 
@@ -287,6 +330,18 @@ def test_other_menus_are_respected(nvim, name):
     ed.see_text("import os\n\n" + MULTI)
 
 
+def test_asked_for_once_the_menu_is_gone(nvim):
+    """Typed under a menu that is open all the time, as with a completion plugin."""
+    ed = nvim(init=MENU["blink"])
+    ed.lua("_G.menu(true)")
+    open_line(ed, "def mult")
+    ed.settle()
+    assert ed.requests() == 0
+    ed.lua("_G.menu(false)")
+    ed.see(MULTI[8:])
+    assert ed.text == "import os\n\ndef mult"
+
+
 def test_tab_is_a_tab_when_nothing_is_shown(nvim):
     ed = nvim(init="vim.opt.expandtab = false\n", file="a.go", text="\n")
     ed.keys("i", "<Tab>")
@@ -324,6 +379,22 @@ def test_a_mapping_under_ours_still_works(nvim, mapping):
     ed.see(MULTI[9:])
     ed.keys("<Tab>")
     ed.see_text("import os\n\nzzplain\n" + MULTI)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        # a function runs before the next key
+        ("vim.keymap.set('i', '<Tab>', function() vim.api.nvim_put({ '-' }, 'c', false, true) end)", "a-b"),
+        # a mapping that begins with its own key
+        ("vim.keymap.set('i', '<Tab>', '<Tab>-', { remap = true })", "a   -b"),
+    ],
+)
+def test_a_mapping_under_ours_does_the_same_as_without_us(nvim, mapping, text):
+    ed = nvim(text="\n", init=mapping + "\n")
+    # in one piece: as a macro does it
+    ed.keys("ia<Tab>b")
+    ed.see_text(text)
 
 
 @pytest.mark.parametrize(("key", "column"), [("<M-w>", 3), ("<A-l>", 3), ("<M-s>", 2)])
@@ -364,6 +435,25 @@ def test_text_right_of_the_cursor_moves_behind_a_multi_line_proposal(nvim):
     ed.see("(a, b): \n    x = a\n    return x + b  # tail")
     ed.keys("<Tab>")
     ed.see_text("\n" + MULTI + "  # tail")
+
+
+def test_a_tab_right_of_the_cursor_is_covered(nvim):
+    ed = nvim(text="\t# tail\n")
+    ed.keys("0", "i")
+    ed.type("def multi")
+    # the tab goes on to column 12 and the comment to 18, of which the cursor leaves 9 to cover
+    ed.see("(a, b):  \n    x = a\n    return x + b\t# tail")
+
+
+def test_lines_below_stand_beside_code_that_is_scrolled_sideways(nvim):
+    ed = nvim(text=f"y = '{'x' * 100}'\n\n", init="vim.o.wrap = false\n")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.vim.call("winrestview", {"leftcol": 3})
+    ed.vim.command("redraw")
+    rows = ed.lua("return vim.tbl_map(function(row) return vim.fn.screenstring(row, 2) end, vim.fn.range(3, 5))")
+    # the second column shows the fifth one of the text
+    assert rows == ["m", "x", "r"]
 
 
 @pytest.mark.parametrize("word", ["null", "boom"])

@@ -176,6 +176,9 @@ def test_settings_reach_the_server_and_can_change(nvim):
     ed.lua("require('lacuna.server').configure({ oops = 1 })")
     until(lambda: len(ed.messages("workspace/didChangeConfiguration")) == 2)
     until(lambda: "lacuna.oops is not an option" in notifications(ed), "the server's complaint")
+    ed.lua("require('lacuna').setup({ settings = { proposal = { extent = 'block' } } })")
+    sent = until(lambda: ed.messages("workspace/didChangeConfiguration")[2:])[0]["params"]["settings"]
+    assert sent == {"lacuna": {"proposal": {"extent": "block"}}}
     open_line(ed, "def multi")
     ed.see(MULTI[9:])
 
@@ -410,6 +413,15 @@ def test_snooze_and_disable(nvim):
     ed.keys("a")
     ed.see(MULTI[9:])
     assert ed.text == "import os\n\ndef multi"
+
+
+def test_disabled_while_a_request_is_on_its_way(nvim):
+    ed = nvim(env={"FAKE_SLOW_MS": "60000"})
+    ed.keys("Goslow = c")
+    until(ed.requests, "the request")
+    ed.lua("vim.cmd('Lacuna disable')")
+    until(lambda: any(row["event"] == "cancelled" for row in ed.messages()), "a cancellation")
+    assert ed.text == "import os\n\nslow = c"
 
 
 def test_the_status_line_tells_the_latency(nvim):

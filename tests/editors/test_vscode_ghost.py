@@ -171,6 +171,43 @@ def test_an_edit_is_refused_by_one_key(window):
     w.see_file(HOLES)
 
 
+def test_an_edit_asked_for_twice_in_one_breath(window):
+    w = window(HOLES)
+    asked = len(w.messages("lacuna/previewEdit"))
+    w.focus()
+    w.keys("Control+Alt+Shift+h", "Control+Alt+Shift+h")
+    until(lambda: len(w.messages("lacuna/previewEdit")) == asked + 2, "both requests")
+    # the one takes the place of the other, and nothing on the page tells which one it is
+    time.sleep(1)
+    preview(w, "Fill all holes")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+
+
+def test_keys_in_another_diff_settle_no_preview(window):
+    w = window("x = 1\n")
+    name = w.file.name
+    w.focus()
+    w.command("File: Compare Active File with Saved")
+    w.page.wait_for_selector(".monaco-diff-editor", state="visible")
+    # else the next diff takes its place
+    w.command("View: Keep Editor")
+    w.open(f"holes_{name}", HOLES).focus()
+    w.keys("Control+Alt+Shift+h")
+    preview(w, "Fill all holes")
+    w.page.locator(".tab", has_text="↔").first.click()
+    until(lambda: "↔" in w.page.locator(".tab.active").inner_text(), "the other diff")
+    w.page.locator(".monaco-diff-editor .editor.modified .view-lines:visible").click()
+    w.keys("Alt+Enter", "Escape")
+    w.page.locator(".tab", has_text="Fill all holes").click()
+    preview(w, "Fill all holes")
+    w.keys("Escape")
+    no_preview(w)
+    w.see_file(HOLES)
+    w.command("View: Close All Editors")
+
+
 def test_fill_all_holes(window):
     w = window(HOLES)
     w.focus()
@@ -276,6 +313,15 @@ def test_nothing_to_fill_is_said(window):
     w.keys("Control+Alt+h")
     until(lambda: "no hole here" in w.toasts(), "the message")
     w.see_file("x = 1\n")
+
+
+def test_without_a_file_there_is_nothing_to_fill(window):
+    w = window()
+    w.command("View: Close All Editors")
+    until(lambda: w.page.locator(".tab").count() == 0, "the end of all editors")
+    w.command("Lacuna: Fill This Hole")
+    until(lambda: "no file is open" in w.toasts(), "the message")
+    w.command("Notifications: Clear All Notifications")
 
 
 def menu(w):

@@ -14,7 +14,7 @@ import zipfile
 import psutil
 import pytest
 from nvim_driver import FAKE, until
-from test_vscode_ghost import choose
+from test_vscode_ghost import choose, menu
 
 pytestmark = [pytest.mark.editor, pytest.mark.slow]
 
@@ -103,6 +103,20 @@ def test_bad_settings_cost_a_message(start_code_server, open_window):
     w.see(MULTI[9:])
     w.keys("Tab")
     w.see_file("\n" + MULTI)
+    # VS Code hands out values of any type; the defaults stand in for them
+    wrong = {
+        "editor.extraLanguages": 7,
+        "editor.snoozeMinutes": "x",
+        "disable.languages": 7,
+        "server.logLevel": "trace",
+    }
+    code.write_settings(**{f"lacuna.{name}": value for name, value in wrong.items()})
+    w.close()
+    w = open_window(code).wait_ready()
+    assert next(row for row in w.messages() if row["event"] == "start")["argv"] == ["serve", "--log-level", "info"]
+    choose(w, "Snooze for 5 minutes")
+    until(lambda: "snoozed" in w.status_label(), "the snooze")
+    assert {"Resume", "Disable for python"} <= {entry.strip().partition("  ")[2] for entry in menu(w)}
 
 
 @pytest.mark.journey
@@ -194,6 +208,8 @@ def test_a_server_that_never_answers_can_be_restarted(start_code_server, open_wi
     w.wait_ready()
     assert len(w.server_pids()) == 1
     until(lambda: not psutil.pid_exists(hung), "the end of the first server")
+    # what was asked for is no error to be told of
+    assert "couldn't create connection" not in w.toasts()
 
 
 def test_a_language_is_switched_where_the_settings_say_so(start_code_server, open_window, tmp_path):

@@ -5,6 +5,7 @@ import { installServer } from './install';
 import { isOurs } from './languages';
 import * as protocol from './protocol';
 import type * as sessionModule from './session';
+import { snoozeMinutes } from './settings';
 import { StatusItems, showMenu, toggleLanguage } from './status';
 
 const MENU_WAIT_MS = 300;
@@ -94,8 +95,7 @@ export function activate(context: vscode.ExtensionContext): void {
       return session?.control(protocol.RESUME);
     },
     'lacuna.snooze': () => {
-      const minutes = vscode.workspace.getConfiguration('lacuna.editor').get<number>('snoozeMinutes', 5);
-      quiet(Date.now() + minutes * 60_000);
+      quiet(Date.now() + snoozeMinutes() * 60_000);
     },
     'lacuna.toggleLanguage': async () => {
       const document = vscode.window.activeTextEditor?.document;

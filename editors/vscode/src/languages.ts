@@ -1,6 +1,7 @@
 // Which documents are ours. Knows no server.
 
 import * as vscode from 'vscode';
+import { extraLanguages } from './settings';
 
 /** Languages with a grammar in the server. Others are treated as plain text, and only when the user adds them. */
 export const LANGUAGES = [
@@ -19,8 +20,7 @@ export const LANGUAGES = [
 const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'] as const;
 
 export function selector(): { scheme: string; language: string }[] {
-  const extra = vscode.workspace.getConfiguration('lacuna.editor').get<string[]>('extraLanguages', []);
-  const languages = new Set<string>([...LANGUAGES, ...extra.filter((one) => typeof one === 'string')]);
+  const languages = new Set<string>([...LANGUAGES, ...extraLanguages()]);
   return SCHEMES.flatMap((scheme) => [...languages].map((language) => ({ scheme, language })));
 }
 

@@ -8,6 +8,8 @@ interface Pending {
   edit: vscode.WorkspaceEdit;
   title: string;
   versions: Map<string, number>;
+  /** The addresses of the new texts: what tells its tabs from those of the preview before. */
+  shown: Set<string>;
   onAccepted: (() => void) | undefined;
   /** Where the user was. */
   origin: { uri: vscode.Uri; selection: vscode.Selection; column: vscode.ViewColumn | undefined } | undefined;
@@ -29,16 +31,18 @@ function changed(): string {
 }
 
 /** Of a diff of several files the stable API tells nothing but the title. */
-function isOurs(tab: vscode.Tab, title: string): boolean {
+function isTabOf(pending: Pending, tab: vscode.Tab): boolean {
   const input: unknown = tab.input;
   if (input instanceof vscode.TabInputTextDiff) {
-    return input.modified.scheme === SCHEME;
+    return pending.shown.has(input.modified.toString());
   }
-  return input instanceof vscode.TabInputText ? input.uri.scheme === SCHEME : input === undefined && tab.label.startsWith(title);
+  return input instanceof vscode.TabInputText
+    ? pending.shown.has(input.uri.toString())
+    : input === undefined && tab.label.startsWith(pending.title);
 }
 
-function tabs(title: string): vscode.Tab[] {
-  return vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter((tab) => isOurs(tab, title));
+function tabsOf(pending: Pending): vscode.Tab[] {
+  return vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter((tab) => isTabOf(pending, tab));
 }
 
 export class Previews implements vscode.Disposable, vscode.TextDocumentContentProvider {
@@ -47,6 +51,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
   private readonly disposables: { dispose(): unknown }[] = [];
   private pending: Pending | undefined;
   private serial = 0;
+  private turn: Promise<unknown> = Promise.resolve();
 
   readonly onDidChange = this.changed.event;
 
@@ -56,8 +61,8 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
       vscode.workspace.registerTextDocumentContentProvider(SCHEME, this),
       // closing the tab is refusing
       vscode.window.tabGroups.onDidChangeTabs((event) => {
-        const title = this.pending?.title;
-        if (title !== undefined && event.closed.some((tab) => isOurs(tab, title)) && tabs(title).length === 0) {
+        const { pending } = this;
+        if (pending && event.closed.some((tab) => isTabOf(pending, tab)) && tabsOf(pending).length === 0) {
           this.forget();
         }
       }),
@@ -68,8 +73,17 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     return this.texts.get(uri.toString()) ?? '';
   }
 
-  /** Show the edit, made for these versions of the documents. A message when there is nothing to show. */
-  async show(
+  /**
+   * Show the edit, made for these versions of the documents. A message when there is nothing to show. One after the
+   * other: of two that are asked for in one breath the second takes the place of the first.
+   */
+  show(...given: Parameters<Previews['showNow']>): Promise<string | undefined> {
+    const turn = this.turn.then(() => this.showNow(...given));
+    this.turn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  private async showNow(
     edit: vscode.WorkspaceEdit,
     title: string,
     madeFor: ReadonlyMap<string, number>,
@@ -102,7 +116,8 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     }
     const editor = vscode.window.activeTextEditor;
     const origin = editor && { uri: editor.document.uri, selection: editor.selection, column: editor.viewColumn };
-    this.pending = { edit, title, versions, onAccepted, origin };
+    const shown = new Set(sides.map(([, , right]) => right.toString()));
+    this.pending = { edit, title, versions, shown, onAccepted, origin };
     // before the diff has the focus, so that the first key already finds it
     await vscode.commands.executeCommand('setContext', 'lacuna.previewOpen', true);
     if (sides.length === 1) {
@@ -160,7 +175,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
   /** Forgotten first: the end of the tab is then no refusal. */
   private async close(pending: Pending): Promise<void> {
     this.forget();
-    await vscode.window.tabGroups.close(tabs(pending.title));
+    await vscode.window.tabGroups.close(tabsOf(pending));
   }
 
   dispose(): void {

@@ -17,6 +17,7 @@ import { LateAsk } from './late';
 import { Lifecycle, MAX_RESTARTS } from './lifecycle';
 import * as protocol from './protocol';
 import { Previews } from './preview';
+import { logLevel } from './settings';
 import { type StatusItems } from './status';
 
 /** Settings of the extension: the server knows none of them. */
@@ -43,6 +44,13 @@ function versionsOf(
       typeof version === 'number' ? [[client.protocol2CodeConverter.asUri(uri).toString(), version]] : [],
     ),
   );
+}
+
+/** A start that fails, or is given up for another one, is told by the status and by onCrash: once, and not by each try. */
+class QuietClient extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
 }
 
 export class Session implements vscode.Disposable {
@@ -154,7 +162,6 @@ export class Session implements vscode.Disposable {
   }
 
   private createClient(found: Found): LanguageClient {
-    const level = vscode.workspace.getConfiguration('lacuna.server').get<string>('logLevel', 'info');
     const options: LanguageClientOptions = {
       documentSelector: selector(),
       outputChannel: this.log,
@@ -175,8 +182,8 @@ export class Session implements vscode.Disposable {
       },
       middleware: this.middleware(),
     };
-    const executable = { command: found.command, args: ['serve', '--log-level', level], options: { env: { ...process.env } } };
-    const client = new LanguageClient('lacuna', 'Lacuna', { run: executable, debug: executable }, options);
+    const executable = { command: found.command, args: ['serve', '--log-level', logLevel()], options: { env: { ...process.env } } };
+    const client = new QuietClient('lacuna', 'Lacuna', { run: executable, debug: executable }, options);
     return client;
   }
 
@@ -342,8 +349,12 @@ export class Session implements vscode.Disposable {
   async edit(kind: string, nothing: string, instruction?: string): Promise<void> {
     const editor = vscode.window.activeTextEditor;
     const client = this.client;
-    if (!editor || !client || !this.isRunning) {
+    if (!client || !this.isRunning) {
       void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+      return;
+    }
+    if (!editor) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no file is open.'));
       return;
     }
     // a hole or an error is looked for at the cursor, whatever is selected
@@ -381,7 +392,12 @@ export class Session implements vscode.Disposable {
   async nextEdit(): Promise<void> {
     const editor = vscode.window.activeTextEditor;
     const client = this.client;
-    if (!editor || !client) {
+    if (!client || !this.isRunning) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+      return;
+    }
+    if (!editor) {
+      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no file is open.'));
       return;
     }
     const converter = client.code2ProtocolConverter;

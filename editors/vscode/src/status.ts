@@ -3,6 +3,7 @@
 import * as vscode from 'vscode';
 import type { Status } from './protocol';
 import { LANGUAGES, selector } from './languages';
+import { extraLanguages, record, snoozeMinutes, strings } from './settings';
 
 export interface Shown extends Status {
   /** Why there is no server, when there is none. */
@@ -105,8 +106,7 @@ export async function showMenu(status: StatusItems, isRunning: boolean): Promise
     entries.push({ label: `$(play) ${vscode.l10n.t('Resume')}`, command: 'lacuna.resume' });
   } else {
     entries.push({ label: `$(debug-pause) ${vscode.l10n.t('Pause')}`, command: 'lacuna.pause' });
-    const minutes = vscode.workspace.getConfiguration('lacuna.editor').get<number>('snoozeMinutes', 5);
-    entries.push({ label: `$(bell-slash) ${vscode.l10n.t('Snooze for {0} minutes', minutes)}`, command: 'lacuna.snooze' });
+    entries.push({ label: `$(bell-slash) ${vscode.l10n.t('Snooze for {0} minutes', snoozeMinutes())}`, command: 'lacuna.snooze' });
   }
   if (document) {
     const language = document.languageId;
@@ -128,7 +128,8 @@ export async function showMenu(status: StatusItems, isRunning: boolean): Promise
   }
 }
 
-type Overrides = Record<string, { enable?: boolean } & Record<string, unknown>>;
+type Override = { enable?: boolean } & Record<string, unknown>;
+type Overrides = Record<string, Override>;
 
 /** The values of a setting by level, the level that wins first. */
 function levels<T>(
@@ -148,8 +149,7 @@ function settingsFor(document: vscode.TextDocument): vscode.WorkspaceConfigurati
 }
 
 function isSupported(language: string): boolean {
-  const extra = vscode.workspace.getConfiguration('lacuna.editor').get<string[]>('extraLanguages', []);
-  return extra.includes(language) || LANGUAGES.some((one) => one === language);
+  return extraLanguages().includes(language) || LANGUAGES.some((one) => one === language);
 }
 
 function isLanguageOff(document: vscode.TextDocument): boolean {
@@ -157,15 +157,15 @@ function isLanguageOff(document: vscode.TextDocument): boolean {
   const settings = settingsFor(document);
   return (
     !isSupported(languageId) ||
-    settings.get<string[]>('disable.languages', []).includes(languageId) ||
-    settings.get<Overrides>('languages', {})[languageId]?.enable === false
+    strings(settings.get('disable.languages')).includes(languageId) ||
+    record<Override | undefined>(settings.get('languages'))[languageId]?.enable === false
   );
 }
 
 /** Change a list where it is set, or else in the user's settings. */
 async function changeList(settings: vscode.WorkspaceConfiguration, name: string, change: (list: string[]) => string[]): Promise<void> {
   const level = levels(settings.inspect<string[]>(name)).find(({ value }) => value !== undefined);
-  await settings.update(name, change(level?.value ?? []), level?.target ?? vscode.ConfigurationTarget.Global);
+  await settings.update(name, change(strings(level?.value)), level?.target ?? vscode.ConfigurationTarget.Global);
 }
 
 /** Switch one language on or off, at the level of the settings that says what it is now. */
@@ -177,10 +177,10 @@ export async function toggleLanguage(document: vscode.TextDocument): Promise<voi
     const editor = vscode.workspace.getConfiguration('lacuna.editor');
     await changeList(editor, 'extraLanguages', (list) => [...list, languageId]);
   }
-  if (settings.get<string[]>('disable.languages', []).includes(languageId)) {
+  if (strings(settings.get('disable.languages')).includes(languageId)) {
     await changeList(settings, 'disable.languages', (list) => list.filter((one) => one !== languageId));
   }
-  const all = levels(settings.inspect<Overrides>('languages')).map(({ target, value }) => ({ target, value: value ?? {} }));
+  const all = levels(settings.inspect<Overrides>('languages')).map(({ target, value }) => ({ target, value: record<Override>(value) }));
   const saying = all.filter(({ value }) => value[languageId]?.enable !== undefined);
   if (isWanted === (saying[0]?.value[languageId]?.enable ?? true)) {
     return;

@@ -15,6 +15,17 @@ local function tell(message)
   vim.notify('lacuna: ' .. message, vim.log.levels.INFO)
 end
 
+--- From the beginning of one line to the end of another, counted from 1.
+local function lines_params(client, bufnr, first, last)
+  local text = vim.api.nvim_buf_get_lines(bufnr, last - 1, last, false)[1] or ''
+  -- not by the core's make_given_range_params: it takes the end for a cursor, which 'selection' moves
+  local stop = { line = last - 1, character = vim.str_utfindex(text, client.offset_encoding) }
+  return {
+    textDocument = vim.lsp.util.make_text_document_params(bufnr),
+    range = { start = { line = first - 1, character = 0 }, ['end'] = stop },
+  }
+end
+
 local function range_params(client, bufnr)
   local mode = vim.api.nvim_get_mode().mode
   if mode:match('^[vV\22]') then
@@ -22,11 +33,10 @@ local function range_params(client, bufnr)
     if first[2] > last[2] or (first[2] == last[2] and first[3] > last[3]) then
       first, last = last, first
     end
-    local from, to = { first[2], first[3] - 1 }, { last[2], last[3] - 1 }
     if mode == 'V' then
-      from[2] = 0
-      to[2] = math.max(0, #vim.fn.getline(last[2]) - 1)
+      return lines_params(client, bufnr, first[2], last[2])
     end
+    local from, to = { first[2], first[3] - 1 }, { last[2], last[3] - 1 }
     return vim.lsp.util.make_given_range_params(from, to, bufnr, client.offset_encoding)
   end
   return vim.lsp.util.make_range_params(0, client.offset_encoding)
@@ -88,18 +98,7 @@ function M.rewrite(instruction, lines)
     tell('the server is not running in this buffer')
     return
   end
-  local range
-  if lines then
-    local last = vim.api.nvim_buf_get_lines(bufnr, lines[2] - 1, lines[2], false)[1] or ''
-    range = vim.lsp.util.make_given_range_params(
-      { lines[1], 0 },
-      { lines[2], math.max(0, #last - 1) },
-      bufnr,
-      client.offset_encoding
-    )
-  else
-    range = range_params(client, bufnr)
-  end
+  local range = lines and lines_params(client, bufnr, lines[1], lines[2]) or range_params(client, bufnr)
   local function go(text)
     run(REWRITE, { range = range, instruction = text, nothing = 'nothing here to rewrite', bufnr = bufnr })
   end

@@ -175,7 +175,8 @@ local function draw(rest, proposal)
   local cursor = api.nvim_win_get_cursor(0)
   local row, col = cursor[1] - 1, cursor[2]
   local lines = vim.split(rest, '\n', { plain = true })
-  local at = vim.fn.virtcol('.') - 1
+  -- a tab begins where the cursor stands, and virtcol('.') tells where it ends
+  local at = vim.fn.virtcol('.', true)[1] - 1
   local first = { { expand_tabs(lines[1], at), 'LacunaGhost' } }
   local below = {}
   for i = 2, #lines do
@@ -207,6 +208,8 @@ local function draw(rest, proposal)
     virt_text = first,
     virt_text_pos = is_overlay and 'overlay' or 'inline',
     virt_lines = #below > 0 and below or nil,
+    -- beside the code, where that is scrolled sideways
+    virt_lines_overflow = 'scroll',
     hl_mode = 'combine',
     right_gravity = true,
   })
@@ -400,11 +403,14 @@ function update()
   end
   last_place = place
   local ghost = config.get().ghost
-  if place == dismissed_at or M.is_snoozed() or not ghost.enabled or vim.b.lacuna_disabled then
+  -- no key takes a proposal while 'paste' is set: it switches all mappings of insert mode off
+  if place == dismissed_at or M.is_snoozed() or not ghost.enabled or vim.b.lacuna_disabled or vim.o.paste then
     return
   end
   if is_menu_visible() and not ghost.with_menu then
     forget_request()
+    -- asked for once the menu is gone, though nothing is typed by then
+    last_place = ''
     return
   end
   if ghost.debounce_ms == 0 then
@@ -422,6 +428,12 @@ function update()
       end
     end)
   )
+end
+
+local function leave()
+  forget_request()
+  drop('typedOver')
+  dismissed_at = nil
 end
 
 ---@param bufnr integer
@@ -458,14 +470,12 @@ function M.attach(bufnr)
       vim.schedule(update)
     end,
   })
-  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, {
-    group = group,
-    buffer = bufnr,
-    callback = function()
-      forget_request()
-      drop('typedOver')
-      dismissed_at = nil
-    end,
+  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, buffer = bufnr, callback = leave })
+  -- CTRL-C ends insert mode without an InsertLeave; the pattern of this event is the modes, so it is not of one buffer
+  api.nvim_create_autocmd('ModeChanged', {
+    group = api.nvim_create_augroup('lacuna.ghost.mode', {}),
+    pattern = 'i*:[nR]*',
+    callback = leave,
   })
   if api.nvim_get_current_buf() == bufnr and is_inserting() then
     -- the server came up while the user was typing
@@ -494,6 +504,24 @@ local function break_undo()
   vim.cmd('let &g:undolevels = &g:undolevels')
 end
 
+--- Change the text by put(), and let `.` and a count repeat it as typed text: of all ways to insert only a paste is
+--- noted for that. What it pastes is put here and not by the user's vim.paste(), which may do anything.
+local function put_repeatable(text, put)
+  local paste, is_put = vim.paste, false
+  vim.paste = function()
+    put()
+    is_put = true
+    return true
+  end
+  local ok, message = pcall(api.nvim_paste, text, false, -1)
+  vim.paste = paste
+  if not ok then
+    error(message, 0)
+  elseif not is_put then
+    put()
+  end
+end
+
 ---@param cut fun(rest: string, bufnr: integer, row: integer, col: integer, tail: integer): string what of the rest to take
 local function take(cut)
   -- read from the buffer as it is now: what was drawn a moment ago may already be typed
@@ -508,10 +536,12 @@ local function take(cut)
   local is_whole = part == rest
   break_undo()
   local lines = vim.split(part, '\n', { plain = true })
-  api.nvim_buf_set_text(bufnr, row, col, row, col + (is_whole and #proposal.tail or 0), lines)
+  put_repeatable(part, function()
+    api.nvim_buf_set_text(bufnr, row, col, row, col + (is_whole and #proposal.tail or 0), lines)
+    local end_col = #lines == 1 and col + #part or #lines[#lines]
+    api.nvim_win_set_cursor(0, { row + #lines, end_col })
+  end)
   break_undo()
-  local end_col = #lines == 1 and col + #part or #lines[#lines]
-  api.nvim_win_set_cursor(0, { row + #lines, end_col })
   if is_whole then
     drop()
     local client = server.client(bufnr)
@@ -551,11 +581,12 @@ function M.accept_node()
 end
 
 function M.dismiss()
+  -- what is still on its way is not wanted either
+  forget_request()
   if not M.is_visible() then
     return false
   end
   dismissed_at = place_key()
-  forget_request()
   drop('explicit')
   last_place = dismissed_at
   return true

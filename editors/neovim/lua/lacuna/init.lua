@@ -9,6 +9,8 @@ local is_started = false
 function M.setup(given)
   require('lacuna.config').set(given)
   if is_started then
+    local settings = require('lacuna.config').get().settings
+    require('lacuna.server').configure(next(settings) and settings or vim.empty_dict())
     M.attach_all()
   end
 end

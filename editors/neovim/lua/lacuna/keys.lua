@@ -17,6 +17,9 @@ local ACTIONS = {
   dismiss = 'dismiss()',
 }
 
+-- the callback that stands under our mapping, between the mapping's end and the call
+local under = nil ---@type function?
+
 local function raw(lhs)
   return vim.keycode(lhs)
 end
@@ -54,16 +57,32 @@ local function fallback(bufnr, lhs)
     end
     return map.replace_keycodes == 1 and raw(result) or result
   elseif map.callback then
-    -- an expression mapping must not change text, so the callback runs as soon as it has returned
-    vim.schedule(map.callback)
-    return ''
+    -- an expression mapping must not change text, so the callback runs once it has returned, before any other key
+    under = map.callback
+    return raw("<Cmd>lua require('lacuna.keys').call_under()<CR>")
   end
   local keys = raw(rhs)
   if map.noremap == 1 then
     return keys
   end
-  vim.api.nvim_feedkeys(keys, 'mi', false)
+  -- what goes first into the typeahead comes last. A right-hand side that begins with its own key means the key itself
+  -- there, as the editor has it, or ours would call itself
+  local own = raw(lhs)
+  local begins = vim.startswith(keys, own)
+  vim.api.nvim_feedkeys(begins and keys:sub(#own + 1) or keys, 'mi', false)
+  if begins then
+    vim.api.nvim_feedkeys(own, 'ni', false)
+  end
   return ''
+end
+
+--- What the mapping under ours does, when that is a function.
+function M.call_under()
+  local callback = under
+  under = nil
+  if callback then
+    callback()
+  end
 end
 
 local function is_ours(mapping)

@@ -88,10 +88,7 @@ local function show()
     end
   end)
   if ok then
-    vim.cmd("normal! m'")
-    if api.nvim_get_current_buf() ~= bufnr then
-      api.nvim_set_current_buf(bufnr)
-    end
+    preview.go_to_buffer(bufnr)
     api.nvim_win_set_cursor(0, { first.range.start.line + 1, 0 })
     vim.cmd('normal! ^')
   else

@@ -48,14 +48,21 @@ local function draw(hunk, row)
     below[#below + 1] = { { line == '' and ' ' or line:gsub('\t', (' '):rep(vim.bo[hunk.bufnr].tabstop)), 'LacunaAdded' } }
   end
   local count = api.nvim_buf_line_count(hunk.bufnr)
-  local is_insertion = #hunk.old == 0
-  local is_above = is_insertion and row < count
+  local is_above = #hunk.old == 0 and row < count
   hunk.mark = api.nvim_buf_set_extmark(hunk.bufnr, NS, math.min(row, count), 0, {
-    virt_lines = is_insertion and #below > 0 and below or nil,
+    virt_lines = is_above and #below > 0 and below or nil,
     virt_lines_above = is_above,
+    virt_lines_overflow = 'scroll',
     right_gravity = false,
   })
   hunk.lines = {}
+  if #hunk.old == 0 and not is_above then
+    -- after the last line, where the place itself is no line that could show anything
+    hunk.lines[1] = api.nvim_buf_set_extmark(hunk.bufnr, NS, count - 1, 0, {
+      virt_lines = below,
+      virt_lines_overflow = 'scroll',
+    })
+  end
   for i, line in ipairs(hunk.old) do
     hunk.lines[i] = api.nvim_buf_set_extmark(hunk.bufnr, NS, row + i - 1, 0, {
       end_row = row + i - 1,
@@ -63,18 +70,25 @@ local function draw(hunk, row)
       hl_group = 'LacunaDeleted',
       hl_eol = false,
       virt_lines = i == #hunk.old and #below > 0 and below or nil,
+      virt_lines_overflow = 'scroll',
     })
   end
 end
 
---- What is drawn above the first line is out of sight until a window is told to leave room there.
+--- A closed fold hides what is drawn in it; and what is drawn above the first line is out of sight until a window is
+--- told to leave room there.
 local function reveal(hunk)
-  if #hunk.old > 0 or row_of(hunk) ~= 0 then
-    return
-  end
+  local row = row_of(hunk)
+  local is_above_all = #hunk.old == 0 and row == 0
   for _, win in ipairs(vim.fn.win_findbuf(hunk.bufnr)) do
     api.nvim_win_call(win, function()
-      if vim.fn.line('w0') == 1 then
+      local end_line = vim.fn.line('$')
+      for line = math.min(row + 1, end_line), math.min(row + math.max(1, #hunk.old), end_line) do
+        if vim.fn.foldclosed(line) ~= -1 then
+          vim.cmd(line .. 'foldopen!')
+        end
+      end
+      if is_above_all and vim.fn.line('w0') == 1 then
         vim.fn.winrestview({ topfill = #hunk.new })
       end
     end)
@@ -92,7 +106,8 @@ end
 local function unset_keys(bufnr)
   for _, map in ipairs(restore[bufnr] or {}) do
     pcall(vim.keymap.del, 'n', map.lhs, { buf = bufnr })
-    if map.before.buffer == 1 then
+    -- the buffer may be gone, and its mappings with it
+    if map.before.buffer == 1 and api.nvim_buf_is_loaded(bufnr) then
       api.nvim_buf_call(bufnr, function()
         vim.fn.mapset('n', false, map.before)
       end)
@@ -173,13 +188,21 @@ local function settle(is_accepted)
   if next_hunk then
     if not next_index then
       -- the rest is in other files: left in sight, or the user would not know of it
-      vim.cmd("normal! m'")
-      api.nvim_set_current_buf(next_hunk.bufnr)
+      M.go_to_buffer(next_hunk.bufnr)
     end
     M.go_to(next_hunk)
   end
   finish_if_empty()
   return true
+end
+
+--- Bring a buffer into sight, in this window where that may show another one.
+function M.go_to_buffer(bufnr)
+  vim.cmd("normal! m'")
+  -- the window is tied to its buffer ('winfixbuf'), or would abandon changes ('nohidden')
+  if not pcall(api.nvim_set_current_buf, bufnr) then
+    vim.cmd.sbuffer(bufnr)
+  end
 end
 
 function M.go_to(hunk)
@@ -299,6 +322,7 @@ end
 --- The lines of a buffer as the text edits would leave them.
 local function edited(bufnr, edits, encoding, annotations)
   local scratch = api.nvim_create_buf(false, true)
+  vim.bo[scratch].modifiable = true
   api.nvim_buf_set_lines(scratch, 0, -1, false, api.nvim_buf_get_lines(bufnr, 0, -1, false))
   vim.lsp.util.apply_text_edits(edits, scratch, encoding, annotations)
   local lines = api.nvim_buf_get_lines(scratch, 0, -1, false)
@@ -336,6 +360,9 @@ function M.show(edit, encoding, on_done)
   for uri, change in pairs(by_uri(edit)) do
     local bufnr = vim.uri_to_bufnr(uri)
     vim.fn.bufload(bufnr)
+    if not vim.bo[bufnr].modifiable then
+      return false, ("'modifiable' is off in %s"):format(vim.fn.bufname(bufnr))
+    end
     local version = vim.lsp.util.buf_versions[bufnr]
     if change.version and version and change.version ~= version then
       return false, 'the text has changed since; ask again'
