@@ -175,6 +175,9 @@ def test_the_users_own_patterns_and_bad_lines(tmp_path):
         pytest.param('DB_PASSWORD := "longenough"', "longenough", id="Go"),
         pytest.param("aws AKIAIOSFODNN7EXAMPLE x", "IOSFODNN7", id="a cloud key by its shape"),
         pytest.param("x = 'ghp_" + "a" * 36 + "'", "aaaa", id="a forge's token by its shape"),
+        pytest.param("mail = 'SG." + "a" * 22 + "." + "b" * 43 + "'", "bbbb", id="a mail service's key"),
+        pytest.param("AccountName=x;AccountKey=" + "aB1/" * 21 + "aB==;", "aB1/", id="a storage account's key"),
+        pytest.param("x = 'dop_v1_" + "0a" * 32 + "'", "0a0a", id="a host's token by its shape"),
         pytest.param("postgres://user:pa55word@host/db", "pa55word", id="a password in an address"),
         pytest.param("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", "c2lnbmF0", id="a signed token"),
         pytest.param(
