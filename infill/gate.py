@@ -3,8 +3,8 @@
 Three witnesses, each compared like with like (the same window before the change, and the same window without the line
 that is being written): errors of the tree, unbalanced brackets, and for Python the interpreter's own parser, because
 tree-sitter's Python grammar forgives missing bodies and wrong indentation. That one also tells what the lines below
-need, and whether what stands above may still become a program. A name that is given twice in one list of parameters is
-an error that no parser sees. Knows nothing of how a proposal was made.
+need, and whether what stands above may still become a program. Some errors no parser sees: a name that is given twice
+in one list of parameters, and in Python what cannot be meant (vain.py). Knows nothing of how a proposal was made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tree_sitter
 
 from .snapshot import Snapshot
 from .syntax import SyntaxTree
+from .vain import is_in_vain
 
 MAX_PARSED_CHARS = 8_000
 """Longest piece of Python that the interpreter's parser reads on the keystroke path (about 2 ms)."""
@@ -46,7 +47,7 @@ def adds_errors(
     line = snapshot.line_start(start), _after_line(snapshot, end)
     margins = tree.margins(*line)
     changed = tree.replaced(start, end, text)
-    if changed.repeats_name(start, start + len(text)):
+    if changed.repeats_name(start, start + len(text)) or is_in_vain(changed, start, start + len(text)):
         return True
     after = changed.damage(margins)
     if after.num_errors or after.num_unbalanced:
@@ -119,7 +120,9 @@ def _piece(
     # no further than what may be parsed; a statement's own end is the tree's to say, as strings have lines, too
     base, stop = max(0, line_start - limit), min(len(snapshot.text), end + limit)
     local = snapshot.text[base:start] + text + snapshot.text[end:stop]
-    starts = [base + match.start() for match in _STATEMENT.finditer(local, 0, line_start + 1 - base)] or [line_start]
+    # the first word of this line has to be seen whole: one that goes on begins no statement
+    found = (base + match.start() for match in _STATEMENT.finditer(local, 0, line_start + len("finally ") - base))
+    starts = [at for at in found if at <= line_start] or [line_start]
     # a decorator and what it decorates are one statement
     while len(starts) > 1 and local[starts[-2] - base] == "@":
         starts.pop()

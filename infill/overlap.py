@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 _LOOP = re.compile(r"([^\n]{0,12}?[A-Za-z][^\n]{0,20}?)\1{4,}")
 _LETTER_IN_QUOTES = re.compile(r"['\"][^'\"]*[^\W\d_]")
+_SENTENCE_END = re.compile(r"\s.*[.!?)`]$")
 _SPACE = re.compile(r"\s+")
 _MARKS = ")]}>,;:"
 _QUOTES = "\"'`"
@@ -95,6 +96,11 @@ def runs_into(before: str, tail: str, is_word: Callable[[str], bool]) -> bool:
     if last and last in "\"'" and before.count(last) % 2 == 0:
         return is_word(first) or (bool(first) and first in "\"'")
     return is_word(last) and is_word(first)
+
+
+def is_stuck_sentence(middle: str, tail: str) -> bool:
+    """Whether words of prose that end something would be followed by a word without a blank: it was another line's."""
+    return tail[:1].isalnum() and _SENTENCE_END.search(middle) is not None
 
 
 def is_loop(text: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .brackets import LineEnd, line_ends
 from .gate import adds_errors
-from .overlap import has_words, is_loop, normalized, overlap_variants, repeats_below, runs_into
+from .overlap import has_words, is_loop, is_stuck_sentence, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
 from .snapshot import Indent, Snapshot
 from .span import Gap, opens_block, surroundings
@@ -174,7 +174,13 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
         if is_as_written and runs_into(head + middle, here.tail, tree.language.is_word):
             # a name or a value follows directly, and the model had another one in mind
             return Refusal("syntax")
+        if is_as_written and is_stuck_sentence(middle, here.tail) and not tree.is_code_at(gap.start):
+            return Refusal("syntax")
         middle = fitting
+        quotes = middle.strip()
+        if quotes and not quotes.strip("\"'`") and here.tail.startswith(quotes) and tree.is_in_string(gap.start):
+            # two more quotes in front of those that end a string are an empty one behind it
+            return Refusal("repeats-suffix")
     if not middle.strip():
         return Refusal("empty")
     below = snapshot.lines_below(gap.end, 12)

@@ -10,6 +10,7 @@ from lacuna_ls.infill.gate import adds_errors, may_become_python
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.syntax import SyntaxTree
+from lacuna_ls.infill.vain import is_in_vain
 
 PYTHON = language_for("python")
 
@@ -23,6 +24,16 @@ CASES = {
         "class Listener:\n    hook = None\n\n    ^\n        assert not self.closed\n        return self\n",
         ["async def connect(self):", "def connect(self) -> Listener:"],
         ["await checkpoint()", "closed = False"],
+    ),
+    "a clause of what stands above": (
+        "if a > 1:\n    b = 1\nel^\n    c = 1\n",
+        ["se:", "if a:"],
+        ["se", "sewhere:", "if"],
+    ),
+    "another clause of what stands around": (
+        "try:\n    a = 1\nexcept A:\n    b = 1\n^\n    c = 1\nfinally:\n    d = 1\n",
+        ["except B:", "else:"],
+        ["c = 1", "finally:", "if a:"],
     ),
     "an opening bracket": (
         "import os\n\n^\n    first,\n    second,\n)\n\nx = first\n",
@@ -121,3 +132,62 @@ def test_what_is_broken_anyway_keeps_nothing_back():
     text = text.replace("^", "")
     tree, snapshot = SyntaxTree.around(PYTHON, text, at, at), Snapshot(text)
     assert not adds_errors(tree, snapshot, at, at, "c = a")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        pytest.param("for n in a:\n    t^\n", "otal = total", id="sets a name to itself"),
+        pytest.param("def f(self):\n    ^\n", "self.id = self.id", id="sets an attribute to itself"),
+        pytest.param("total ^= 0\n", "=", id="makes an assignment a comparison"),
+        pytest.param("def f():\n    return 1\n\n\n^\n", "return 2", id="returns from nothing"),
+        pytest.param("if a:\n    ^\n", "return 2", id="returns from nothing, indented"),
+        pytest.param("def f():\n    return 1\n    ^\n", "return 2", id="a jump under a jump"),
+        pytest.param("import os\nimport re\n^\nx = 1\n", "import os", id="imports twice"),
+        pytest.param("im^\nfrom a import (\n    b,\n)\nimport re\n", "port re", id="imports what the lines below do"),
+        pytest.param("def f():\n    a\n\n\ndef ^\n", "f(a):\n    b", id="defines twice"),
+        pytest.param("class A:\n    def f(a):\n        a\n\n    d^\n        b\n", "ef f(a):", id="a method twice"),
+        pytest.param("try:\n    a\nexcept A:\n    b\nexcept B:\n    c\nex^\n    d\n", "cept A:", id="catches twice"),
+        pytest.param("try:\n    a\nexcept ^\n    b\nexcept A as e:\n    c\n", "A:", id="catches what is caught below"),
+        pytest.param("if a > 1:\n    b\nelif a:\n    c\nel^\n    d\n", "if a > 1:", id="asks twice"),
+        pytest.param("if a >^\n    b\nelif a > 1:\n    c\n", " 1:", id="asks what is asked below"),
+        pytest.param("match a:\n    case [1]:\n        b\n    ca^\n        c\n", "se [1]:", id="matches twice"),
+    ],
+)
+def test_what_parses_and_cannot_be_meant(text, answer):
+    tree, snapshot, at = marked(text)
+    assert adds_errors(tree, snapshot, at, at, answer, is_body_due=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        pytest.param("class A:\n    f^\n", "oo = foo", id="a class takes a name over"),
+        pytest.param("total ^= 0\n", "+", id="adds"),
+        pytest.param("assert total ^= 0\n", "=", id="a comparison that is read"),
+        pytest.param("f(x=^)\n", "x", id="an argument of the same name"),
+        pytest.param("def f():\n    return 1\n    ^\n", "yield", id="makes a generator of it"),
+        pytest.param("def f():\n    if a:\n        return 1\n    ^\n", "return 2", id="another way out"),
+        pytest.param("def f():\n    return 1\n    return^\n", " 2", id="the user began it"),
+        pytest.param("    a = 1\n    ^\n", "return a", id="a piece of a function"),
+        pytest.param("import os\nif a:\n    ^\n", "import os", id="imports in another block"),
+        pytest.param("@overload\ndef f(): ...\n\n\nd^\n    b\n", "ef f(a):", id="overloads"),
+        pytest.param("@property\ndef f(a):\n    a\n\n\n@f.setter\nd^\n    b\n", "ef f(a, b):", id="a setter"),
+        pytest.param("    def f(a):\n        a\n\n\nd^\n    b\n", "ef f(a):", id="the window begins in a class"),
+        pytest.param("def _():\n    a\n\n\nd^\n    b\n", "ef _():", id="an underscore is no name"),
+        pytest.param("def f():\n    a\n\n\ndef f^\n    b\n", "(a):", id="the user wrote the name"),
+        pytest.param("try:\n    a\nexcept A:\n    b\nex^\n    c\n", "cept (A, B):", id="catches more"),
+        pytest.param("if f():\n    b\nel^\n    d\n", "if f():", id="a call may answer otherwise"),
+        pytest.param("if a:\n    b\n^\n    d\n", "if a:", id="another statement"),
+        pytest.param("match a:\n    case 1 if b:\n        b\n    ca^\n        c\n", "se 1:", id="without the guard"),
+    ],
+)
+def test_what_looks_so_and_may_be_meant(text, answer):
+    tree, _, at = marked(text)
+    assert not is_in_vain(tree.replaced(at, at, answer), at, at + len(answer))
+
+
+def marked(text: str) -> tuple[SyntaxTree, Snapshot, int]:
+    at = text.index("^")
+    text = text.replace("^", "")
+    return SyntaxTree.around(PYTHON, text, at, at), Snapshot(text), at

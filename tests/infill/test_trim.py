@@ -77,6 +77,11 @@ def test_overlap_with_the_rest_of_the_line_is_removed(language, marked, answer, 
         pytest.param("javascript", f"a.{B}Name();\n", "getName();", "a.getName();\n", id="the model saw it"),
         pytest.param("python", f"x = f(a, {B}b)\n", "c, ", "x = f(a, c, b)\n", id="its own comma"),
         pytest.param("python", f"x = 'a {B}b'\n", "c, ", "x = 'a c, b'\n", id="within a string"),
+        pytest.param("python", f"# a {B}logged\n", "if it ends.", "(syntax)", id="a sentence of a comment"),
+        pytest.param("python", f'"""Returns {B}the root."""\n', "a (the b)", "(syntax)", id="and of a docstring"),
+        pytest.param("python", f"# a {B}logged\n", "if it ends. ", "# a if it ends. logged\n", id="a blank between"),
+        pytest.param("python", f"# see {B}path\n", "os.", "# see os.path\n", id="one word"),
+        pytest.param("python", f"x = {B}b\n", "a or self.", "x = a or self.b\n", id="a sentence of code"),
     ],
 )
 def test_nothing_runs_into_what_stands_to_the_right(language, marked, answer, expected):
@@ -88,6 +93,8 @@ def test_what_stands_to_the_right_is_not_repeated_because_the_text_is_broken_els
     broken = "def f():\n    x = g(1, \n\n\ndef h():\n    y = foo("
     assert filled(f"{broken}{B}bar, baz)\n    return y\n", "bar, baz)") == "(empty)"
     assert filled(f'def f():\n    """a\n{B}    """\n\n\n"""\n', '"""', is_explicit=True) == "(empty)"
+    assert filled(f'def f():\n    """a.{B}"""\n    b\n', '""', is_explicit=True) == "(repeats-suffix)"
+    assert filled(f'x = {B}""\n', "f", is_explicit=True) == 'x = f""\n'
     marked = f"{broken}{B}bar, baz)\n    return y\n"
     assert filled(marked, "a, bar, baz)") == marked.replace(B, "a, ")
 
