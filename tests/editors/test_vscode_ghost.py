@@ -324,16 +324,22 @@ def test_without_a_file_there_is_nothing_to_fill(window):
     w.command("Notifications: Clear All Notifications")
 
 
-def menu(w):
+def menu(w, *labels):
+    """The entries of the menu, once these are among them: a menu opens for a moment with the rows of the one before."""
     w.focus()
     w.page.click("[id='lacuna.lacuna.lacuna.status']")
-    w.page.wait_for_selector(".quick-input-list .monaco-list-row", state="visible")
-    return [row.get_attribute("aria-label") for row in w.page.query_selector_all(".quick-input-list .monaco-list-row")]
+    rows = w.page.locator(".quick-input-list .monaco-list-row")
+    rows.first.wait_for(state="visible")
+
+    def entries():
+        found = rows.evaluate_all("rows => rows.map(row => row.getAttribute('aria-label') ?? '')")
+        return found if all(any(label in entry for entry in found) for label in labels) else []
+
+    return until(entries, f"the menu with {labels}")
 
 
 def choose(w, label):
-    entries = menu(w)
-    chosen = next(entry for entry in entries if label in entry)
+    chosen = next(entry for entry in menu(w, label) if label in entry)
     w.page.click(f'.quick-input-list .monaco-list-row[aria-label="{chosen}"]')
 
 
