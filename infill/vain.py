@@ -14,8 +14,6 @@ import tree_sitter
 
 from .syntax import SyntaxTree
 
-_IMPORTS = frozenset({"import_statement", "import_from_statement", "future_import_statement"})
-_SCOPES = frozenset({"function_definition", "class_definition"})
 _CLAUSES = frozenset({"if_statement", "elif_clause", "except_clause", "case_clause"})
 _JUMPS = frozenset({"return_statement", "raise_statement", "break_statement", "continue_statement"})
 _CLAUSE_WORD = re.compile(r"\s*(?:if|elif|except|case)\b")
@@ -57,20 +55,18 @@ def _is_vain(tree: SyntaxTree, node: tree_sitter.Node, start: int, end: int) -> 
         return _changes_nothing(tree, node.named_children[0], start, end)
     if node.type in _JUMPS and _is_misplaced(tree, node, start):
         return True
-    if node.type in _IMPORTS and tree.span_of(node)[1] > start:
+    if node.type in tree.language.import_nodes and tree.span_of(node)[1] > start:
         return any(_same(other, node) for other in _siblings(node))
-    if node.type in _SCOPES and parent.type != "decorated_definition":
+    definitions = tree.language.definition_nodes
+    if node.type in definitions and parent.type != "decorated_definition":
         name = node.child_by_field_name("name")
         if name is None or name.text == b"_" or tree.span_of(name)[1] <= start:
             return False
-        names = [each.child_by_field_name("name") for each in _siblings(node) if each.type in _SCOPES]
+        names = [each.child_by_field_name("name") for each in _siblings(node) if each.type in definitions]
         return any(other is not None and other.text == name.text for other in names)
     if node.type in _CLAUSES:
-        header = _header(tree, node, start)
-        clauses = [parent, *parent.named_children] if node.type == "elif_clause" else parent.named_children
-        if node.type == "if_statement":
-            clauses = [node, *node.named_children]
-        return bool(header) and [_header(tree, each) for each in clauses].count(header) > 1
+        header, whole = _header(tree, node, start), node if node.type == "if_statement" else parent
+        return bool(header) and [_header(tree, each) for each in (whole, *whole.named_children)].count(header) > 1
     return False
 
 
@@ -83,7 +79,7 @@ def _changes_nothing(tree: SyntaxTree, node: tree_sitter.Node, start: int, end: 
     if node.type != "assignment" or left is None or right is None or not _same(left, right):
         return False
     # in a class it takes a name over from outside
-    return tree.span_of(right)[1] > start and _scope(node) != "class_definition"
+    return tree.span_of(right)[1] > start and _scope(tree, node) != "class_definition"
 
 
 def _is_misplaced(tree: SyntaxTree, node: tree_sitter.Node, start: int) -> bool:
@@ -91,18 +87,19 @@ def _is_misplaced(tree: SyntaxTree, node: tree_sitter.Node, start: int) -> bool:
     before = node.prev_named_sibling
     if before is not None and before.type in _JUMPS and tree.span_of(node)[0] >= start:
         return True
+    if node.type != "return_statement" or _scope(tree, node) == "function_definition":
+        return False
     outermost = node
     while outermost.parent is not None and outermost.parent.parent is not None:
         outermost = outermost.parent
     # a window may begin inside of a function, whose lines are indented
-    is_whole = outermost.start_point.column == 0
-    return node.type == "return_statement" and is_whole and _scope(node) != "function_definition"
+    return outermost.start_point.column == 0
 
 
-def _scope(node: tree_sitter.Node) -> str:
+def _scope(tree: SyntaxTree, node: tree_sitter.Node) -> str:
     """The type of the definition that a node stands in; "" for none."""
     outer = node.parent
-    while outer is not None and outer.type not in _SCOPES:
+    while outer is not None and outer.type not in tree.language.definition_nodes:
         outer = outer.parent
     return outer.type if outer is not None else ""
 
