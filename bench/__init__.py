@@ -1,4 +1,4 @@
 """bench: a headless editor client, repository snapshots, metrics and reports.
 
-Talks to a server over stdio like any editor, and knows no other part of Lacuna but the cutting of spans.
+Talks to a server over stdio like any editor; of Lacuna's own code it knows `infill/` only.
 """

@@ -7,7 +7,7 @@ before the last key is read outside of the clock. Explicit requests, so that eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -15,9 +15,9 @@ from ..infill.infiller import LocalInfiller
 from ..infill.pose import Policy
 from ..infill.request import InfillRequest, Neighbour
 from .baselines import neighbours_of
-from .holes import Hole
+from .holes import Hole, Progress
 from .results import SubjectResult
-from .run import Gap, Keep, Progress, first_gap, judged, next_gap
+from .run import Gap, by_file, first_gap, judged, next_gap
 from .snapshot import Snapshot
 from .subject import Answer, Conditions, Item, split_keys
 
@@ -50,59 +50,33 @@ def variants(policy: Policy) -> list[Variant]:
     ]
 
 
-def ablate(
+def run_variant(
     infiller: LocalInfiller,
-    rows: Sequence[Variant],
+    variant: Variant,
     snapshot: Snapshot,
     holes: Sequence[Hole],
     conditions: Conditions,
-    told: Callable[[str], Progress],
-    into: list[SubjectResult] | None = None,
-    keep: Keep = lambda: None,
-) -> list[SubjectResult]:
-    """Every row on every hole, with the engine of infiller. told: given a row's name, what to tell its progress.
-
-    into: where each row is put before it is asked; keep: called after each.
-    """
-    found: list[SubjectResult] = into if into is not None else []
-    for row in rows:
-        one = LocalInfiller(
-            infiller.engine,
-            infiller.tokenizer,
-            calibration=infiller.calibration,
-            policy=row.policy,
-            rules=infiller.rules,
-        )
-        found.append(SubjectResult(row.name, about={"base": WHOLE}, note="in the benchmark's own process"))
-        _row(one, row, snapshot, holes, conditions, told(row.name), found[-1])
-        keep()
-    return found
-
-
-def _row(
-    infiller: LocalInfiller,
-    row: Variant,
-    snapshot: Snapshot,
-    holes: Sequence[Hole],
-    conditions: Conditions,
-    progress: Progress,
     result: SubjectResult,
+    progress: Progress,
 ) -> None:
-    # by file, as a server is asked
-    for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
-        others = neighbours_of(snapshot, hole.file, conditions.num_neighbours) if row.has_neighbours else ()
+    """Ask one row all holes, with the engine of infiller. result: see run.run_server."""
+    result.about, result.note = {"base": WHOLE}, "in the benchmark's own process"
+    one = LocalInfiller(
+        infiller.engine,
+        infiller.tokenizer,
+        calibration=infiller.calibration,
+        policy=variant.policy,
+        rules=infiller.rules,
+    )
+    for done, hole in enumerate(by_file(holes), 1):
+        others = neighbours_of(snapshot, hole.file, conditions.num_neighbours) if variant.has_neighbours else ()
         neighbours = tuple(Neighbour(file.path, file.text) for file in others)
         gap = first_gap(hole)
         for number in range(len(hole.spans)):
-            answer = _ask(infiller, hole, gap, neighbours, conditions)
+            answer = _ask(one, hole, gap, neighbours, conditions)
             result.records.append(judged(hole, number, gap, answer))
-            filled = gap.document
-            if answer.items:
-                item = answer.items[0]
-                filled = filled[: item.start] + item.text + filled[item.end :]
-            gap = next_gap(hole, number, gap, filled)
+            gap = next_gap(hole, number, gap, answer)
         progress(done)
-    infiller.recent.forget()
 
 
 def _ask(

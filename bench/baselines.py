@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ..infill.baselines import BASELINES, Baseline, Context, copy_similar_line, generated, ngram
+from ..infill.baselines import BASELINES, Baseline, generated
 from .snapshot import Snapshot, SourceFile
-
-__all__ = ["BASELINES", "GENERATE", "Baseline", "Context", "baseline", "copy_similar_line", "neighbours_of", "ngram"]
 
 GENERATE = "transformers"
 """The same checkpoint through transformers' own generate: slow, so it is asked some of the holes only."""

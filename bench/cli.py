@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..infill.baselines import BASELINES
 from ..infill.languages import LANGUAGES, PLAIN_TEXT
-from .baselines import BASELINES, GENERATE
+from .baselines import GENERATE
 from .datasets import Task, is_dataset, read_tasks
 from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
 from .execution import TEST_LIMITS
 from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
 from .modes import (
-    Bars,
     Plan,
+    Session,
     add_checks,
     add_execution,
     add_joint,
@@ -33,7 +33,7 @@ from .modes import (
 )
 from .report import write_report
 from .results import FAILED, Json, Paired, Results, by, check_writable, compare, load, save
-from .run import Keep, ServerSpec, about_run, about_snapshot
+from .run import ServerSpec, about_run, about_snapshot
 from .sandbox import Limits
 from .scale import SCALE_KINDS, ScaleKind
 from .snapshot import Snapshot, read_snapshot
@@ -93,7 +93,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"all, or of: {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
     what.add_argument(
-        "--languages", default="all", metavar="L,L", help=f"all, or of: {', '.join(ALL_LANGUAGES)}; default: all"
+        "--languages",
+        default="code",
+        metavar="L,L",
+        help=f"code (no data or markup), all, or of: {', '.join(ALL_LANGUAGES)}; default: code",
     )
     what.add_argument("--no-tests", action="store_true", help="leave the snapshot's own tests out")
     how = out.add_argument_group("how it is asked")
@@ -167,8 +170,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     return _bench(options)
 
 
-def _words(text: str, known: Sequence[str], everything: str, what: str) -> list[str]:
-    if text == everything:
+def _words(text: str, known: Sequence[str], what: str) -> list[str]:
+    """The words of a list with commas, or all that are known. Raises: BenchError."""
+    if text == "all":
         return list(known)
     words = [word.strip() for word in text.split(",") if word.strip()]
     unknown = [word for word in words if word not in known]
@@ -229,28 +233,32 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def _tests(text: str) -> list[str]:
-    """The words of --tests. Raises: BenchError."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise BenchError(f"The test command {text!r} cannot be read: {error}.") from error
-
-
 def limits_of(options: argparse.Namespace, usual: Limits) -> Limits:
     """The limits that the command line names, the usual ones where it does not."""
     return Limits(options.limit_s or usual.seconds, options.limit_mib or usual.memory_mib)
 
 
+def _plan(options: argparse.Namespace) -> Plan:
+    """Raises: BenchError."""
+    baselines = [] if options.baselines == "none" else _words(options.baselines, ALL_BASELINES, "baseline")
+    scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "scale"))
+    return Plan(
+        servers=specs(options.server),
+        baselines=baselines,
+        conditions=conditions_of(options),
+        seed=options.seed,
+        num_generated=max(1, options.generate_holes),
+        scales=scales,
+        windows=numbers(options.windows) if options.windows else [],
+        tests=parse_command(options.tests, "test command") if options.tests.strip() else [],
+    )
+
+
 def _bench(options: argparse.Namespace) -> int:
-    kinds = cast("list[HoleKind]", _words(options.kinds, KINDS, "all", "kind of hole"))
-    baselines = [] if options.baselines == "none" else _words(options.baselines, ALL_BASELINES, "all", "baseline")
-    scales = cast("list[ScaleKind]", _words(options.scale or "", SCALE_KINDS, "all", "scale"))
-    plan = Plan(specs(options.server), baselines, conditions_of(options), options.seed, max(1, options.generate_holes))
-    languages = _words(options.languages, ALL_LANGUAGES, "all", "language")
-    # all of these before the holes, which may take hours
-    windows = numbers(options.windows) if options.windows else []
-    tests = _tests(options.tests)
+    # all that can be wrong with the command line before the holes, which may take hours
+    kinds = cast("list[HoleKind]", _words(options.kinds, KINDS, "kind of hole"))
+    languages = [] if options.languages == "code" else _words(options.languages, ALL_LANGUAGES, "language")
+    plan = _plan(options)
     if options.replay_diff is not None and not options.replay_diff.is_file():
         raise BenchError(f"There is no diff {options.replay_diff}.")
     for path in (options.json, options.html):
@@ -279,7 +287,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     try:
         with bars() as all_bars:
-            _measure(options, plan, snapshot, holes, tasks, scales, windows, tests, results, all_bars, keep)
+            _measure(options, Session(plan, snapshot, results, all_bars, keep), holes, tasks)
     except BaseException as error:
         is_failure = isinstance(error, Exception)
         results.about["ended"] = (str(error).split("\n", 1)[0] if is_failure else "") or "interrupted"
@@ -295,49 +303,34 @@ def _bench(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _measure(
-    options: argparse.Namespace,
-    plan: Plan,
-    snapshot: Snapshot,
-    holes: Sequence[Hole],
-    tasks: Sequence[Task],
-    scales: Sequence[ScaleKind],
-    windows: Sequence[int],
-    tests: Sequence[str],
-    results: Results,
-    all_bars: Bars,
-    keep: Keep,
-) -> None:
-    """Everything that is asked for, into results. keep: called whenever there is more in them."""
+def _measure(options: argparse.Namespace, session: Session, holes: Sequence[Hole], tasks: Sequence[Task]) -> None:
+    """Everything that is asked for, into the session's results."""
     if holes and options.ablate:
-        ask_variants(plan, snapshot, holes, all_bars, results.subjects, keep)
+        ask_variants(session, holes)
     elif holes:
-        ask_all(plan, snapshot, holes, all_bars, results.subjects, keep)
+        ask_all(session, holes, session.results.subjects)
     if tasks:
-        add_checks(results, tasks, limits_of(options, Limits()), all_bars)
-        keep()
+        add_checks(session, tasks, limits_of(options, Limits()))
     if options.replay or options.replay_diff or options.replay_commits:
-        writings: list[Writing]
-        if options.replay_diff:
-            writings = from_diff(snapshot, options.replay_diff)
-        elif options.replay_commits:
-            writings = from_commits(options.snapshot, options.replay_commits)
-        else:
-            num_keys = max(20, options.replay_keys // STRETCHES_PER_REPLAY)
-            writings = stretches(snapshot, 2 * STRETCHES_PER_REPLAY, num_keys, options.seed)
-        add_replay(results, plan, writings, options.replay or "fast", options.replay_keys, all_bars)
-        keep()
+        add_replay(session, _writings(options, session.snapshot), options.replay or "fast", options.replay_keys)
     if options.joint:
-        add_joint(results, plan, snapshot, options.joint, all_bars)
-        keep()
-    if scales:
-        add_scale(results, plan, snapshot, scales, options.scale_max, options.scale_requests, all_bars, keep)
-    if windows:
-        add_windows(results, plan, windows, all_bars)
-        keep()
+        add_joint(session, options.joint)
+    if session.plan.scales:
+        add_scale(session, options.scale_max, options.scale_requests)
+    if session.plan.windows:
+        add_windows(session)
     if options.execute:
-        add_execution(results, plan, snapshot, options.execute, tests, limits_of(options, TEST_LIMITS), all_bars)
-        keep()
+        add_execution(session, options.execute, limits_of(options, TEST_LIMITS))
+
+
+def _writings(options: argparse.Namespace, snapshot: Snapshot) -> list[Writing]:
+    """What a replay types. Raises: BenchError."""
+    if options.replay_diff:
+        return from_diff(snapshot, options.replay_diff)
+    if options.replay_commits:
+        return from_commits(options.snapshot, options.replay_commits)
+    num_keys = max(20, options.replay_keys // STRETCHES_PER_REPLAY)
+    return stretches(snapshot, 2 * STRETCHES_PER_REPLAY, num_keys, options.seed)
 
 
 def _show(options: argparse.Namespace, results: Results) -> None:

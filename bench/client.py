@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,7 +38,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LONE = re.compile(r"\r(?!\n)")
 
-CANCELLED_CODES = frozenset({-32800, -32801, -32802})
+CANCELLED_CODES = (-32800, -32801, -32802)
 """RequestCancelled, ContentModified, ServerCancelled: a superseded request, not a failure."""
 
 
@@ -287,7 +288,7 @@ class LspClient:
                 said: Any = call.get("error")
                 # what is no error object is an error all the same
                 error = cast(Json, said) if isinstance(said, dict) else {"message": said} if said else {}
-                is_cancelled = error.get("code") in tuple(CANCELLED_CODES)
+                is_cancelled = error.get("code") in CANCELLED_CODES
                 text = "" if is_cancelled else str(error.get("message", error)) if error else ""
                 future.set_result(Reply(call.get("result"), text, is_cancelled, sent_at, now))
         elif ident is not None:
@@ -395,9 +396,12 @@ class LspClient:
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            # its own session: the processes that it started go with it
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                if sys.platform == "win32":
+                    self._process.kill()
+                else:
+                    # its own session: the processes that it started go with it
+                    os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
         for task in self._tasks:
             task.cancel()

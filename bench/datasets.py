@@ -16,13 +16,13 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from .errors import ResultsError
-from .holes import Hole
+from .holes import Hole, Progress
 from .results import Json, Record
 from .sandbox import Limits, Outcome, run_limited
 from .snapshot import SourceFile
@@ -202,7 +202,7 @@ def check_all(
     tasks: Sequence[Task],
     records: Sequence[Record],
     limits: Limits,
-    progress: Callable[[int], object] = lambda done: None,
+    progress: Progress,
 ) -> Json:
     """pass@1 of one subject, with the outcomes by reason. What cannot be run here is left out of it."""
     by_hole = {task.hole.id: task for task in tasks}

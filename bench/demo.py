@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from .baselines import BASELINES
+from ..infill.baselines import BASELINES
 from .cli import parse_or_report, specs
 from .errors import SnapshotError
 from .holes import DEFAULT_KINDS, cut_holes
 from .modes import bars
 from .report import write_report
-from .results import Record, Results, check_writable, save
+from .results import Record, Results, SubjectResult, check_writable, save
 from .run import about_run, about_snapshot, run_baseline, run_server
 from .snapshot import Snapshot, read_snapshot
 from .subject import Conditions
@@ -90,10 +90,11 @@ def _demo(options: argparse.Namespace) -> int:
         if options.snapshot is None
         else f"Cutting {len(holes)} holes into [bold]{title}[/bold] and filling them ..."
     )
-    with bars() as all_bars:
-        with all_bars.task(spec.name, len(holes)) as told:
-            subject = asyncio.run(run_server(spec, snapshot, holes, conditions, told))
-        baselines = [run_baseline(name, BASELINES[name], snapshot, holes) for name in BASELINES_SHOWN]
+    subject, baselines = SubjectResult(spec.name), [SubjectResult(name) for name in BASELINES_SHOWN]
+    with bars() as all_bars, all_bars.task(spec.name, len(holes)) as told:
+        asyncio.run(run_server(spec, snapshot, holes, conditions, subject, told))
+    for each in baselines:
+        run_baseline(BASELINES[each.name], snapshot, holes, each)
     about = about_run(conditions, seed=options.seed, kinds=list(DEFAULT_KINDS), num_holes=len(holes))
     results = Results(about, about_snapshot(snapshot), [subject, *baselines])
     show_examples(console, chosen(subject.records))

@@ -1,7 +1,6 @@
 """What can go wrong in the world of a benchmark: one small tree, messages written for the person who runs it.
 
-The room below imports nothing of the engine, so this tree stands beside engine/errors.py and keeps its rules: the
-message says what happened and what to do about it.
+As in engine/errors.py, which this room does not import, a message says what happened and what to do about it.
 """
 
 

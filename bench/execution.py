@@ -11,13 +11,13 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .datasets import filled
 from .errors import SnapshotError
-from .holes import Hole, cut_holes
+from .holes import Hole, Progress, cut_holes
 from .results import Json, Record
 from .sandbox import Limits, Outcome, run_limited
 from .snapshot import Snapshot, is_test_path
@@ -90,7 +90,7 @@ def noticed_bodies(
     snapshot: Snapshot,
     count: int,
     seed: int,
-    progress: Callable[[int], object] = lambda found: None,
+    progress: Progress = lambda found: None,
 ) -> tuple[list[Hole], int]:
     """Up to count function bodies whose absence the tests notice, and how many were tried."""
     code = tuple(file for file in snapshot.files if file.language == "python" and not is_test_path(file.path))
@@ -114,7 +114,7 @@ def execute(
     bench: Workbench,
     holes: Sequence[Hole],
     records: Sequence[Record],
-    progress: Callable[[int], object] = lambda done: None,
+    progress: Progress,
 ) -> Json:
     """How many of one subject's proposals pass the tests, with the outcomes by reason."""
     by_id = {hole.id: hole for hole in holes}

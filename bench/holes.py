@@ -42,6 +42,8 @@ _ARGUMENT_NODES = frozenset({"argument_list", "arguments"})
 _BY_NAME = {language.name: language for language in LANGUAGES}
 
 Span = tuple[int, int]
+Progress = Callable[[int], object]
+"""Told how many of what is done are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +263,10 @@ def is_canonical(text: str, span: Span) -> bool:
 
 def cut_holes(
     snapshot: Snapshot,
-    kinds: Sequence[HoleKind] = DEFAULT_KINDS,
-    num_holes: int = 100,
+    kinds: Sequence[HoleKind],
+    num_holes: int,
     seed: int = 0,
-    progress: Callable[[int], object] = lambda found: None,
+    progress: Progress = lambda found: None,
 ) -> list[Hole]:
     """About num_holes holes in equal parts for each of kinds; fewer where the snapshot has no more of a kind.
 

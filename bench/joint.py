@@ -6,7 +6,7 @@ the others; what does not pass the gates keeps what it had alone (infill/gaps.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -14,7 +14,7 @@ from ..infill.gate import is_python
 from ..infill.languages import language_for
 from ..infill.request import GapSpan, GapsRequest, GapsResult, Infiller
 from ..infill.syntax import SyntaxTree
-from .holes import Hole
+from .holes import Hole, Progress
 from .metrics import percentile
 from .results import Json
 
@@ -48,7 +48,7 @@ class _Tally:
         }
 
 
-def compare_joint(infiller: Infiller, holes: Sequence[Hole], told: Callable[[int], object]) -> list[Json]:
+def compare_joint(infiller: Infiller, holes: Sequence[Hole], told: Progress) -> list[Json]:
     """One row for each way. exact: gaps that are the original again; all_exact: documents of which every gap is;
     valid: documents that are as sound as the original, gaps left open included; different: gaps whose text is not what
     it was one by one; p50_ms: the time for a document."""

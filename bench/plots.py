@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: distributions, bars, clouds and curves, for a light and a dark page.
+"""Small plots as inline SVG: distributions, bars, scatter plots and curves, for a light and a dark page.
 
 Colours are CSS classes (`s0` .. `s7`), so that the page decides. Knows numbers and names, no results.
 """
@@ -13,8 +13,8 @@ from html import escape
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 44
 NUM_COLOURS = 8
-MAX_POINTS = 1500
-"""Of one series of a cloud: more would only make the file large."""
+MAX_POINTS, MAX_CURVE_POINTS = 1500, 400
+"""Of one series of a scatter plot, and of a distribution: more would only make the file large."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -121,27 +121,25 @@ def percent_text(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def distribution(title: str, series: Mapping[str, Sequence[float]], x_title: str, mark: float | None = None) -> str:
+def distribution(title: str, series: Mapping[str, Sequence[float]], x_title: str, mark: float) -> str:
     """The share of values at or below x, one line per series, x logarithmic. mark: a value worth a line of its own."""
     lines = {
         name: [(value, (number + 1) / len(values)) for number, value in enumerate(sorted(values))]
         for name, values in series.items()
         if values
     }
-    extra = [(mark, 0.0)] if mark is not None else []
-    points = [*(point for points in lines.values() for point in points), *extra]
+    points = [*(point for points in lines.values() for point in points), (mark, 0.0)]
     x, y = _axes(points, log_x=True, log_y=False, y_high=1.0)
-    body: list[str] = []
-    if mark is not None:
-        body.append(f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        body.append(f'<text class="tick" x="{x(mark) + 4:.1f}" y="{TOP + 10}">{_number(mark)}</text>')
-    for number, points in enumerate(lines.values()):
-        body.append(_path(_thinned(points), x, y, number))
+    body = [
+        f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
+        f'<text class="tick" x="{x(mark) + 4:.1f}" y="{TOP + 10}">{_number(mark)}</text>',
+        *(_path(_thinned(points), x, y, number) for number, points in enumerate(lines.values())),
+    ]
     return legend(list(lines)) + _frame(title, x, y, x_title, "share of answers", "".join(body), percent_text)
 
 
-def _thinned(points: Points, most: int = 400) -> Points:
-    step = max(1, len(points) // most)
+def _thinned(points: Points) -> Points:
+    step = max(1, len(points) // MAX_CURVE_POINTS)
     return [*points[::step], points[-1]] if step > 1 else points
 
 
@@ -158,11 +156,11 @@ def curves(
     *,
     log_x: bool = False,
     is_rate: bool = False,
-    y_high: float | None = None,
 ) -> str:
-    """One line with dots per series."""
+    """One line with dots per series. is_rate: y is in [0, 1]."""
     lines = {name: sorted(points) for name, points in series.items() if points}
-    x, y = _axes([p for points in lines.values() for p in points], log_x=log_x, log_y=False, y_high=y_high)
+    points = [point for row in lines.values() for point in row]
+    x, y = _axes(points, log_x=log_x, log_y=False, y_high=1.0 if is_rate else None)
     body = [_path(points, x, y, number) for number, points in enumerate(lines.values())]
     for number, (name, points) in enumerate(lines.items()):
         body += [_dot(point, x, y, number, name, 2.5) for point in points]
@@ -170,7 +168,7 @@ def curves(
     return legend(list(lines)) + _frame(title, x, y, x_title, y_title, "".join(body), text)
 
 
-def cloud(
+def scatter(
     title: str,
     series: Mapping[str, Points],
     x_title: str,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -21,6 +21,7 @@ from typing import Literal, cast
 from .client import LspClient, Reply, position_at
 from .edits import Edit, Writing, edits_between, keys_of
 from .errors import ServerError
+from .holes import Progress
 from .metrics import mean, percentile
 from .results import Json
 from .subject import Conditions, ServerSubject, read_items
@@ -36,8 +37,9 @@ _PAUSE_MS = {" ": 60.0, "\n": 500.0}
 
 @dataclass(slots=True)
 class ReplayStats:
-    """What happened. saved: keys that were not pressed, because a proposal was accepted with one key instead.
+    """What happened.
 
+    num_keys_wanted: what the text takes without proposals. num_keys_pressed: accepting a proposal is one key.
     num_typed_along: keys typed while a ghost stood there that agreed with the key; num_hits: of those, answers that
     kept or extended the ghost; num_flickers: answers that changed it. num_replaced counts ghosts typed over.
     """
@@ -228,7 +230,7 @@ async def replay(
     accepts: bool = True,
     seed: int = 0,
     max_keys: int = 2000,
-    progress: Callable[[int], object] = lambda done: None,
+    progress: Progress = lambda done: None,
 ) -> tuple[ReplayStats, Json]:
     """Have one server watch files being written, one after the other, until max_keys keys are done.
 
@@ -239,9 +241,7 @@ async def replay(
     with tempfile.TemporaryDirectory(prefix="lacuna-replay-") as folder:
         root = Path(folder).resolve()
         subject = ServerSubject(command, conditions, root)
-        begun = perf_counter()
-        try:
-            await subject.start()
+        async with subject.running():
             begun = perf_counter()
             for writing in writings:
                 if total.num_keys_wanted >= max_keys:
@@ -258,9 +258,7 @@ async def replay(
                 subject.close(uri)
             if subject.client is not None:
                 total.cancel_lag_p95_ms = await _cancel_lag(subject.client)
-        finally:
             total.seconds = perf_counter() - begun
-            await subject.stop()
     return total, subject.about
 
 

@@ -5,7 +5,6 @@ Knows results and plots, and no way to get them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -13,18 +12,20 @@ from pathlib import Path
 from typing import cast
 
 from . import plots
-from .holes import KINDS
 from .results import FAILED, Json, Record, Results, SubjectResult, curve_of, summarise, write
 from .tables import (
     ABLATION_CAPTION,
     ABLATION_COLUMNS,
     ablation_rows,
     deadline_of,
+    harm_cells,
     harm_line,
+    kinds_of,
     milliseconds,
-    percent,
+    quality_cells,
     row_name,
     subset_lines,
+    times_cells,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -77,40 +78,23 @@ def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], num_n
 
 
 _COLUMNS = (
-    "gaps",
-    "shown",
-    "exact",
-    "95 %",
-    "line",
-    "prefix",
-    "sim",
-    "valid",
-    "errors",
-    "brackets",
-    "repeats",
-    "indent",
-)
-_TIMES = ("p50 ms", "p95 ms", "p99 ms")
+    "gaps", "shown", "exact", "95 %", "line", "prefix", "sim", "valid", "errors", "brackets", "repeats", "indent",
+    "p50 ms", "p95 ms", "p99 ms",
+)  # fmt: skip
 
 
-def _cells(records: Sequence[Record]) -> list[str]:
+def _row(names: Sequence[str], subject: SubjectResult, records: Sequence[Record]) -> tuple[str, list[str]]:
+    """The class and the cells of a row: names, then the figures of _COLUMNS."""
     summary = summarise(records)
     low, high = summary.exact_interval
-    return [
-        str(summary.num_gaps),
-        percent(summary.coverage),
-        percent(summary.exact),
-        f"{100 * low:.1f}–{100 * high:.1f}",
-        percent(summary.line_exact),
-        percent(summary.prefix),
-        f"{summary.similarity:.3f}" if math.isfinite(summary.similarity) else "–",
-        percent(summary.valid),
-        str(summary.syntax_errors),
-        str(summary.unbalanced),
-        str(summary.repeated_suffix),
-        str(summary.wrong_indent),
-        *(milliseconds(value) for value in (summary.p50_ms, summary.p95_ms, summary.p99_ms)),
-    ]
+    shown, exact, *others = quality_cells(summary)
+    interval = f"{100 * low:.1f}–{100 * high:.1f}"
+    figures = (str(summary.num_gaps), shown, exact, interval, *others, *harm_cells(summary), *times_cells(summary))
+    return "" if subject.command else "baseline", [*names, *figures]
+
+
+def _whole_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, list[str]]]:
+    return [_row([row_name(each, subjects)], each, each.records) for each in subjects]
 
 
 def _overview(runs: Sequence[Results]) -> str:
@@ -126,9 +110,8 @@ def _overview(runs: Sequence[Results]) -> str:
             sums.append(whole)
             if found[0].command:
                 notes.append(f"{name}: {harm_line(whole, max(deadline_of(run.about) for run in runs))}.")
-    rows = [("" if each.command else "baseline", [row_name(each, sums), *_cells(each.records)]) for each in sums]
     notes += subset_lines([run.subjects for run in runs])
-    table = _table(["subject", *_COLUMNS, *_TIMES], rows)
+    table = _table(["subject", *_COLUMNS], _whole_rows(sums))
     return f"<h2>All {len(runs)} snapshots</h2>" + table + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
 
 
@@ -149,11 +132,7 @@ def _run(run: Results) -> list[str]:
         parts.append(f'<p class="note">This run ended early: {escape(str(ended))}</p>')
     if not run.subjects:
         return [*parts, *_extras(run.extras)]
-    rows = [
-        ("" if each.command else "baseline", [row_name(each, run.subjects), *_cells(each.records)])
-        for each in run.subjects
-    ]
-    parts.append(_table(["subject", *_COLUMNS, *_TIMES], rows))
+    parts.append(_table(["subject", *_COLUMNS], _whole_rows(run.subjects)))
     parts += [f'<p class="note">{escape(line)}</p>' for line in subset_lines([run.subjects])]
     deadline_ms = deadline_of(about)
     parts += [
@@ -165,24 +144,18 @@ def _run(run: Results) -> list[str]:
         parts.append(f'<p class="note">{escape(ABLATION_CAPTION)}</p>')
     cards = _plots(run)
     parts.append('<div class="grid2">' + "".join(_card(title, body) for title, body in cards) + "</div>")
-    present = {record.kind for subject in run.subjects for record in subject.records}
-    kinds = [kind for kind in KINDS if kind in present]
     rows = [
-        ("" if each.command else "baseline", [kind, each.name, *_cells(mine)])
-        for kind in kinds
+        _row([kind, each.name], each, mine)
+        for kind in kinds_of(run.subjects)
         for each in run.subjects
         if (mine := [record for record in each.records if record.kind == kind])
     ]
-    parts += ["<h3>By kind of hole</h3>", _table(["kind", "subject", *_COLUMNS, *_TIMES], rows, 2)]
+    parts += ["<h3>By kind of hole</h3>", _table(["kind", "subject", *_COLUMNS], rows, 2)]
     parts += _extras(run.extras)
-    servers = [subject for subject in run.subjects if subject.command]
-    for subject in servers:
-        parts += [
-            "<h3>Before and after</h3>",
-            '<div class="grid2">',
-            *map(_example, _chosen(subject.records)),
-            "</div>",
-        ]
+    for subject in run.subjects:
+        if subject.command:
+            examples = map(_example, _chosen(subject.records))
+            parts += ["<h3>Before and after</h3>", '<div class="grid2">', *examples, "</div>"]
     return parts
 
 
@@ -218,30 +191,16 @@ def _plots(run: Results) -> list[tuple[str, str]]:
     if any(times.values()):
         title = "Latency: request to answer"
         cards.append((title, plots.distribution(title, times, "milliseconds", GOAL_MS)))
-    proposing = [subject for subject in run.subjects if any(record.proposal for record in subject.records)]
-    for what, key in (("kind of hole", "kind"), ("language", "language")):
-        found = Counter(getattr(record, key) for subject in run.subjects for record in subject.records)
-        groups = (
-            [kind for kind in KINDS if kind in found] if key == "kind" else [name for name, _ in found.most_common()]
-        )
-        if key == "language" and len(groups) < 2:
-            continue
-        for measure in ("exact", "line_exact"):
-            if measure == "line_exact" and key == "language":
-                continue
-            series = {
-                subject.name: [
-                    getattr(summarise([r for r in subject.records if getattr(r, key) == group]), measure)
-                    for group in groups
-                ]
-                for subject in proposing
-            }
-            title = f"{'Exact' if measure == 'exact' else 'First line right'}, by {what}"
-            cards.append((title, plots.bars(title, groups, series, "share of gaps")))
+    languages = Counter(record.language for subject in run.subjects for record in subject.records)
+    cards.append(_rates("Exact, by kind of hole", run, "exact", "kind", kinds_of(run.subjects)))
+    cards.append(_rates("First line right, by kind of hole", run, "line_exact", "kind", kinds_of(run.subjects)))
+    if len(languages) > 1:
+        names = [name for name, _ in languages.most_common()]
+        cards.append(_rates("Exact, by language", run, "exact", "language", names))
     if any(shown.values()):
         lengths = {name: [(float(r.num_lines), r.request_ms) for r in records] for name, records in shown.items()}
         title = "Latency against length of the file"
-        cards.append((title, plots.cloud(title, lengths, "lines", "milliseconds", log_x=True, log_y=True)))
+        cards.append((title, plots.scatter(title, lengths, "lines", "milliseconds", log_x=True, log_y=True)))
     forwards = {
         each.name: [
             (float(len(r.reference)), float(r.num_forwards)) for r in each.records if r.num_forwards is not None
@@ -250,15 +209,28 @@ def _plots(run: Results) -> list[tuple[str, str]]:
     }
     if any(forwards.values()):
         title = "Forwards of the model against length of the gap"
-        cards.append((title, plots.cloud(title, forwards, "characters of the reference", "forwards", log_x=True)))
+        cards.append((title, plots.scatter(title, forwards, "characters of the reference", "forwards", log_x=True)))
     confident = {each.name: curve_of(each.records)[0] for each in servers}
     series = {name: [(p.coverage, p.precision) for p in points] for name, points in confident.items() if points}
     if series:
         title = "Showing only what is confident"
         cards.append(
-            (title, plots.curves(title, series, "share of gaps shown", "exact among them", is_rate=True, y_high=1.0))
+            (title, plots.curves(title, series, "share of gaps shown", "exact among them", is_rate=True))
         )
     return cards
+
+
+def _rates(title: str, run: Results, measure: str, key: str, groups: Sequence[str]) -> tuple[str, str]:
+    """A card: a field of Summary for each of groups, by a field of Record, of whoever proposes anything."""
+    series = {
+        subject.name: [
+            getattr(summarise([record for record in subject.records if getattr(record, key) == group]), measure)
+            for group in groups
+        ]
+        for subject in run.subjects
+        if any(record.proposal for record in subject.records)
+    }
+    return title, plots.bars(title, groups, series, "share of gaps")
 
 
 def _extras(extras: Json) -> list[str]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from .errors import ResultsError
 from .metrics import NOTHING, CurvePoint, Judgement, calibration_error, coverage_curve, interval, mean, percentile
@@ -23,6 +23,7 @@ SCHEMA = 1
 FAILED = "failed"
 """How the note of a subject begins that ended before its holes did."""
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class SubjectResult:
 class Results:
     """One run. about: date, machine, versions, seed, kinds, conditions, and "ended" where it did so early: why.
 
-    extras: replay, scale and execution, if run.
+    extras: rows of what is measured beside holes, by its name: replay, joint, scale, windows, execution.
     """
 
     about: Json
@@ -92,8 +93,9 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sums over records. Rates are in [0, 1] of all gaps; rates of harm (`*_rate` from has_*) are of the proposals.
+    """Sums over records. exact .. prefix: rates of all gaps, in [0, 1]; similarity, valid: means over the proposals.
 
+    syntax_errors .. wrong_indent: how many proposals do that harm.
     p50_ms .. p99_ms: request to answer, of answers that hold a proposal; all_p95_ms, max_ms: of every answer.
     """
 
@@ -134,7 +136,7 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Sum records up. Similarity and validity are over proposals; a decline adds nothing to them."""
+    """Sum records up."""
     shown = [record for record in records if record.proposal]
     verdicts = [record.judgement for record in shown]
     count = len(records)
@@ -167,6 +169,16 @@ def summarise(records: Sequence[Record]) -> Summary:
         declines=dict(Counter(record.declined for record in records if record.declined).most_common()),
         num_forwards_mean=mean(record.num_forwards for record in records if record.num_forwards is not None),
     )
+
+
+def option_of(options: Json | None, group: str, name: str, default: T) -> T:
+    """One of the server's options, GROUP.NAME; its default where it is not there or of another type, as for the server.
+
+    options: as they were given to it, from a command line or a file.
+    """
+    within: Any = (options or {}).get(group)
+    value: Any = cast(Json, within).get(name) if isinstance(within, dict) else None
+    return cast(T, value) if isinstance(value, str if isinstance(default, str) else int | float) else default
 
 
 def by(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:

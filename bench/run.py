@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
-from .baselines import Baseline, Context, neighbours_of
+from ..infill.baselines import Baseline, Context
+from .baselines import neighbours_of
 from .errors import ServerError
-from .holes import Hole
+from .holes import Hole, Progress
 from .metrics import NOTHING, Judgement, judge
 from .results import Json, Record, SubjectResult
 from .snapshot import Snapshot
@@ -27,12 +27,6 @@ from .subject import Answer, Conditions, Item, ServerSubject
 
 MAX_RESTARTS = 3
 LINES_AROUND = 4
-
-Progress = Callable[[int], object]
-"""Told the number of holes that are done."""
-
-Keep = Callable[[], object]
-"""Called when more has been measured, to put it where nothing that happens later can lose it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +154,23 @@ def first_gap(hole: Hole) -> Gap:
     return Gap(hole.text, hole.spans[0][0], hole.references[0])
 
 
-def next_gap(hole: Hole, number: int, gap: Gap, filled: str) -> Gap:
-    """The gap after number, in the document that it has become; the same gap again after the last."""
+def next_gap(hole: Hole, number: int, gap: Gap, answer: Answer) -> Gap:
+    """The gap after number, in the document of a person who took the answer as it is; the same gap after the last."""
     if number + 1 == len(hole.spans):
         return gap
+    filled = gap.document
+    if answer.items:
+        item = answer.items[0]
+        filled = filled[: item.start] + item.text + filled[item.end :]
     between = hole.spans[number + 1][0] - hole.spans[number][1]
     # what stands right of the gap is still the same number of characters from the end
     num_after = len(gap.document) - gap.cursor
     return Gap(filled, len(filled) - num_after + between, hole.references[number + 1])
+
+
+def by_file(holes: Sequence[Hole]) -> list[Hole]:
+    """The order in which holes are asked about: neighbours stay open, as they do for a person."""
+    return sorted(holes, key=lambda hole: (hole.file.path, hole.spans))
 
 
 async def run_server(
@@ -175,36 +178,30 @@ async def run_server(
     snapshot: Snapshot,
     holes: Sequence[Hole],
     conditions: Conditions,
-    progress: Progress = lambda done: None,
-    into: SubjectResult | None = None,
-) -> SubjectResult:
+    result: SubjectResult,
+    progress: Progress,
+) -> None:
     """Ask one server all holes. A server that dies is started again, a few times; the hole counts as an error.
 
-    into: what is filled, so that the answers so far are there whatever happens.
+    result: filled answer by answer, so that those so far are there whatever happens.
 
     The server sees an empty workspace folder, the document and conditions.num_neighbours open documents beside it:
     never the file on disk, where what was taken out still stands.
     Raises: ServerError where it cannot be started, or keeps dying.
     """
-    result = into if into is not None else SubjectResult(spec.name)
     result.command = list(spec.command)
     num_restarts = 0
-    # by file, so that the neighbours stay open, as they do for a person
-    ordered = sorted(holes, key=lambda hole: (hole.file.path, hole.spans))
     with tempfile.TemporaryDirectory(prefix="lacuna-bench-") as folder:
-        root = Path(folder).resolve()
-        subject = ServerSubject(spec.command, conditions, root)
+        subject = ServerSubject(spec.command, conditions, Path(folder).resolve())
         try:
             await subject.start()
-            for done, hole in enumerate(ordered, 1):
+            for done, hole in enumerate(by_file(holes), 1):
                 try:
                     result.records += await _ask(subject, snapshot, hole, conditions)
                 except ServerError as error:
                     num_restarts += 1
-                    gap = first_gap(hole)
                     message = str(error).split("\n", 1)[0]
-                    record = Record(**_record(hole, 0, gap), declined="error", error=message)
-                    result.records.append(record)
+                    result.records.append(Record(**_record(hole, 0, first_gap(hole)), declined="error", error=message))
                     await subject.stop()
                     if num_restarts > MAX_RESTARTS:
                         raise
@@ -213,7 +210,6 @@ async def run_server(
         finally:
             await subject.stop()
             result.about = {**subject.about, "num_restarts": num_restarts}
-    return result
 
 
 async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, conditions: Conditions) -> list[Record]:
@@ -231,29 +227,22 @@ async def _ask(subject: ServerSubject, snapshot: Snapshot, hole: Hole, condition
                 subject.open(uri, hole.file.language, gap.document)
             answer = await subject.type_and_ask(uri, gap.cursor)
             records.append(judged(hole, number, gap, answer))
-            filled = gap.document
-            if answer.items:
-                # accepted, as it is: what follows is asked in the document that a person would have then
-                item = answer.items[0]
-                filled = filled[: item.start] + item.text + filled[item.end :]
-            gap = next_gap(hole, number, gap, filled)
+            gap = next_gap(hole, number, gap, answer)
     finally:
         subject.close(uri)
     return records
 
 
 def run_baseline(
-    name: str,
     baseline: Baseline,
     snapshot: Snapshot,
     holes: Sequence[Hole],
+    result: SubjectResult,
     progress: Progress = lambda done: None,
-    into: SubjectResult | None = None,
-) -> SubjectResult:
-    """Ask one baseline all holes. into: see run_server."""
-    result = into if into is not None else SubjectResult(name)
+) -> None:
+    """Ask one baseline all holes. result: see run_server."""
     result.note = "baseline, in the benchmark's own process"
-    for done, hole in enumerate(sorted(holes, key=lambda hole: (hole.file.path, hole.spans)), 1):
+    for done, hole in enumerate(by_file(holes), 1):
         neighbours = tuple(other.text for other in neighbours_of(snapshot, hole.file))
         gap = first_gap(hole)
         for number in range(len(hole.spans)):
@@ -263,12 +252,5 @@ def run_baseline(
             items = (Item(text, gap.cursor, gap.cursor),) if text.strip() else ()
             answer = Answer(items, "" if items else "nothing", "", elapsed_ms, None)
             result.records.append(judged(hole, number, gap, answer))
-            filled = gap.document[: gap.cursor] + (text if items else "") + gap.document[gap.cursor :]
-            gap = next_gap(hole, number, gap, filled)
+            gap = next_gap(hole, number, gap, answer)
         progress(done)
-    return result
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether a figure is there to be shown."""
-    return value is not None and math.isfinite(value)

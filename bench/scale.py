@@ -44,7 +44,7 @@ IDLE_SHARE = 0.1
 """A server that uses less of a core than this has looked around."""
 
 
-def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
+def long_file(snapshot: Snapshot, num_lines: int) -> SourceFile:
     """A file of num_lines lines: whole files of the snapshot's commonest language one after the other, the last cut.
 
     Every file is there before one comes again, so that a copy of a line is as far away as it can be.
@@ -53,7 +53,7 @@ def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
     language = max(dict.fromkeys(languages), key=languages.count)
     files = [file for file in snapshot.files if file.language == language]
     order = files.copy()
-    Random(f"{seed}/long").shuffle(order)
+    Random("0/long").shuffle(order)
     lines: list[str] = []
     for file in itertools.cycle(order):
         if len(lines) >= num_lines:
@@ -63,13 +63,13 @@ def long_file(snapshot: Snapshot, num_lines: int, seed: int = 0) -> SourceFile:
     return SourceFile(f"long_{num_lines}.{ending}", language, "\n".join(lines[: num_lines - 1]) + "\n")
 
 
-def middle_holes(file: SourceFile, snapshot: Snapshot, count: int, seed: int) -> list[Hole]:
+def middle_holes(file: SourceFile, snapshot: Snapshot, count: int) -> list[Hole]:
     """Lines to ask about in the middle of a file. Only the stretch around it is surveyed: a whole one takes minutes."""
     middle, reach = len(file.text) // 2, min(MIDDLE_CHARS, len(file.text) // 4)
     low = file.text.rfind("\n", 0, middle - reach) + 1
     high = file.text.find("\n", middle + reach) + 1 or len(file.text)
     part = replace(file, text=file.text[low:high])
-    found = cut_holes(replace(snapshot, files=(part,)), ["line", "rest-of-line"], count, seed)
+    found = cut_holes(replace(snapshot, files=(part,)), ["line", "rest-of-line"], count)
     return [Hole(file, hole.kind, tuple((low + start, low + end) for start, end in hole.spans)) for hole in found]
 
 
@@ -113,17 +113,14 @@ async def scale_lines(
     with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
         subject = ServerSubject(command, conditions, Path(folder).resolve())
         answers: list[Answer] = []
-        try:
-            await subject.start()
+        async with subject.running():
             uri = (subject.root / file.path).as_uri()
             subject.open(uri, file.language, file.text)
-            for hole in middle_holes(file, snapshot, count, seed=0):
+            for hole in middle_holes(file, snapshot, count):
                 start, end = hole.spans[0]
                 subject.edit(uri, start, end, "")
                 answers.append(await subject.type_and_ask(uri, start))
                 subject.edit(uri, start, start, hole.references[0])
-        finally:
-            await subject.stop()
     return _summary(file.num_lines, answers, subject)
 
 
@@ -133,20 +130,17 @@ async def scale_documents(
     """Latency where size documents are asked about at the same moment, again and again."""
     with tempfile.TemporaryDirectory(prefix="lacuna-scale-") as folder:
         subject = ServerSubject(command, conditions, Path(folder).resolve())
-        holes = cut_holes(snapshot, ["line", "rest-of-line"], size * max(2, count // size), seed=0)
+        holes = cut_holes(snapshot, ["line", "rest-of-line"], size * max(2, count // size))
         answers: list[Answer] = []
-        try:
-            await subject.start()
+        async with subject.running():
             for first in range(0, len(holes), size):
                 group = holes[first : first + size]
                 asked = (_ask(subject, hole, f"{place}/{hole.file.path}") for place, hole in enumerate(group))
                 answers += await asyncio.gather(*asked)
-        finally:
-            await subject.stop()
     return _summary(size, answers, subject)
 
 
-def parted(snapshot: Snapshot, seed: int = 0) -> tuple[Snapshot, Snapshot]:
+def parted(snapshot: Snapshot) -> tuple[Snapshot, Snapshot]:
     """The snapshot in two: files that holes are cut into, and files that a workspace is made of.
 
     A hole whose own file is in the workspace is answered by looking it up, and says nothing of the model's time.
@@ -156,7 +150,7 @@ def parted(snapshot: Snapshot, seed: int = 0) -> tuple[Snapshot, Snapshot]:
         raise SnapshotError("A workspace needs files beside those that are asked about. Name a snapshot of several.")
     texts = sorted({file.text for file in snapshot.files})
     # the same text under two names goes to one side
-    asked = frozenset(Random(f"{seed}/parted").sample(texts, max(1, len(texts) // ASKED_PART)))
+    asked = frozenset(Random("0/parted").sample(texts, max(1, len(texts) // ASKED_PART)))
     sides = ([file for file in snapshot.files if (file.text in asked) == is_asked] for is_asked in (True, False))
     first, second = (replace(snapshot, files=tuple(files)) for files in sides)
     return first, second
@@ -201,17 +195,14 @@ async def scale_workspace(
         root = Path(folder).resolve()
         make_workspace(root, others, size)
         subject = ServerSubject(command, conditions, root)
-        try:
-            # other holes afterwards: what was asked before may be answered from memory
-            holes = cut_holes(asked, ["line", "rest-of-line"], 2 * count, seed=0)
-            await subject.start()
+        # other holes afterwards: what was asked before may be answered from memory
+        holes = cut_holes(asked, ["line", "rest-of-line"], 2 * count)
+        async with subject.running():
             begun = perf_counter()
             early = [await _ask(subject, hole, hole.file.path) for hole in holes[::2]]
             await until_idle(subject, INDEX_WAIT_S, MAX_INDEX_WAIT_S)
             looked_s = perf_counter() - begun
             answers = [await _ask(subject, hole, hole.file.path) for hole in holes[1::2]]
-        finally:
-            await subject.stop()
     return {
         **_summary(size, answers, subject),
         "early_p95_ms": percentile([answer.request_ms for answer in early], 95),

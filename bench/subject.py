@@ -17,11 +17,11 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .client import Json, LspClient, Reply, offset_at, position_at
 from .errors import ServerError
@@ -95,14 +95,14 @@ def default_command() -> list[str]:
     return [script, "serve", "--log-level", "info"]
 
 
-def parse_command(text: str) -> list[str]:
+def parse_command(text: str, what: str = "server command") -> list[str]:
     """Split a command line. Raises: ServerError where it is empty or quoted wrongly."""
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ServerError(f"The server command {text!r} cannot be read: {error}.") from error
+        raise ServerError(f"The {what} {text!r} cannot be read: {error}.") from error
     if not words:
-        raise ServerError("The server command is empty.")
+        raise ServerError(f"The {what} is empty.")
     return words
 
 
@@ -159,7 +159,7 @@ def split_keys(text: str, cursor: int, num_keys: int) -> list[str]:
 
 
 class ServerSubject:
-    """One server process under test. Call start, then ask, then stop."""
+    """One server process under test: ask it within `running`, or call start, then ask, then stop."""
 
     def __init__(self, command: Sequence[str], conditions: Conditions, root: Path) -> None:
         self.command = list(command)
@@ -172,14 +172,23 @@ class ServerSubject:
         self._private: tempfile.TemporaryDirectory[str] | None = None
         self._log: list[str] = []
         self._has_log = False
-        self._opened: dict[str, str] = {}
+        self._neighbours: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Within, the server is started; afterwards it is stopped. Raises: as start does."""
+        try:
+            await self.start()
+            yield
+        finally:
+            await self.stop()
 
     async def start(self) -> None:
         """Start the process and wait until it proposes something, or says that it is ready.
 
         Raises: ServerError where it does not start or says that it cannot work.
         """
-        self._opened.clear()
+        self._neighbours.clear()
         self._status, self._loading = {}, set()
         # private folders: a model that the user's editors have loaded is not the subject, and the user's own counts
         # are not about the benchmark
@@ -187,7 +196,7 @@ class ServerSubject:
         self.client = await LspClient.start(
             self.command,
             root=self.root,
-            environment=dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME"), self._private.name),
+            environment=private_environment(self._private.name),
             initialization_options=self.conditions.initialization_options,
             settings=self.conditions.settings,
             on_stderr=self._on_stderr,
@@ -206,7 +215,7 @@ class ServerSubject:
             self.about["num_files_read"] = int(read["count"])
 
     def _on_notification(self, method: str, params: Any) -> None:
-        if method == "lacuna/status" and isinstance(params, dict):
+        if method == "$/lacuna/status" and isinstance(params, dict):
             self._status = cast(Json, params)
         elif method == "$/progress" and isinstance(params, dict):
             progress = cast(Json, params)
@@ -246,7 +255,7 @@ class ServerSubject:
     async def stop(self) -> None:
         """End the process; note what it used."""
         if self.client is not None:
-            self.about["peak_memory_mib"] = peak_memory_mib(self.client.pid) or self.about.get("peak_memory_mib")
+            self.about["peak_memory_mib"] = memory_mib(self.client.pid, "VmHWM") or self.about.get("peak_memory_mib")
             await self.client.stop()
             self.client = None
         if self._private is not None:
@@ -266,13 +275,13 @@ class ServerSubject:
     def show_neighbours(self, others: Mapping[str, tuple[str, str]]) -> None:
         """Have exactly these documents open beside the one that is asked about. uri -> language, text."""
         client = self._running()
-        for uri in [uri for uri in self._opened if uri not in others]:
-            client.close(uri)
-            del self._opened[uri]
+        for uri in self._neighbours:
+            if uri not in others:
+                client.close(uri)
         for uri, (language, text) in others.items():
-            if uri not in self._opened:
+            if uri not in self._neighbours:
                 client.open(uri, language, text)
-                self._opened[uri] = language
+        self._neighbours = list(others)
 
     def _running(self) -> LspClient:
         if self.client is None:
@@ -340,11 +349,17 @@ class ServerSubject:
         return Answer(items, declined, reply.error, reply.elapsed_ms, keystroke_ms, told)
 
 
-def peak_memory_mib(pid: int) -> float | None:
-    """The largest resident size of a process so far; None where the system does not say (not Linux)."""
+def private_environment(folder: str) -> dict[str, str]:
+    """Variables under which a server keeps its sockets and its state in folder, not in the user's own."""
+    return dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME"), folder)
+
+
+def memory_mib(pid: int, field: Literal["VmHWM", "VmRSS"]) -> float | None:
+    """The largest (VmHWM) or present (VmRSS) resident size of a process; None where the system does not say (not
+    Linux)."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
     return int(found[1]) / 1024 if found else None

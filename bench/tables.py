@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .holes import KINDS
+from .holes import KINDS, HoleKind
 from .results import (
     FAILED,
     Json,
@@ -16,17 +17,21 @@ from .results import (
     Results,
     SubjectResult,
     Summary,
-    by,
     compare,
     curve_of,
+    option_of,
     paired,
     shared_gaps,
     summarise,
 )
-from .run import is_finite
 
 DEADLINE_MS = 2000.0
 """Lacuna's own default of proposal.deadlineMs."""
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a figure is there to be shown."""
+    return value is not None and math.isfinite(value)
 
 
 def percent(value: float) -> str:
@@ -46,7 +51,8 @@ def _columns(table: Table, *names: str) -> None:
         table.add_column(name, justify="right", no_wrap=True)
 
 
-def _quality(summary: Summary) -> list[str]:
+def quality_cells(summary: Summary) -> list[str]:
+    """Shown, exact, line, prefix, sim, valid."""
     similarity = f"{summary.similarity:.3f}" if is_finite(summary.similarity) else "–"
     return [
         percent(summary.coverage),
@@ -58,13 +64,25 @@ def _quality(summary: Summary) -> list[str]:
     ]
 
 
-def _harm(summary: Summary) -> list[str]:
+def harm_cells(summary: Summary) -> list[str]:
+    """Errors, brackets, repeats, indent."""
     counts = (summary.syntax_errors, summary.unbalanced, summary.repeated_suffix, summary.wrong_indent)
     return [str(count) for count in counts]
 
 
-def _times(summary: Summary) -> list[str]:
+def times_cells(summary: Summary) -> list[str]:
+    """p50, p95, p99."""
     return [milliseconds(value) for value in (summary.p50_ms, summary.p95_ms, summary.p99_ms)]
+
+
+def kinds_of(subjects: Sequence[SubjectResult]) -> list[HoleKind]:
+    """The kinds of hole that were asked about, in their usual order."""
+    asked = {record.kind for subject in subjects for record in subject.records}
+    return [kind for kind in KINDS if kind in asked]
+
+
+def _titled(title: str, caption: str | None = None) -> Table:
+    return Table(title=title, title_justify="left", caption=caption, caption_justify="left")
 
 
 def row_name(subject: SubjectResult, subjects: Sequence[SubjectResult]) -> str:
@@ -104,29 +122,28 @@ def subset_lines(runs: Sequence[Sequence[SubjectResult]]) -> list[str]:
 
 def subjects_table(subjects: Sequence[SubjectResult]) -> Table:
     """One row per subject, over all kinds of holes."""
-    table = Table(title="All holes", title_justify="left", caption_justify="left")
-    table.caption = (
+    table = _titled(
+        "All holes",
         "shown: gaps with a proposal; exact, line, prefix: of all gaps; sim, valid: of proposals; "
-        "errors, brackets, repeats, indent: proposals that do that harm; times in ms, request to answer"
+        "errors, brackets, repeats, indent: proposals that do that harm; times in ms, request to answer",
     )
     table.add_column("subject", no_wrap=True)
     _columns(table, "gaps", "shown", "exact", "line", "prefix", "sim", "valid")
     _columns(table, "errors", "brackets", "repeats", "indent", "p50", "p95", "p99")
     for subject in subjects:
         summary = summarise(subject.records)
-        cells = [str(summary.num_gaps), *_quality(summary), *_harm(summary), *_times(summary)]
+        cells = [str(summary.num_gaps), *quality_cells(summary), *harm_cells(summary), *times_cells(summary)]
         table.add_row(row_name(subject, subjects), *cells, style="" if subject.command else "dim")
     return table
 
 
 def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
     """One row per subject and kind of hole."""
-    table = Table(title="By kind of hole", title_justify="left")
+    table = _titled("By kind of hole")
     table.add_column("kind", no_wrap=True)
     table.add_column("subject", no_wrap=True)
     _columns(table, "gaps", "shown", "exact", "line", "prefix", "sim", "valid", "p50", "p95", "p99")
-    present = {record.kind for subject in subjects for record in subject.records}
-    kinds = [kind for kind in KINDS if kind in present]
+    kinds = kinds_of(subjects)
     # who never proposes anything has nothing to say kind by kind
     subjects = [subject for subject in subjects if any(record.proposal for record in subject.records)]
     for kind in kinds:
@@ -140,8 +157,8 @@ def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
                 kind if number == 0 else "",
                 subject.name,
                 str(summary.num_gaps),
-                *_quality(summary),
-                *_times(summary),
+                *quality_cells(summary),
+                *times_cells(summary),
                 style="" if subject.command else "dim",
                 end_section=last,
             )
@@ -150,14 +167,14 @@ def kinds_table(subjects: Sequence[SubjectResult]) -> Table:
 
 def deadline_of(about: Json) -> float:
     """The deadline in ms that a run gave the server, or Lacuna's default."""
-    options: Json = about.get("conditions", {}).get("initialization_options") or {}
-    return float(options.get("proposal", {}).get("deadlineMs", DEADLINE_MS))
+    options: Json | None = about.get("conditions", {}).get("initialization_options")
+    return option_of(options, "proposal", "deadlineMs", DEADLINE_MS)
 
 
 def harm_line(subject: SubjectResult, deadline_ms: float) -> str:
     """What proposals did harm as rates, and what came too late."""
     summary = summarise(subject.records)
-    counts = dict(zip(("syntax errors", "brackets", "repeats", "indent"), map(int, _harm(summary)), strict=True))
+    counts = dict(zip(("syntax errors", "brackets", "repeats", "indent"), map(int, harm_cells(summary)), strict=True))
     rates = ", ".join(f"{name} {100 * count / max(1, summary.num_proposals):.2f} %" for name, count in counts.items())
     num_late = sum(record.request_ms > deadline_ms for record in subject.records)
     return (
@@ -166,7 +183,7 @@ def harm_line(subject: SubjectResult, deadline_ms: float) -> str:
     )
 
 
-def server_lines(subject: SubjectResult, deadline_ms: float = DEADLINE_MS) -> Text:
+def server_lines(subject: SubjectResult, deadline_ms: float) -> Text:
     """What is to be said of one server besides its rows: start, memory, harm, declines, confidence, errors."""
     about: Json = subject.about
     summary = summarise(subject.records)
@@ -224,7 +241,7 @@ def tables(results: Results) -> RenderableType:
     if results.subjects:
         parts.append(subjects_table(results.subjects))
         parts += map(Text, subset_lines([results.subjects]))
-    if len(by([record for subject in results.subjects for record in subject.records], lambda r: r.kind)) > 1:
+    if len(kinds_of(results.subjects)) > 1:
         parts.append(kinds_table(results.subjects))
     deadline_ms = deadline_of(results.about)
     parts += [server_lines(subject, deadline_ms) for subject in results.subjects if subject.command]
@@ -274,16 +291,40 @@ def _cell(key: str, value: float | None) -> str:
     return milliseconds(value) if key.endswith(("_ms", "_mib")) else str(value)
 
 
-def _looked(row: Json) -> tuple[str, str, str]:
-    return milliseconds(row["early_p95_ms"]), f"{row['looked_s']:.0f}", _cell("num", row.get("num_files_read"))
+def _scale_table(kind: str, rows: Sequence[Json]) -> Table:
+    table = _titled(f"Latency by {kind}")
+    if rows and is_finite(ratio := rows[-1]["p95_ms"] / rows[0]["p95_ms"]):
+        table.caption = f"p95 at {rows[-1]['size']} is {ratio:.2f} times that at {rows[0]['size']}"
+    _columns(table, kind, "requests", "shown", "from drafts", "p50 ms", "p95 ms", "peak MiB")
+    is_workspace = any("early_p95_ms" in row for row in rows)
+    if is_workspace:
+        _columns(table, "p95 ms at first", "idle after s", "files read")
+    for row in rows:
+        memory = row.get("peak_memory_mib")
+        cells = [
+            str(row["size"]),
+            str(row["num_requests"]),
+            str(row["num_proposals"]),
+            _cell("num", row.get("num_from_drafts")),
+            milliseconds(row["p50_ms"]),
+            milliseconds(row["p95_ms"]),
+            f"{memory:.0f}" if memory else "–",
+        ]
+        if is_workspace:
+            read = _cell("num", row.get("num_files_read"))
+            cells += [milliseconds(row["early_p95_ms"]), f"{row['looked_s']:.0f}", read]
+        table.add_row(*cells)
+    return table
 
 
 def extras_tables(extras: Json) -> RenderableType:
-    """Replayed typing, scale and execution, where they were asked for."""
+    """What was measured beside holes (Results.extras), a table each."""
     parts: list[RenderableType] = []
     if rows := extras.get("replay"):
-        table = Table(title="Replayed typing", title_justify="left", caption_justify="left")
-        table.caption = "saved: keys not pressed; kept: answers while typing along that kept or extended what was shown"
+        table = _titled(
+            "Replayed typing",
+            "saved: keys not pressed; kept: answers while typing along that kept or extended what was shown",
+        )
         # a column for each run: there are more figures than a terminal is wide
         table.add_column("", no_wrap=True)
         _columns(table, *(f"{row['subject']}, {row['pace']}" for row in rows))
@@ -292,8 +333,8 @@ def extras_tables(extras: Json) -> RenderableType:
             table.add_row(title, *(_cell(key, row.get(key)) for row in rows))
         parts.append(table)
     if rows := extras.get("joint"):
-        table = Table(title="Several gaps of one document", title_justify="left", caption_justify="left")
-        table.caption = "filled, exact, different: of gaps; all exact, valid: of documents"
+        caption = "filled, exact, different: of gaps; all exact, valid: of documents"
+        table = _titled("Several gaps of one document", caption)
         _columns(table, "how", "documents", "gaps", "filled", "exact", "all exact", "valid", "different", "p50 ms")
         for row in rows:
             rates = [_cell("hit_rate", row[key]) for key in ("filled", "exact", "all_exact", "valid", "different")]
@@ -301,36 +342,16 @@ def extras_tables(extras: Json) -> RenderableType:
             table.add_row(row["how"], *counts, *rates, milliseconds(row["p50_ms"]))
         parts.append(table)
     scale: dict[str, list[Json]] = extras.get("scale") or {}
-    for kind, rows in scale.items():
-        table = Table(title=f"Latency by {kind}", title_justify="left", caption_justify="left")
-        if rows and is_finite(ratio := rows[-1]["p95_ms"] / rows[0]["p95_ms"]):
-            table.caption = f"p95 at {rows[-1]['size']} is {ratio:.2f} times that at {rows[0]['size']}"
-        _columns(table, kind, "requests", "shown", "from drafts", "p50 ms", "p95 ms", "peak MiB")
-        is_workspace = any("early_p95_ms" in row for row in rows)
-        if is_workspace:
-            _columns(table, "p95 ms at first", "idle after s", "files read")
-        for row in rows:
-            memory = row.get("peak_memory_mib")
-            table.add_row(
-                str(row["size"]),
-                str(row["num_requests"]),
-                str(row["num_proposals"]),
-                _cell("num", row.get("num_from_drafts")),
-                milliseconds(row["p50_ms"]),
-                milliseconds(row["p95_ms"]),
-                f"{memory:.0f}" if memory else "–",
-                *(_looked(row) if is_workspace else ()),
-            )
-        parts.append(table)
+    parts += [_scale_table(kind, rows) for kind, rows in scale.items()]
     if rows := extras.get("windows"):
-        table = Table(title="Several windows of one user", title_justify="left", caption_justify="left")
-        table.caption = "MiB resident; ms from kill -9 of the first window until the others proposed something again"
+        caption = "MiB resident; ms from kill -9 of the first window until the others proposed something again"
+        table = _titled("Several windows of one user", caption)
         _columns(table, *(title for _, title in WINDOWS))
         for row in rows:
             table.add_row(*(_cell(key, row.get(key)) for key, _ in WINDOWS))
         parts.append(table)
     if rows := extras.get("execution"):
-        table = Table(title="Execution", title_justify="left")
+        table = _titled("Execution")
         _columns(table, "subject", "run", "passed", "rate")
         table.add_column("outcomes")
         for row in rows:
@@ -344,8 +365,8 @@ def extras_tables(extras: Json) -> RenderableType:
 
 def compare_table(pairs: Sequence[tuple[str, str, Paired]], first_name: str, second_name: str) -> Table:
     """Rows of two runs side by side, on the gaps that both had."""
-    table = Table(title=f"{first_name} → {second_name}", title_justify="left", caption_justify="left")
-    table.caption = "on the gaps that both runs had; better, worse: gaps exact in only one of them; p: exact sign test"
+    caption = "on the gaps that both runs had; better, worse: gaps exact in only one of them; p: exact sign test"
+    table = _titled(f"{first_name} → {second_name}", caption)
     table.add_column("subject", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     _columns(table, "gaps", "exact", "line", "sim", "valid", "p50 ms", "p95 ms", "better", "worse", "p")
@@ -374,7 +395,7 @@ def compare_table(pairs: Sequence[tuple[str, str, Paired]], first_name: str, sec
 
 def ablation_table(subjects: Sequence[SubjectResult]) -> Table:
     """Every row against its base, gap by gap."""
-    table = Table(title="Ablations", title_justify="left", caption_justify="left", caption=ABLATION_CAPTION)
+    table = _titled("Ablations", ABLATION_CAPTION)
     table.add_column("subject", no_wrap=True)
     _columns(table, *ABLATION_COLUMNS)
     for name, cells in ablation_rows(subjects):

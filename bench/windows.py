@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,8 +20,9 @@ from typing import cast
 
 from .client import Json, LspClient, position_at
 from .errors import ServerError
+from .holes import Progress
 from .metrics import percentile
-from .subject import Conditions, read_items
+from .subject import Conditions, memory_mib, private_environment, read_items
 
 LINE = "def add_{}(first, second):\n    return first + "
 REST = "\n\n\ndef subtract(first, second):\n    return first - second\n"
@@ -76,7 +77,7 @@ class Window:
 
 
 async def measure_windows(
-    command: Sequence[str], conditions: Conditions, count: int, told: Callable[[int], object] = lambda done: None
+    command: Sequence[str], conditions: Conditions, count: int, told: Progress
 ) -> Json:
     """Open count windows and kill the one with the model. A row of figures; told is given the number of windows ready.
 
@@ -92,7 +93,7 @@ async def measure_windows(
                 await windows[-1].until_proposed(perf_counter(), timeout_s)
                 told(number + 1)
             hosts = [await window.host_pid() for window in windows]
-            memory = {window.client.pid: memory_mib(window.client.pid) for window in windows}
+            memory = {window.client.pid: memory_mib(window.client.pid, "VmRSS") for window in windows}
             row: Json = {"windows": count, "num_models": len(set(hosts)) if hosts[0] is not None else None}
             shared = row["num_models"] == 1
             others = [window for window in windows if not shared or window.client.pid != hosts[0]]
@@ -112,7 +113,7 @@ async def _open(command: Sequence[str], conditions: Conditions, root: Path, numb
     client = await LspClient.start(
         command,
         root=folder,
-        environment=dict.fromkeys(("XDG_RUNTIME_DIR", "XDG_STATE_HOME"), str(root)),
+        environment=private_environment(str(root)),
         initialization_options=conditions.initialization_options,
         settings=conditions.settings,
     )
@@ -148,13 +149,3 @@ async def _kill(windows: Sequence[Window], others: Sequence[Window], host: int, 
         "num_unanswered": sum(window.num_requests - window.num_answers for window in others),
         "num_errors": sum(w.num_errors - b for w, b in zip(others, before, strict=True)),
     }
-
-
-def memory_mib(pid: int) -> float | None:
-    """The resident size of a process now; None where the system does not say (not Linux)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(found[1]) / 1024 if found else None

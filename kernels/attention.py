@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .norms import wide_dtype
+
 
 def row_ranges(
     num_cached: int, num_causal: int, canvas_rows: list[int], window: int | None, device: torch.device | str = "cpu"
@@ -43,7 +45,7 @@ def canvas_attention_reference(
     -> [T, Hq, D] in query's dtype; a row that sees nothing gets zeros. Computed in fp32, or fp64 for fp64 queries.
     Cached positions outside the hull of all ranges may hold anything, NaN too.
     """
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(query)
     (T, Hq, D), Hkv, S = query.shape, key.shape[1], cached_key.shape[1]
     ranges = ranges.long()
     cached = torch.arange(S, device=query.device)

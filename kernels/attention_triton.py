@@ -69,35 +69,12 @@ def attend(
 
 @triton.jit(do_not_specialize=["num_splits"])
 def attention_kernel(
-    query,
-    key,
-    value,
-    cached_key,
-    cached_value,
-    ranges,
-    partial,
-    peaks,
-    totals,
-    T,
-    D,
-    num_splits,
-    query_stride,
-    query_head_stride,
-    key_head_stride,
-    value_head_stride,
-    cached_key_head_stride,
-    cached_value_head_stride,
-    GROUP: tl.constexpr,
-    KEY_STRIDE: tl.constexpr,
-    VALUE_STRIDE: tl.constexpr,
-    CACHED_KEY_STRIDE: tl.constexpr,
-    CACHED_VALUE_STRIDE: tl.constexpr,
-    EVEN_D: tl.constexpr,
-    BM: tl.constexpr,
-    BS: tl.constexpr,
-    BD: tl.constexpr,
+    query, key, value, cached_key, cached_value, ranges, partial, peaks, totals, T, D, num_splits, query_stride,
+    query_head_stride, key_head_stride, value_head_stride, cached_key_head_stride, cached_value_head_stride,
+    GROUP: tl.constexpr, KEY_STRIDE: tl.constexpr, VALUE_STRIDE: tl.constexpr, CACHED_KEY_STRIDE: tl.constexpr,
+    CACHED_VALUE_STRIDE: tl.constexpr, EVEN_D: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     STAGES: tl.constexpr,
-):
+):  # fmt: skip
     """Grid: (row tiles, key heads, splits). A tile's row m is query row m // GROUP, head m % GROUP of the key head.
 
     partial: fp32 [splits, Hkv, T * GROUP, D], unnormalised, and peaks, totals [splits, Hkv, T * GROUP]; a split that is
@@ -205,36 +182,12 @@ def canvas_attention(
     peaks = torch.empty((splits, T * Hq), dtype=torch.float32, device=query.device)
     totals = torch.empty_like(peaks)
     attention_kernel[(num_tiles, Hkv, splits)](
-        query,
-        key,
-        value,
-        cached_key,
-        cached_value,
-        ranges,
-        partial,
-        peaks,
-        totals,
-        T,
-        D,
-        splits,
-        query.stride(0),
-        query.stride(1),
-        key.stride(1),
-        value.stride(1),
-        cached_key.stride(0),
-        cached_value.stride(0),
-        GROUP=Hq // Hkv,
-        KEY_STRIDE=key.stride(0),
-        VALUE_STRIDE=value.stride(0),
-        CACHED_KEY_STRIDE=cached_key.stride(1),
-        CACHED_VALUE_STRIDE=cached_value.stride(1),
-        EVEN_D=block_d == D,
-        BM=tile["BM"],
-        BS=tile["BS"],
-        BD=block_d,
-        STAGES=tile["stages"],
-        num_warps=tile["warps"],
-    )
+        query, key, value, cached_key, cached_value, ranges, partial, peaks, totals, T, D, splits, query.stride(0),
+        query.stride(1), key.stride(1), value.stride(1), cached_key.stride(0), cached_value.stride(0), GROUP=Hq // Hkv,
+        KEY_STRIDE=key.stride(0), VALUE_STRIDE=value.stride(0), CACHED_KEY_STRIDE=cached_key.stride(1),
+        CACHED_VALUE_STRIDE=cached_value.stride(1), EVEN_D=block_d == D, BM=tile["BM"], BS=tile["BS"], BD=block_d,
+        STAGES=tile["stages"], num_warps=tile["warps"],
+    )  # fmt: skip
     merge_kernel[(T, Hq)](
         partial, peaks, totals, out, T, Hq, D, splits, GROUP=Hq // Hkv, NS=triton.next_power_of_2(splits), BD=block_d,
         num_warps=4,

@@ -175,17 +175,16 @@ def vocab_answer(got: VocabStats) -> Answer:
     return (*choices, got.logit, got.lse, got.entropy, got.lse_1, got.entropy_1, got.top_logits)
 
 
-def vocab_truth(
-    hidden: Tensor, table: Tensor, softcap: float, temperature: Tensor, noise: Tensor, num_top: int, row_ids: Tensor
-) -> Truth:
-    """The truth of `vocab_answer` in fp32; operands as of vocab.vocab_stats_reference."""
+def vocab_truth(hidden: Tensor, table: Tensor, temperature: Tensor, noise: Tensor, row_ids: Tensor) -> Truth:
+    """The truth of `vocab_answer` in fp32 with dispatch's own softcap and num_top; operands as of
+    vocab.vocab_stats_reference.
+    """
     hidden, table = hidden.float(), table.float()
-    logits = vocab.logits_reference(hidden, table, softcap, None)
+    logits = vocab.logits_reference(hidden, table, 30.0, None)
     noisy = vocab.noisy_logits_reference(logits / temperature[:, None], noise, row_ids)
-    stats = vocab.vocab_stats_reference(
-        hidden, table, softcap=softcap, temperature=temperature, noise=noise, num_top=num_top, row_ids=row_ids,
-        is_banned=None,
-    )  # fmt: skip
+    stats = dispatch.vocab_stats(
+        hidden, table, temperature=temperature, noise=noise, row_ids=row_ids, path="reference"
+    )
     return (Scores(logits), Scores(noisy), Scores(logits), *vocab_answer(stats)[3:])
 
 
@@ -260,7 +259,7 @@ def _vocabulary(device: torch.device, sizes: Sizes) -> Iterator[Case]:
                      noise: Tensor = noise, row_ids: Tensor = row_ids) -> Answer:  # fmt: skip
             return vocab_answer(
                 dispatch.vocab_stats(
-                    hidden, table, temperature=temperature, noise=noise, row_ids=row_ids, num_top=8, path="triton"
+                    hidden, table, temperature=temperature, noise=noise, row_ids=row_ids, path="triton"
                 )
             )
 
@@ -273,7 +272,7 @@ def _vocabulary(device: torch.device, sizes: Sizes) -> Iterator[Case]:
             return torch.topk(logits, 8).values.sum() + entropy.sum() + sample.sum()
 
         num_bytes = table.numel() * table.element_size() + hidden.numel() * 2
-        true = partial(vocab_truth, hidden, table, 30.0, temperature, noise, 8, row_ids)
+        true = partial(vocab_truth, hidden, table, temperature, noise, row_ids)
         yield Case("vocab", f"vocabulary pass, {R} rows", num_bytes, run_mine, true, (table,), (plain,), (table,))
 
 

@@ -14,24 +14,26 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
-from types import ModuleType
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from . import attention, norms, vocab
-from . import experts as experts_truth
-from . import linear as linear_truth
-from . import router as router_truth
-from .experts import PackedExperts
+from . import norms
+from .attention import canvas_attention_reference
+from .experts import PackedExperts, expert_slots_reference, experts_reference
+from .linear import linear_parts_reference, linear_reference
 from .packing import PackedMatrix
-from .vocab import VocabStats
+from .router import router_reference
+from .vocab import VocabStats, vocab_stats_reference
 
 logger = logging.getLogger(__name__)
 
 Path = Literal["triton", "reference"]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @cache
@@ -57,43 +59,40 @@ def _wants_reference(wanted: str) -> bool:
     return wanted == "reference"
 
 
+def _operation(truth: Callable[Given, Result], x: Tensor, path: Path | None) -> Callable[Given, Result]:
+    """What computes an operation on x: its truth `NAME_reference`, or the kernel NAME beside it in `*_triton.py`."""
+    if choose(x, path) == "reference":
+        return truth
+    kernels = importlib.import_module(f"{truth.__module__}_triton")
+    kernel: Callable[Given, Result] = getattr(kernels, truth.__name__.removesuffix("_reference"))
+    return kernel
+
+
 def experts(x: Tensor, ids: Tensor, weights: Tensor, packed: PackedExperts, *, path: Path | None = None) -> Tensor:
     """The weighted sum of the chosen experts. x: [T, H]; ids: int [T, K]; weights: [T, K] -> [T, H]."""
     if ids.shape != weights.shape or ids.shape[0] != x.shape[0] or x.shape[1] != packed.hidden_size:
         given = f"x {tuple(x.shape)}, ids {tuple(ids.shape)}, weights {tuple(weights.shape)}"
         raise ValueError(f"{given} for H={packed.hidden_size}")
-    if choose(x, path) == "reference":
-        return experts_truth.experts_reference(x, ids, weights, packed)
-    out: Tensor = _triton("experts").experts(x, ids, weights, packed)
-    return out
+    return _operation(experts_reference, x, path)(x, ids, weights, packed)
 
 
 def expert_slots(x: Tensor, ids: Tensor, packed: PackedExperts, *, path: Path | None = None) -> Tensor:
     """The chosen experts' answers before the weighted sum [T, K, H], which `mlp_glue` finishes."""
     if ids.shape[0] != x.shape[0] or x.shape[1] != packed.hidden_size:
         raise ValueError(f"x {tuple(x.shape)} and ids {tuple(ids.shape)} for H={packed.hidden_size}")
-    if choose(x, path) == "reference":
-        return experts_truth.expert_slots_reference(x, ids, packed)
-    out: Tensor = _triton("experts").expert_slots(x, ids, packed)
-    return out
+    return _operation(expert_slots_reference, x, path)(x, ids, packed)
 
 
 def linear(x: Tensor, weight: PackedMatrix, *, path: Path | None = None) -> Tensor:
     """x: [T, K] @ weight.T -> [T, N]."""
     _check_product(x, weight)
-    if choose(x, path) == "reference":
-        return linear_truth.linear_reference(x, weight)
-    out: Tensor = _triton("linear").linear(x, weight)
-    return out
+    return _operation(linear_reference, x, path)(x, weight)
 
 
 def linear_parts(x: Tensor, weight: PackedMatrix, *, path: Path | None = None) -> Tensor:
     """The same before its last addition, [P, T, N]: for the operations below that add as they read."""
     _check_product(x, weight)
-    if choose(x, path) == "reference":
-        return linear_truth.linear_parts_reference(x, weight)
-    out: Tensor = _triton("linear").linear_parts(x, weight)
-    return out
+    return _operation(linear_parts_reference, x, path)(x, weight)
 
 
 def _check_product(x: Tensor, weight: PackedMatrix) -> None:
@@ -108,18 +107,16 @@ def vocab_stats(
     *,
     softcap: float = 30.0,
     temperature: float | Tensor = 1.0,
-    seed: int = 0,
-    step: int = 0,
+    noise: Tensor | None = None,
     num_top: int = 8,
     row_ids: Tensor | None = None,
     is_banned: Tensor | None = None,
-    noise: Tensor | None = None,
     path: Path | None = None,
 ) -> VocabStats:
     """Logits, argmax, sample, entropies and top-k of every row in one sweep over the table; see vocab.VocabStats.
 
-    temperature: a number > 0, or fp32 [R]; row_ids: int [R], default 0..R-1; is_banned: bool [V]. noise: int64 [2] on
-    the device instead of seed and step, for a CUDA graph that is replayed with other values in it.
+    temperature: a number > 0, or fp32 [R]; row_ids: int [R], default 0..R-1; is_banned: bool [V]. noise: seed and step,
+    default 0, as int64 [2] on the device, so that a CUDA graph can be replayed with other values in it.
     """
     R = hidden.shape[0]
     if hidden.shape[1] != table.shape[1] or not 1 <= num_top <= min(16, table.shape[0]):
@@ -131,10 +128,8 @@ def vocab_stats(
     if row_ids is None:
         row_ids = torch.arange(R, device=hidden.device)
     if noise is None:
-        noise = torch.tensor([seed, step], dtype=torch.int64, device=hidden.device)
-    is_truth = choose(hidden, path) == "reference"
-    compute = vocab.vocab_stats_reference if is_truth else _triton("vocab").vocab_stats
-    return compute(
+        noise = torch.zeros(2, dtype=torch.int64, device=hidden.device)
+    return _operation(vocab_stats_reference, hidden, path)(
         hidden, table, softcap=softcap, temperature=temperature, noise=noise, num_top=num_top, row_ids=row_ids,
         is_banned=is_banned,
     )  # fmt: skip
@@ -142,8 +137,7 @@ def vocab_stats(
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, path: Path | None = None) -> Tensor:
     """x: [T, H] -> [T, H]."""
-    is_truth = choose(x, path) == "reference"
-    return norms.rms_norm_reference(x, weight, eps) if is_truth else _triton("norms").rms_norm(x, weight, eps)
+    return _operation(norms.rms_norm_reference, x, path)(x, weight, eps)
 
 
 def qkv_norm_rotate(
@@ -160,9 +154,7 @@ def qkv_norm_rotate(
     """A joint projection [P, T, heads, D] to normed and rotated q, k and v in one launch; rope: cos and sin [T, D]."""
     if qkv.dim() != 4 or qkv.shape[2] not in (num_q + num_kv, num_q + 2 * num_kv) or qkv.shape[3] % 2:
         raise ValueError(f"qkv {tuple(qkv.shape)} has neither {num_q}+{num_kv} nor {num_q}+2*{num_kv} even heads")
-    is_truth = choose(qkv, path) == "reference"
-    compute = norms.qkv_norm_rotate_reference if is_truth else _triton("norms").qkv_norm_rotate
-    return compute(qkv, num_q, num_kv, q_weight, k_weight, rope, eps)
+    return _operation(norms.qkv_norm_rotate_reference, qkv, path)(qkv, num_q, num_kv, q_weight, k_weight, rope, eps)
 
 
 def attention_glue(
@@ -179,9 +171,7 @@ def attention_glue(
     """Between attention and the MLPs: x1 and the inputs of dense MLP, experts and router, in one launch. attention:
     [P, T, H].
     """
-    is_truth = choose(x, path) == "reference"
-    compute = norms.attention_glue_reference if is_truth else _triton("norms").attention_glue
-    return compute(x, attention, post_attention, dense, sparse, router, eps)
+    return _operation(norms.attention_glue_reference, x, path)(x, attention, post_attention, dense, sparse, router, eps)
 
 
 def mlp_glue(
@@ -201,8 +191,7 @@ def mlp_glue(
     """Between the MLPs and the next layer: weighted sum of experts, four norms, layer scalar, in one launch. dense:
     [P, T, H].
     """
-    is_truth = choose(x, path) == "reference"
-    compute = norms.mlp_glue_reference if is_truth else _triton("norms").mlp_glue
+    compute = _operation(norms.mlp_glue_reference, x, path)
     return compute(x, dense, slots, slot_weights, post_dense, post_sparse, post_both, scalar, next_norm, eps)
 
 
@@ -210,8 +199,7 @@ def gated_gelu(gate_up: Tensor, dtype: torch.dtype, *, path: Path | None = None)
     """The dense MLP's activation, [P, T, 2 N] to [T, N] in dtype, in one launch."""
     if gate_up.dim() != 3 or gate_up.shape[2] % 2:
         raise ValueError(f"gate and up of shape {tuple(gate_up.shape)} are not parts of two halves")
-    is_truth = choose(gate_up, path) == "reference"
-    return norms.gated_gelu_reference(gate_up, dtype) if is_truth else _triton("norms").gated_gelu(gate_up, dtype)
+    return _operation(norms.gated_gelu_reference, gate_up, path)(gate_up, dtype)
 
 
 def router(
@@ -220,14 +208,12 @@ def router(
     """x: [T, H]; proj: [E, H] -> ids int32 and weights fp32, [T, K] each; see router.router_reference."""
     if x.shape[1] != proj.shape[1] or not 1 <= top_k <= proj.shape[0]:
         raise ValueError(f"x {tuple(x.shape)}, proj {tuple(proj.shape)}, top_k {top_k}")
-    is_truth = choose(x, path) == "reference"
-    return (router_truth.router_reference if is_truth else _triton("router").router)(x, proj, per_expert_scale, top_k)
+    return _operation(router_reference, x, path)(x, proj, per_expert_scale, top_k)
 
 
 def soft_embedding(ids: Tensor, weights: Tensor, table: Tensor, scale: float, *, path: Path | None = None) -> Tensor:
     """ids, weights: [R, k]; table: [V, H] -> [R, H]."""
-    is_truth = choose(table, path) == "reference"
-    return (norms.soft_embedding_reference if is_truth else _triton("norms").soft_embedding)(ids, weights, table, scale)
+    return _operation(norms.soft_embedding_reference, table, path)(ids, weights, table, scale)
 
 
 def canvas_attention(
@@ -243,11 +229,5 @@ def canvas_attention(
     """query: [T, Hq, D] over cache [Hkv, S, D] and rows [T, Hkv, D], by ranges (attention.row_ranges) -> [T, Hq, D]."""
     if query.shape[1] % key.shape[1] or ranges.shape != (query.shape[0], 4):
         raise ValueError(f"query {tuple(query.shape)}, key {tuple(key.shape)}, ranges {tuple(ranges.shape)}")
-    is_truth = choose(query, path) == "reference"
-    compute = attention.canvas_attention_reference if is_truth else _triton("attention").canvas_attention
+    compute = _operation(canvas_attention_reference, query, path)
     return compute(query, key, value, cached_key, cached_value, ranges)
-
-
-def _triton(name: str) -> ModuleType:
-    """The module with an operation's Triton kernels, imported when it is first needed."""
-    return importlib.import_module(f".{name}_triton", package=__package__)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .packing import PANEL, Format, PackedMatrix, pack, pack_weights, quantize, stack, unpack
+from .norms import wide_dtype
+from .packing import PANEL, Format, PackedMatrix, pack_weights, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,42 +109,9 @@ def pack_experts(
     if twice % 2 or down_proj.shape != (E, H, twice // 2):
         shapes = f"gate_up {tuple(gate_up_proj.shape)} and down {tuple(down_proj.shape)}"
         raise ValueError(f"{shapes} are not one set of experts")
-    if format == "bf16":
-        return PackedExperts(pack_weights(interleave_gate_up(gate_up_proj), "bf16"), pack_weights(down_proj, "bf16"))
-    group_size = 0 if format == "fp8" else group_size
-    gate_up = [quantize(matrix, format, group_size) for matrix in gate_up_proj]
-    down = [quantize(matrix, format, group_size) for matrix in down_proj]
-    stacked = [torch.stack([part[i] for part in parts]) for parts in (gate_up, down) for i in (0, 1)]
-    return pack_expert_codes(stacked[0], stacked[1], stacked[2], stacked[3], format, group_size)
-
-
-def pack_expert_codes(
-    gate_up_codes: Tensor,
-    gate_up_scale: Tensor,
-    down_codes: Tensor,
-    down_scale: Tensor,
-    format: Format,
-    group_size: int,
-) -> PackedExperts:
-    """The same from codes that are quantised already, such as a published checkpoint's.
-
-    gate_up_codes: [E, 2 I, H]; gate_up_scale: [E, 2 I, groups of H]; down_codes: [E, H, I]; down_scale: [E, H, groups
-    of I]. E may be 1: a loader that packs expert by expert joins the results with `stack_experts`.
-    """
-    # fp8 has no padding and few other operators: go through its bytes
-    is_fp8 = format == "fp8"
-    codes = gate_up_codes.view(torch.uint8) if is_fp8 else gate_up_codes
-    codes = interleave_gate_up(codes)
-    codes = codes.view(torch.float8_e4m3fn) if is_fp8 else codes
     return PackedExperts(
-        pack(codes, interleave_gate_up(gate_up_scale), format, group_size),
-        pack(down_codes, down_scale, format, group_size),
+        pack_weights(interleave_gate_up(gate_up_proj), format, group_size), pack_weights(down_proj, format, group_size)
     )
-
-
-def stack_experts(parts: list[PackedExperts]) -> PackedExperts:
-    """Joins sets of experts that were packed separately, in order."""
-    return PackedExperts(stack([part.gate_up for part in parts]), stack([part.down for part in parts]))
 
 
 def unpack_experts(
@@ -160,7 +128,7 @@ def expert_slots_reference(x: Tensor, ids: Tensor, experts: PackedExperts) -> Te
 
     Computed in fp32, or fp64 for an fp64 x.
     """
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     out = torch.empty((*ids.shape, x.shape[-1]), dtype=x.dtype, device=x.device)
     for expert in cast(list[int], torch.unique(ids).tolist()):  # pyright: ignore[reportUnknownMemberType]
         row, place = torch.where(ids == expert)
@@ -173,6 +141,6 @@ def expert_slots_reference(x: Tensor, ids: Tensor, experts: PackedExperts) -> Te
 
 def experts_reference(x: Tensor, ids: Tensor, weights: Tensor, experts: PackedExperts) -> Tensor:
     """x: [T, H]; ids: int [T, K]; weights: float [T, K] -> [T, H] in x's dtype, the weighted sum over K."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     slots = expert_slots_reference(x.to(wide), ids, experts)
     return (slots * weights.to(wide)[..., None]).sum(1).to(x.dtype)

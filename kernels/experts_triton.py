@@ -74,16 +74,9 @@ def route(ids: Tensor, num_experts: int, tile_rows: int) -> Routing:
     slots = torch.empty(limit * tile_rows, dtype=torch.int32, device=ids.device)
     tile_expert = torch.empty(limit, dtype=torch.int32, device=ids.device)
     route_kernel[(num_experts,)](
-        ids,
-        slots,
-        tile_expert,
-        num_slots,
-        limit,
-        num_experts,
-        BM=tile_rows,
-        EP=max(32, triton.next_power_of_2(num_experts)),
-        CHUNK=min(1024, max(128, triton.next_power_of_2(num_slots))),
-    )
+        ids, slots, tile_expert, num_slots, limit, num_experts, BM=tile_rows,
+        EP=max(32, triton.next_power_of_2(num_experts)), CHUNK=min(1024, max(128, triton.next_power_of_2(num_slots))),
+    )  # fmt: skip
     return Routing(slots, tile_expert, tile_rows)
 
 
@@ -102,29 +95,15 @@ def expert_slots(
     routing = route(ids, experts.num_experts, up["BM"])
     act = torch.empty((T * K, width), dtype=x.dtype, device=x.device)
     launch(
-        x,
-        experts.gate_up,
-        act,
-        up,
-        slots=routing.slots,
-        tile_expert=routing.tile_expert,
-        num_slots=T * K,
-        num_columns=width,
-        row_div=K,
-        is_gated=True,
-    )
+        x, experts.gate_up, act, up, slots=routing.slots, tile_expert=routing.tile_expert, num_slots=T * K,
+        num_columns=width, row_div=K, is_gated=True,
+    )  # fmt: skip
     if down["BM"] != up["BM"]:
         routing = route(ids, experts.num_experts, down["BM"])
     launch(
-        act,
-        experts.down,
-        out.view(T * K, H),
-        down,
-        slots=routing.slots,
-        tile_expert=routing.tile_expert,
-        num_slots=T * K,
-        num_columns=H,
-    )
+        act, experts.down, out.view(T * K, H), down, slots=routing.slots, tile_expert=routing.tile_expert,
+        num_slots=T * K, num_columns=H,
+    )  # fmt: skip
     return out
 
 

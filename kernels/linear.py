@@ -5,15 +5,15 @@ Knows no model; which path runs is decided in dispatch.py.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .norms import wide_dtype
 from .packing import PackedMatrix, unpack
 
 
 def linear_reference(x: Tensor, weight: PackedMatrix) -> Tensor:
     """x: [T, K]; weight: one matrix [N, K] -> x @ weight.T [T, N] in x's dtype; computed in fp32 (fp64 for fp64)."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     return (x.to(wide) @ unpack(weight, 0, wide).T).to(x.dtype)
 
 

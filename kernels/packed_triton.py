@@ -92,7 +92,8 @@ def x_column(Q: tl.constexpr, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.
 
 @triton.jit
 def minus_tile(N: tl.constexpr, KD: tl.constexpr, zero):
-    """bf16 [N, KD] of -136. zero: nought that the compiler does not know, or it would fill registers anew each turn."""
+    """bf16 [N, KD] of -136. zero: 0, but not known when this is compiled: a constant tile would be filled anew in every
+    turn of the loop."""
     place = tl.arange(0, N)[:, None] * KD + tl.arange(0, KD // 2)[None, :]
     words = (place & zero) | -0x3CF73CF8
     low = words.to(tl.int16).to(tl.bfloat16, bitcast=True)
@@ -129,8 +130,8 @@ def scale_pointers(scale, first_n, N, BN: tl.constexpr, GATED: tl.constexpr, HAL
 
 @triton.jit
 def load_rows(pointers, offset, HALVES: tl.constexpr):
-    """A value for each row. In halves where a tile has as many rows as threads: then Triton would load it as one loads
-    a matrix, and send it through shared memory to those who need it; of fewer values everybody loads its own."""
+    """A value for each row. HALVES is 2 where a tile has as many rows as threads: Triton would spread one load of so
+    many values over the threads and pass them on through shared memory; of half as many each thread loads its own."""
     if HALVES == 1:
         return tl.load(pointers[0] + offset)
     else:
@@ -226,42 +227,15 @@ def wide_block(acc, w_ptr, scales, x, block, GROUP: tl.constexpr, BK: tl.constex
     return tl.dot(weight, x, acc, input_precision="ieee")
 
 
-# of one slot Triton would make a constant of Python's, without the methods of a tensor
+# an argument that is 1 becomes a constant of Python's, without the methods of a tensor
 @triton.jit(do_not_specialize=["num_slots"])
 def packed_product(
-    x,
-    weight,
-    scale,
-    out,
-    slots,
-    tile_expert,
-    num_slots,
-    N,
-    K,
-    num_blocks,
-    panel_stride,
-    matrix_stride,
-    scale_stride,
-    scale_matrix_stride,
-    x_stride,
-    out_stride,
-    row_div,
-    num_parts,
-    GATED: tl.constexpr,
-    ROUTED: tl.constexpr,
-    IS_INT4: tl.constexpr,
-    GROUP: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    STAGES: tl.constexpr,
-    IS_SPLIT: tl.constexpr,
-    WGMMA: tl.constexpr,
-    NUM: tl.constexpr,
-    FOLD: tl.constexpr,
-    HALVES: tl.constexpr,
-):
+    x, weight, scale, out, slots, tile_expert, num_slots, N, K, num_blocks, panel_stride, matrix_stride, scale_stride,
+    scale_matrix_stride, x_stride, out_stride, row_div, num_parts, GATED: tl.constexpr, ROUTED: tl.constexpr,
+    IS_INT4: tl.constexpr, GROUP: tl.constexpr, EVEN_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, IS_SPLIT: tl.constexpr, WGMMA: tl.constexpr, NUM: tl.constexpr,
+    FOLD: tl.constexpr, HALVES: tl.constexpr,
+):  # fmt: skip
     """out[slot, n] = sum over k of W[expert, n, k] * x[slot // row_div, k]; GATED: gelu(gate) * up, n an expert column.
 
     Grid: tiles of BM slots times ceil(N / BN) times num_parts. ROUTED: slots and tile_expert say which slots and which
@@ -324,22 +298,9 @@ def packed_product(
             for part in tl.static_range(1, 4 // NUM):
                 xs = xs + (load_x(x_ptr, base, K, Q, part * NUM, NUM, EVEN_K, WGMMA),)  # noqa: RUF005
             acc, up = int4_block(
-                acc,
-                up,
-                w_ptr,
-                w_ptr + panel_stride,
-                scales,
-                up_scales,
-                xs,
-                minus,
-                block,
-                GROUP,
-                BK,
-                NUM,
-                WGMMA,
-                GATED,
-                FOLD,
-            )
+                acc, up, w_ptr, w_ptr + panel_stride, scales, up_scales, xs, minus, block, GROUP, BK, NUM, WGMMA,
+                GATED, FOLD,
+            )  # fmt: skip
         else:
             base = block * BK
             if EVEN_K:
@@ -441,53 +402,20 @@ def launch(
         planes = split * (2 if is_gated else 1)
         target = torch.empty((planes, num_slots, num_columns), dtype=torch.float32, device=x.device)
     packed_product[(num_tiles * triton.cdiv(num_columns, block_n) * split,)](
-        x,
-        weight.data,
-        scale,
-        target,
-        slots,
-        tile_expert,
-        num_slots,
-        num_columns,
-        weight.num_cols,
-        weight.data.shape[2],
-        weight.data.stride(1),
-        weight.data.stride(0),
-        scale.stride(1),
-        scale.stride(0),
-        x.stride(0),
-        out.stride(-2),
-        row_div,
-        split,
-        GATED=is_gated,
-        ROUTED=tile_expert is not None,
-        IS_INT4=weight.format == "int4",
-        GROUP=group,
-        EVEN_K=weight.num_cols == weight.padded_cols,
-        BM=block_m,
-        BN=block_n,
-        BK=weight.block_k,
-        STAGES=tile["stages"],
-        IS_SPLIT=split > 1,
-        WGMMA=is_wgmma,
-        NUM=num_quarters,
+        x, weight.data, scale, target, slots, tile_expert, num_slots, num_columns, weight.num_cols,
+        weight.data.shape[2], weight.data.stride(1), weight.data.stride(0), scale.stride(1), scale.stride(0),
+        x.stride(0), out.stride(-2), row_div, split, GATED=is_gated, ROUTED=tile_expert is not None,
+        IS_INT4=weight.format == "int4", GROUP=group, EVEN_K=weight.num_cols == weight.padded_cols, BM=block_m,
+        BN=block_n, BK=weight.block_k, STAGES=tile["stages"], IS_SPLIT=split > 1, WGMMA=is_wgmma, NUM=num_quarters,
         HALVES=2 if is_gated and block_n >= 32 * tile["warps"] else 1,
-        FOLD=bool(tile.get("fold")) and x.dtype == torch.bfloat16,
-        num_warps=tile["warps"],
-    )
+        FOLD=bool(tile.get("fold")) and x.dtype == torch.bfloat16, num_warps=tile["warps"],
+    )  # fmt: skip
     if split > 1 and not is_left:
         block = min(1024, triton.next_power_of_2(num_columns))
         grid = (num_slots, triton.cdiv(num_columns, block))
         add_parts[grid](
-            target,
-            out,
-            num_slots,
-            num_columns,
-            out.stride(0),
-            PARTS=split,
-            GATED=is_gated,
-            BLOCK=block,
-        )
+            target, out, num_slots, num_columns, out.stride(0), PARTS=split, GATED=is_gated, BLOCK=block,
+        )  # fmt: skip
 
 
 def kind(weight: PackedMatrix) -> str:

@@ -13,9 +13,8 @@ data by format:
     fp8    float8_e4m3fn, same shape.
     bf16   bfloat16, same shape (float32 when the weights are: the truth of tests).
 scale: int32 [E, ceil(groups/2), N] (int4, int8): a word holds the bf16 scales of two groups, the earlier in its low
-half,
-    so that one 4-byte load serves 128 columns at group_size 64. With group_size 0 (always so for fp8) fp32 [E, 1, N],
-    one scale per row. None for bf16.
+    half, so that one 4-byte load serves 128 columns at group_size 64. With group_size 0 (always so for fp8) fp32
+    [E, 1, N], one scale per row. None for bf16.
 N and K are padded with zero weights to whole panels and blocks; scale rows are padded with zeros.
 """
 
@@ -164,18 +163,6 @@ def pack_weights(weight: Tensor, format: Format = "int4", group_size: int = 64) 
     group_size = 0 if format == "fp8" else group_size
     parts = [quantize(matrix, format, group_size) for matrix in weight]
     return pack(torch.stack([c for c, _ in parts]), torch.stack([s for _, s in parts]), format, group_size)
-
-
-def stack(parts: list[PackedMatrix]) -> PackedMatrix:
-    """Joins stacks of equal matrices that were packed separately, in order. Raises: ValueError when they differ."""
-    first = parts[0]
-    scales = [part.scale for part in parts if part.scale is not None]
-    kinds = {(p.format, p.num_rows, p.num_cols, p.group_size) for p in parts}
-    if len(kinds) != 1 or len(scales) not in (0, len(parts)):
-        raise ValueError(f"cannot stack matrices of different kinds: {sorted(kinds)}")
-    data = torch.cat([part.data for part in parts])
-    scale = torch.cat(scales) if scales else None
-    return PackedMatrix(data, scale, first.format, first.num_rows, first.num_cols, first.group_size, first.block_k)
 
 
 def unpack_codes(packed: PackedMatrix, matrix: int) -> Tensor:

@@ -137,9 +137,10 @@ def step_ms(
     )
 
 
-def step_table(cached: int = 4096, shape: Shape | None = None, bits: Bits | None = None) -> list[str]:
-    """One line per number of rows: experts touched, gigabytes by operation, and the three floors on each card."""
-    shape, bits = shape or Shape(), bits or Bits()
+def step_table() -> list[str]:
+    """The released model at 4,096 cached tokens, a line per number of rows: experts touched, gigabytes by operation,
+    and the three floors on each card."""
+    cached, shape, bits = 4096, Shape(), Bits()
     lines = [
         f"one denoise step, {cached} cached tokens, {bits.experts:g}-bit experts, {bits.dense:g}-bit dense, "
         f"{bits.head:g}-bit table; ms: memory / tensor cores / decoding",

@@ -53,13 +53,14 @@ def table_for(name: str, capability: tuple[int, int]) -> Table:
 
 def pick(operation: str, rows: float, device: torch.device) -> Tile:
     """The tile for an operation at a size on a device."""
-    for tile in _table(device)[operation]:
+    for tile in table_of(device)[operation]:
         if "rows" not in tile or rows <= tile["rows"]:
             return tile
     raise ValueError(f"the tile table of {operation} has no candidate without a limit")
 
 
-def _table(device: torch.device) -> Table:
+def table_of(device: torch.device) -> Table:
+    """The table of a device at hand; the default one on a CPU."""
     # not cached across `use`: a dictionary merge costs a microsecond, and CUDA graphs replay without it
     if device.type != "cuda":
         return table_for("", (0, 0))

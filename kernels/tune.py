@@ -7,6 +7,7 @@ was not measured keeps its shipped tile. Knows no file and no terminal.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -104,18 +105,15 @@ def tune(
     device: torch.device,
     progress: Progress,
     seconds: float = 110.0,
-    shape: TuneShape | None = None,
     measured_by: measure.Measure | None = None,
 ) -> Tuned:
     """Measures the device. progress is called before each candidate. Raises: ValueError without a CUDA device."""
     if device.type != "cuda" and measured_by is None:
         raise ValueError(f"tiles are measured on a CUDA device, not on {device}")
     deadline = time.monotonic() + seconds
-    shape = shape or TuneShape()
     clock = measured_by or _graph_ms
-    base = tiles.table_for(_name(device), _capability(device))
-    table: Table = {operation: [dict(tile) for tile in entries] for operation, entries in base.items()}
-    jobs = list(_jobs(table, shape, device))
+    table = copy.deepcopy(tiles.table_of(device))
+    jobs = list(_jobs(table, TuneShape(), device))
     total = sum(len(candidates(job.operation, job.tile)) for job in jobs)
     done, winners, is_complete = 0, list[Winner](), True
     for job in jobs:
@@ -251,7 +249,7 @@ def _vocab_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Rand
                 )
             )  # fmt: skip
 
-        truth = partial(vocab_truth, hidden, vocab_rows, 30.0, ones, noise, 8, row_ids)
+        truth = partial(vocab_truth, hidden, vocab_rows, ones, noise, row_ids)
         yield _Job("vocab", R, dict(tile), table["vocab"], index, run, truth, (vocab_rows,))
 
 
@@ -291,11 +289,3 @@ def _router_jobs(table: Table, shape: TuneShape, device: torch.device, rand: Ran
 
 def _graph_ms(works: Sequence[measure.Work]) -> float:
     return measure.time_ms(measure.as_graph(works), repeats=10, warm_up=2) / len(works)
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)

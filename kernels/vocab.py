@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .norms import wide_dtype
+
 MASK32 = 0xFFFFFFFF
 
 
@@ -70,7 +72,7 @@ def gumbel_noise(seed: int, step: int, row_ids: Tensor, num_tokens: int) -> Tens
 
 def logits_reference(hidden: Tensor, table: Tensor, softcap: float, is_banned: Tensor | None) -> Tensor:
     """The capped logits [R, V], which `argmax` and the list are the best of. Operands as below."""
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(hidden)
     logits = hidden.to(wide) @ table.to(wide).T
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)

@@ -45,34 +45,13 @@ def gumbel(seed, step, row_ids, first_v, BM: tl.constexpr, BV: tl.constexpr):
     return -tl.log(-tl.log(uniform))
 
 
-# of one row Triton would make a constant of Python's, without the methods of a tensor
+# an argument that is 1 becomes a constant of Python's, without the methods of a tensor
 @triton.jit(do_not_specialize=["R", "first_tile", "segment"])
 def vocab_tile_kernel(
-    hidden,
-    table,
-    temperature,
-    row_ids,
-    noise,
-    is_banned,
-    stats,
-    logits_out,
-    R,
-    V,
-    H,
-    softcap,
-    hidden_stride,
-    table_stride,
-    num_tiles,
-    first_tile,
-    segment,
-    HAS_BANNED: tl.constexpr,
-    EVEN_H: tl.constexpr,
-    BM: tl.constexpr,
-    BV: tl.constexpr,
-    BH: tl.constexpr,
-    CHUNK: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    hidden, table, temperature, row_ids, noise, is_banned, stats, logits_out, R, V, H, softcap, hidden_stride,
+    table_stride, num_tiles, first_tile, segment, HAS_BANNED: tl.constexpr, EVEN_H: tl.constexpr, BM: tl.constexpr,
+    BV: tl.constexpr, BH: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """Grid: (row tiles, vocabulary tiles of a segment), rows fastest: the row tiles of one piece of the table run
     together. segment: tiles that there is room for in logits_out [R, segment * BV].
     """
@@ -288,54 +267,18 @@ def vocab_stats(
         hidden = hidden if hidden.stride(-1) == 1 else hidden.contiguous()
         for first in range(0, num_tiles, segment):
             vocab_tile_kernel[(triton.cdiv(R, tile["BM"]), min(segment, num_tiles - first))](
-                hidden,
-                table,
-                temperature,
-                row_ids,
-                noise,
-                is_banned,
-                stats,
-                logits,
-                R,
-                V,
-                H,
-                float(softcap),
-                hidden.stride(0),
-                table.stride(0),
-                num_tiles,
-                first,
-                segment,
-                HAS_BANNED=is_banned is not None,
-                EVEN_H=H % tile["BH"] == 0,
-                BM=tile["BM"],
-                BV=tile["BV"],
-                BH=tile["BH"],
+                hidden, table, temperature, row_ids, noise, is_banned, stats, logits, R, V, H, float(softcap),
+                hidden.stride(0), table.stride(0), num_tiles, first, segment, HAS_BANNED=is_banned is not None,
+                EVEN_H=H % tile["BH"] == 0, BM=tile["BM"], BV=tile["BV"], BH=tile["BH"],
                 # eight tokens a thread
-                CHUNK=min(tile["BV"], max(16, 256 * tile["warps"] // tile["BM"])),
-                STAGES=tile["stages"],
+                CHUNK=min(tile["BV"], max(16, 256 * tile["warps"] // tile["BM"])), STAGES=tile["stages"],
                 num_warps=tile["warps"],
-            )
+            )  # fmt: skip
             vocab_merge_kernel[(R,)](
-                stats,
-                logits,
-                temperature,
-                row_ids,
-                noise,
-                floats,
-                ids,
-                R,
-                V,
-                num_tiles,
-                first,
-                segment,
-                IS_FIRST=first == 0,
-                IS_LAST=first + segment >= num_tiles,
-                TOP=top,
-                BV=tile["BV"],
-                BT=triton.next_power_of_2(segment),
-                BALL=triton.next_power_of_2(num_tiles),
-                num_warps=8,
-            )
+                stats, logits, temperature, row_ids, noise, floats, ids, R, V, num_tiles, first, segment,
+                IS_FIRST=first == 0, IS_LAST=first + segment >= num_tiles, TOP=top, BV=tile["BV"],
+                BT=triton.next_power_of_2(segment), BALL=triton.next_power_of_2(num_tiles), num_warps=8,
+            )  # fmt: skip
     return VocabStats(
         argmax=ids[1],
         logit=floats[5],

@@ -63,6 +63,7 @@ DECISIVE = 1.0
 """Standard errors beyond which the holes decide between two models; below, the loss does, which varies less."""
 
 BARE, THERE = "the model as it is", "the adapter that was there"
+STAYS = f"; {THERE} stays"
 
 BUSY = ("reading", "holes before", "loss before", "training", "holes after")
 """What is going on, in this order."""
@@ -220,8 +221,8 @@ def adapt(
         return score(source, device, adapter, todo, index, filled) if todo else None
 
     num_parts = 1 if old is None else 2
-    score_bare = scored(BUSY[1], None, 0, num_parts)
-    score_there = scored(BUSY[1], old, 1, num_parts) if old else None
+    score_bare = scored("holes before", None, 0, num_parts)
+    score_there = scored("holes before", old, 1, num_parts) if old else None
     model = load_base(source, device)
     with first_interrupt(
         lambda: say("stopping; what was learnt so far is measured next (Ctrl-C again: drop it)")
@@ -235,7 +236,7 @@ def adapt(
         new, why = Measured(trained.after, None), "the held-out loss of what is asked for did not fall"
     else:
         # what is measured is what a file would hold
-        new, why = Measured(trained.after, scored(BUSY[4], adapter)), ""
+        new, why = Measured(trained.after, scored("holes after", adapter)), ""
         if is_worse(new, bare, plan.encoder_weight):
             why = "it does worse on the held-out files than the model as it is"
         elif there is not None and is_fair and is_worse(new, there, plan.encoder_weight):
@@ -422,7 +423,6 @@ def main(argv: list[str] | None = None) -> int:
         check_place(adapter_file(args.repo))
     check_writable(args.json)
     was_there = adapter_file(args.repo).exists()
-    stays = "; the adapter that was there stays" if was_there else ""
 
     def say(text: str) -> None:
         console.print(text, markup=False)
@@ -431,27 +431,32 @@ def main(argv: list[str] | None = None) -> int:
         with bars.progress:
             found = adapt(args.repo, source, device, plan, args.holes, args.deny, bars, say)
     except KeyboardInterrupt:
-        out.print(f"stopped; nothing new is kept{stays}")
+        out.print(f"stopped; nothing new is kept{STAYS if was_there else ''}")
         return 130
     if args.json:
         args.json.write_text(json.dumps(_figures(found), indent=1), encoding="utf-8")
+    return _report(found, args.repo, was_there, out)
+
+
+def _report(found: Adapted, repo: Path, was_there: bool, out: Console) -> int:
+    """Print what came of it. Returns the exit code: 1 where nothing new is kept."""
     out.print(table(found))
-    for name, each in changes(found).items():
+    changed = changes(found)
+    for name, each in changed.items():
         out.print(f"of {each.num_holes} holes, against {name}: {each}", markup=False)
     if found.there is not None and not found.is_fair:
         out.print("The adapter that was there may have learnt from some of the held-out files: its figures flatter it.")
     said = f"{found.trained.steps} steps in {found.trained.seconds / 60:.1f} minutes"
     said += ", then stopped" if found.trained.is_stopped else ""
     if found.path is None:
-        out.print(f"{said}: {found.why}, so nothing new is kept{stays}")
+        out.print(f"{said}: {found.why}, so nothing new is kept{STAYS if was_there else ''}")
         return 1
     size = found.path.stat().st_size / 1e6
     replaced = " in place of the one that was there" if was_there else ""
     out.print(f"{said}; {size:.1f} MB stored in {found.path}{replaced}", markup=False)
-    against_bare = changes(found).get(BARE)
-    if against_bare is not None and abs(against_bare.deviation) <= CHANCE:
+    if BARE in changed and abs(changed[BARE].deviation) <= CHANCE:
         out.print("What is served differs by no more than chance may do: what is surely lower is the loss.")
-    out.print("Servers use it from their next start on. To undo this: lacuna adapt --remove", args.repo, markup=False)
+    out.print("Servers use it from their next start on. To undo this: lacuna adapt --remove", repo, markup=False)
     return 0
 
 

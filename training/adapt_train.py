@@ -26,7 +26,7 @@ from ..engine.packed import is_packed
 from ..engine.plan import check_host
 from .batches import Batch, Batches, BatchShape, LossWeights, Texts
 from .holes import sample_hole
-from .lora import Target, attach, factors, put
+from .lora import attach, factors, put
 from .objective import losses, soft_of
 
 NUM_STEPS = 300
@@ -61,7 +61,6 @@ class Plan:
     rank: int = 16
     lr: float = 0.0
     seed: int = 0
-    targets: tuple[Target, ...] = ("attention", "dense")
     encoder_weight: float = 5.0
     """Of the encoder's loss beside the canvas loss, in training and at the looks: it decides what is proposed."""
     shape: BatchShape = field(default_factory=lambda: BatchShape(num_examples=4, num_canvases=1))
@@ -134,7 +133,7 @@ def train(
     window = min((spec.window for spec in model.config.layers if spec.window is not None), default=plan.shape.num_rows)
     if plan.shape.num_rows > window:
         raise ValueError(f"batches of {plan.shape.num_rows} rows do not fit a sliding window of {window}")
-    attached = attach(model, plan.targets, plan.rank, plan.seed)
+    attached = attach(model, plan.rank, plan.seed)
     probe = Batches(held_out, tokenizer_json, plan.shape, sample_hole, 10_007, PROBE_WEIGHTS)
     probes: list[Batch] = []
     for i in range(plan.num_probe_batches):

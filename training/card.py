@@ -51,12 +51,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def draw_curve(rows: Sequence[Row], out: Path) -> None:
     """Losses over tokens as a PNG: both training losses (running means) and both losses on held-out packages."""
-    import matplotlib
-
-    cast(Any, matplotlib).use("agg")
-    import matplotlib.pyplot as pyplot
-
-    plt = cast(Any, pyplot)
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=80)
     for key, label in (("encoder", "encoder, next token"), ("canvas", "canvas, noised rows")):
         # the canvas loss is 0 in the first phase, which has no canvases
@@ -69,10 +64,7 @@ def draw_curve(rows: Sequence[Row], out: Path) -> None:
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
-    plt.close(figure)
+    _save(figure, out)
 
 
 def draw_quality(outcomes: Mapping[str, Sequence[Row]], out: Path) -> None:
@@ -80,12 +72,7 @@ def draw_quality(outcomes: Mapping[str, Sequence[Row]], out: Path) -> None:
 
     outcomes: by way of decoding or baseline, as evaluate.py writes them. The right panel shows the models only.
     """
-    import matplotlib
-
-    cast(Any, matplotlib).use("agg")
-    import matplotlib.pyplot as pyplot
-
-    plt = cast(Any, pyplot)
+    plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), dpi=80)
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for name, rows in outcomes.items():
@@ -107,10 +94,23 @@ def draw_quality(outcomes: Mapping[str, Sequence[Row]], out: Path) -> None:
         axes.set_ylabel(labels[1])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    _save(figure, out)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    cast(Any, matplotlib).use("agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def _save(figure: Any, out: Path) -> None:
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
-    plt.close(figure)
+    _pyplot().close(figure)
 
 
 class _Answer:
@@ -182,9 +182,9 @@ def corpus_table(manifest: Mapping[str, Any], split: str) -> str:
     return "\n".join(lines)
 
 
-def quality_section(evaluation: Sequence[tuple[str, Row]], conditions: str, quality: Path) -> str:
-    """The chapter with the figures, and its picture. evaluation: (title, figures JSON) pairs; the outcomes of the first
-    are drawn.
+def quality_section(evaluation: Sequence[tuple[str, Row]], conditions: str, out: Path) -> str:
+    """The chapter with the figures, and its picture beside the card `out`. evaluation: (title, figures JSON) pairs; the
+    outcomes of the first are drawn.
     """
     parts = [
         QUALITY,
@@ -200,6 +200,7 @@ def quality_section(evaluation: Sequence[tuple[str, Row]], conditions: str, qual
     ]
     drawn = next((figures["outcomes"] for _, figures in evaluation if figures.get("outcomes")), None)
     if drawn is not None:
+        quality = out.with_name("quality-curve.png")
         draw_quality(drawn, quality)
         parts += ["", f"![exact matches by coverage, and how far a confidence can be trusted]({quality.name})"]
     for title, figures in evaluation:
@@ -219,16 +220,13 @@ def renew_quality(card: str, section: str) -> str:
 
 
 def write_card(
-    run: Path,
-    manifest: Row,
-    evaluation: Sequence[tuple[str, Row]],
-    notes: str,
-    conditions: str,
-    out: Path,
-    curve: Path,
-    quality: Path,
+    run: Path, manifest: Row, evaluation: Sequence[tuple[str, Row]], notes: str, conditions: str, out: Path
 ) -> None:
-    """notes: what a person has to say of the training's hardware and conditions; conditions: of the evaluation's."""
+    """Write the card `out`, and its pictures and corpus.json beside it.
+
+    notes: what a person has to say of the training's hardware and conditions; conditions: of the evaluation's.
+    """
+    curve = out.with_name("training-curve.png")
     rows, state = read_log(run), read_state(run)
     if state is None:
         raise ModelNotFoundError(f"{run} holds no state of a run; {TRAIN_FIRST}")
@@ -256,7 +254,7 @@ def write_card(
         "",
         f"![loss curves]({curve.name})",
         "",
-        quality_section(evaluation, conditions, quality),
+        quality_section(evaluation, conditions, out),
     ]
     named = "Every package with its version, licence, size and hash is in [corpus.json](corpus.json)."
     parts += ["## What it was trained on", "", named, "", corpus_table(manifest, "train")]
@@ -278,9 +276,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     pairs = [cast(str, item).partition("=") for item in args.figures]
     evaluation = [(title, json.loads(Path(file).read_text(encoding="utf-8"))) for title, _, file in pairs]
-    curve, quality = (args.out.with_name(name) for name in ("training-curve.png", "quality-curve.png"))
     if args.run is None:
-        section = quality_section(evaluation, args.conditions, quality)
+        section = quality_section(evaluation, args.conditions, args.out)
         args.out.write_text(renew_quality(args.out.read_text(encoding="utf-8"), section), encoding="utf-8")
         return 0
     if args.manifest is None or args.notes is None:
@@ -291,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
     notes = args.notes.read_text(encoding="utf-8")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_card(args.run, manifest, evaluation, notes, args.conditions, args.out, curve, quality)
+    write_card(args.run, manifest, evaluation, notes, args.conditions, args.out)
     return 0
 
 

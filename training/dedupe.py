@@ -72,7 +72,7 @@ def find_duplicates(signatures: npt.NDArray[np.uint32], threshold: float = THRES
 
 
 def find_resembling(
-    signatures: npt.NDArray[np.uint32], others: npt.NDArray[np.uint32], threshold: float = THRESHOLD
+    signatures: npt.NDArray[np.uint32], others: npt.NDArray[np.uint32], threshold: float
 ) -> set[int]:
     """Which of the signatures `[N, NUM_PERMUTATIONS]` resemble any of the others `[M, NUM_PERMUTATIONS]`.
 

@@ -294,26 +294,22 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 def evaluate(
     model: Path | None,
-    corpus: Corpus,
-    num_per_kind: int,
-    seed: int,
+    todo: Sequence[Case],
     decodings: Sequence[Decoding],
     calibration: Calibration | None = None,
     use_drafts: bool = False,
-    half: Half | None = None,
     baselines: Sequence[str] = (),
     weights: str = "auto",
 ) -> dict[str, list[Outcome]]:
     """Every case once per way of decoding, and once per baseline, in one order. calibration None: the model's own.
 
-    use_drafts: let what similar lines of the same file have compete with the model, as the server does. half: only the
-    holes of one half of the packages. baselines: names of infill/baselines.py. weights: see LocalEngine.load.
+    use_drafts: let what similar lines of the same file have compete with the model, as the server does. baselines:
+    names of infill/baselines.py. weights: see LocalEngine.load.
     """
     source = model or EMBEDDED
     engine = LocalEngine.load(model, weights=weights)
     tokenizer = load_tokenizer(source)
     base = calibration or load_calibration(source)
-    todo = [case for case in cases(corpus, num_per_kind, seed) if half in (None, case.half)]
     console = Console(stderr=True)
     found: dict[str, list[Outcome]] = {
         name: [run_baseline(BASELINES[name], case) for case in track(todo, name, console=console)] for name in baselines
@@ -406,9 +402,8 @@ def main(argv: list[str] | None = None) -> int:
     decodings: Sequence[Decoding] = args.decoding or _DECODINGS
     half: Half | None = "fit" if args.calibrate else None if args.half == "both" else args.half
     baselines = tuple(BASELINES) if args.baselines else ()
-    outcomes = evaluate(
-        args.model, corpus, args.holes, args.seed, decodings, raw, args.drafts, half, baselines, args.weights
-    )
+    todo = [case for case in cases(corpus, args.holes, args.seed) if half in (None, case.half)]
+    outcomes = evaluate(args.model, todo, decodings, raw, args.drafts, baselines, args.weights)
     if args.calibrate:
         args.calibrate.write_text(json.dumps(fit(outcomes).to_json()), encoding="utf-8")
     show(table(outcomes))

@@ -22,7 +22,7 @@ from ..engine.checkpoint import load_checkpoint, load_config, save_folder, save_
 from ..engine.config import ModelConfig
 from ..engine.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from ..engine.model import DiffusionGemma
-from ..engine.modelfile import CALIBRATION_KEY, CARD_KEY, TOKENIZER_KEY, read_metadata
+from ..engine.modelfile import CALIBRATION_KEY, CARD_KEY, TOKENIZER_KEY, loads, read_metadata
 from ..infill.calibration import Calibration
 from .command import guarded
 
@@ -143,8 +143,8 @@ def _read(path: Path) -> str:
 def _read_card(path: Path) -> dict[str, object]:
     """Raises: ModelNotFoundError, ConfigError for a file that is no JSON object."""
     try:
-        card: object = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        card: object = loads(_read(path))
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); check the path") from None
     if not isinstance(card, dict):
         raise ConfigError(f"{path} holds no JSON object, and a card is one; check the path")
@@ -155,8 +155,8 @@ def _read_calibration(path: Path) -> str:
     """Raises: ModelNotFoundError, ConfigError for a file that is no calibration: serving would refuse the model."""
     text = _read(path)
     try:
-        Calibration.from_json(json.loads(text))
-    except (ValueError, RecursionError) as error:
+        Calibration.from_json(loads(text))
+    except ValueError as error:
         advice = "write it with `lacuna evaluate --calibrate`"
         raise ConfigError(f"{path} is no calibration ({error}); {advice}") from None
     return text

@@ -25,20 +25,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load, load_file, save, save_file  # pyright: ignore[reportUnknownVariableType]  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import load, load_file, save, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from ..engine.errors import CheckpointError, ModelNotFoundError
 from ..engine.modelfile import EMBEDDED, read_tokenizer
 from . import sources
-from .batches import Batches, BatchShape, LossWeights
+from .batches import BatchShape, LossWeights
 from .bundle import read_bundle
 from .command import guarded
 from .corpus import MAX_BYTES, Corpus, build_corpus, clean_text, holdout_packages
 from .dedupe import signature
 from .export import export
-from .holes import sample_hole
-from .train import SIZES, STATE_KEY, Plan, Run, Size, evaluate, read_state, train
+from .train import SIZES, STATE_KEY, Plan, Run, Size, evaluate, held_out_batches, read_state, train
 
 PART_BYTES, MAX_PARTS = 15 * 2**20, 3
 """Four more files come back beside the parts, one of them the export of up to 16 MiB: 61 MiB and 8 files at most."""
@@ -208,12 +207,12 @@ def thin(lines: list[str], num_plain: int = 2000) -> list[str]:
     return [line for i, line in enumerate(lines) if i >= last or i % stride == 0 or '"probe_' in line]
 
 
-def held_out_losses(run: Run, corpus: Path, tokenizer_json: str, num_batches: int = 8) -> dict[str, float]:
+def held_out_losses(run: Run, corpus: Path, num_batches: int = 8) -> dict[str, float]:
     """Losses of the weights that would be exported, on fixed batches of the held-out packages. Changes run.model."""
     run.model.load_state_dict(run.best_weights())
-    shape = replace(run.plan.shape, num_examples=16)
-    probe = Batches(Corpus(corpus, "holdout"), tokenizer_json, shape, sample_hole, seed=10_007)
-    return evaluate(run, [probe[i] for i in range(num_batches)])
+    tokenizer_json = (corpus / "tokenizer.json").read_text(encoding="utf-8")
+    probes = held_out_batches(Corpus(corpus, "holdout"), tokenizer_json, run.plan.shape, num_batches)
+    return evaluate(run, probes)
 
 
 def stop_after(plan: Plan, used_s: float, left_s: float, is_compiled: bool) -> float:
@@ -228,23 +227,23 @@ def session(
     plan: Plan,
     seconds: float,
     device: torch.device,
-    work: Path = WORK,
-    resume: Path | None = None,
-    corpus: Path | None = None,
-    tokenizer_json: str | None = None,
+    work: Path,
+    resume: Path | None,
+    corpus: Path | None,
+    tokenizer_json: str,
     num_workers: int = 0,
     bundle: Path | None = None,
     init_from: Path | None = None,
 ) -> dict[str, Any]:
-    """One call; returns what it wrote to OUT/state.json. corpus: a ready folder instead of this machine's packages,
-    bundle: more packages than those. init_from: a model that a new run starts from.
+    """One call; returns what it wrote to OUT/state.json. corpus: a ready folder, with its own tokenizer, instead of
+    this machine's packages and tokenizer_json; bundle: more packages than those. init_from: a model that a new run
+    starts from.
 
     Raises: ModelNotFoundError, CheckpointError, VocabularyError; ValueError when the state is too large to travel.
     """
     begun = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     jobs = os.cpu_count() or 1
-    tokenizer_json = tokenizer_json or read_tokenizer(EMBEDDED)
     plan = open_run(work / "run", plan, resume)
     if corpus is None:
         manifest = resume / "manifest.json" if resume else None
@@ -270,7 +269,7 @@ def session(
         shutil.copyfile(corpus / "manifest.json", out / "manifest.json")
     # before the last steps, which can be made up for at home: from here on OUT can be resumed
     _write_state(out, state)
-    state["held_out"] = held_out_losses(run, corpus, tokenizer_json)
+    state["held_out"] = held_out_losses(run, corpus)
     if is_finished:
         card: dict[str, object] = {"held_out": state["held_out"], "steps": run.step, "tokens": run.num_tokens}
         size = export(work / "run", corpus / "tokenizer.json", out / "embedded.safetensors", card)
@@ -320,9 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         plan = replace(plan, encoder_only_share=0.0, lr_matrix=0.5 * plan.lr_matrix, lr_other=0.5 * plan.lr_other)
     if args.tokenizer and not args.tokenizer.exists():
         parser.error(f"{args.tokenizer} does not exist; leave --tokenizer out for the embedded model's vocabulary")
-    # given beside a corpus of other hands, its own tokenizer decides
-    own = args.tokenizer or (args.corpus / "tokenizer.json" if args.corpus else None)
-    tokenizer_json = own.read_text("utf-8") if own and own.exists() else read_tokenizer(EMBEDDED)
+    tokenizer_json = args.tokenizer.read_text("utf-8") if args.tokenizer else read_tokenizer(EMBEDDED)
     if args.prepare:
         prepare_corpus(args.work, tokenizer_json, args.seconds, args.workers, None, args.bundle)
         return 0

@@ -7,8 +7,8 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,15 @@ from torch.nn import functional as F
 
 from ..engine.model import DiffusionGemma
 
-Target = Literal["attention", "dense", "embedding"]
-
-PATTERNS: dict[Target, re.Pattern[str]] = {
-    "attention": re.compile(r"layers\.\d+\.self_attn\.[qkvo]_proj"),
-    "dense": re.compile(r"(layers\.\d+\.mlp|self_conditioning)\.(gate|up|down)_proj"),
-    "embedding": re.compile(r"embed_tokens"),
-}
-"""The modules that each target stands for. Routers and experts are never changed."""
+TARGETS = re.compile(r"(layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))|self_conditioning\.(gate|up|down))_proj")
+"""The modules that get factors: attention and dense MLPs. Embedding, routers and experts are never changed."""
 
 
-class LowRank(nn.Module):
-    """The factors of one weight [N, K]: up [N, r], zeros at first, so that nothing changes; down [r, K]. fp32."""
+class LowRankLinear(nn.Module):
+    """base(x) + x down^T up^T. base: anything that maps [..., K] to [..., N].
+
+    The factors, fp32: up [N, r], zeros at first, so that nothing changes; down [r, K].
+    """
 
     def __init__(self, base: nn.Module, num_out: int, num_in: int, rank: int) -> None:
         super().__init__()
@@ -35,57 +32,32 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(num_out, rank))
         self.down = nn.Parameter(torch.randn(rank, num_in) * num_in**-0.5)
 
-
-class LowRankLinear(LowRank):
-    """base(x) + x down^T up^T. base: anything that maps [..., K] to [..., N]."""
-
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
-class LowRankEmbedding(LowRank):
-    """A table whose rows move together. As the output projection it is read through `weight`."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.base(tokens) + F.embedding(tokens, self.up) @ self.down
-
-    @property
-    def weight(self) -> Tensor:
-        """[V, H], the sum."""
-        return cast(nn.Embedding, self.base).weight + self.up @ self.down
-
-
-def attach(model: DiffusionGemma, targets: Sequence[Target], rank: int, seed: int = 0) -> dict[str, LowRank]:
-    """Freeze the model and put factors beside the targets' weights, in place. Returns them by the weight's name.
-
-    Raises: ValueError where no module is meant.
-    """
+def attach(model: DiffusionGemma, rank: int, seed: int = 0) -> dict[str, LowRankLinear]:
+    """Freeze the model and put factors beside the TARGETS' weights, in place. Returns them by the weight's name."""
     model.requires_grad_(False)
     torch.manual_seed(seed)
-    attached: dict[str, LowRank] = {}
+    attached: dict[str, LowRankLinear] = {}
     modules: dict[str, nn.Module] = dict(cast("Iterable[tuple[str, nn.Module]]", model.named_modules()))
     for name, module in modules.items():
-        if not any(PATTERNS[target].fullmatch(name) for target in targets):
-            continue
-        if isinstance(module, nn.Embedding):
-            low: LowRank = LowRankEmbedding(module, module.num_embeddings, module.embedding_dim, rank)
-        else:
-            low = LowRankLinear(module, cast(int, module.out_features), cast(int, module.in_features), rank)
-        low = low.to(model.device)
-        owner, _, leaf = name.rpartition(".")
-        setattr(modules[owner] if owner else model, leaf, low)
-        attached[f"{name}.weight"] = low
-    if not attached:
-        raise ValueError(f"no module of the model is meant by {list(targets)}")
+        if TARGETS.fullmatch(name):
+            num_out, num_in = cast(int, module.out_features), cast(int, module.in_features)
+            low = LowRankLinear(module, num_out, num_in, rank).to(model.device)
+            owner, _, leaf = name.rpartition(".")
+            setattr(modules[owner], leaf, low)
+            attached[f"{name}.weight"] = low
     return attached
 
 
-def factors(attached: dict[str, LowRank]) -> dict[str, tuple[Tensor, Tensor]]:
+def factors(attached: dict[str, LowRankLinear]) -> dict[str, tuple[Tensor, Tensor]]:
     """A copy of the factors as they stand, on the CPU: up and down by the weight's name."""
     return {name: (low.up.detach().cpu().clone(), low.down.detach().cpu().clone()) for name, low in attached.items()}
 
 
-def put(attached: dict[str, LowRank], known: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+def put(attached: dict[str, LowRankLinear], known: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Let the modules have these factors, of any rank, in place of their own.
 
     Raises: ValueError where they are not of the same weights.

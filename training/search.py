@@ -98,7 +98,7 @@ def run_trial(trial: Trial, corpus: Path, out: Path, num_workers: int = 1, is_co
     torch.compiler.reset()
     run = train(own, folder, trial.plan, torch.device("cpu"), num_workers=num_workers, is_compiled=is_compiled)
     tokenizer_json = (own / "tokenizer.json").read_text(encoding="utf-8")
-    losses = held_out_losses(run, own, tokenizer_json, PROBES)
+    losses = held_out_losses(run, own, PROBES)
     result = {
         "name": trial.name, "asks": trial.asks, "plan": asdict(trial.plan), "steps": run.step,
         "tokens": run.num_tokens, "seconds": run.used_s, "bytes_per_token": _bytes_per_token(own, tokenizer_json),

@@ -79,7 +79,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE, *, show_
     return tokenizer
 
 
-def sample_texts(folder: Path, sample_bytes: int, seed: int = 0) -> Iterator[str]:
+def sample_texts(folder: Path, sample_bytes: int) -> Iterator[str]:
     """Texts of the training split, drawn by weight without repetition, up to `sample_bytes`."""
     import numpy as np
 
@@ -87,7 +87,7 @@ def sample_texts(folder: Path, sample_bytes: int, seed: int = 0) -> Iterator[str
 
     corpus = Corpus(folder)
     # exponential keys: sampling without replacement by weight in one sort
-    keys = np.random.default_rng(seed).exponential(size=len(corpus)) / corpus.sample_weights
+    keys = np.random.default_rng(0).exponential(size=len(corpus)) / corpus.sample_weights
     taken = 0
     for i in np.argsort(keys):
         if taken >= sample_bytes:

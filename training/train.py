@@ -257,14 +257,8 @@ def train(
     run = Run(out, plan, Tokenizer.from_json(tokenizer_json), device, init_from)
     cut_log(out / "log.jsonl", run.step)
     batches = Batches(texts, tokenizer_json, plan.shape, sample_hole, plan.seed, plan.weights)
-    # with the usual weights, whatever the run's are: held-out losses are compared between runs
-    probe = Batches(held_out, tokenizer_json, replace(plan.shape, num_examples=16), sample_hole, seed=10_007)
-    probes = [probe[i] for i in range(4)]
-    loader = cast("Iterator[Batch]", iter(DataLoader(
-        batches, batch_size=None, sampler=range(run.step, 10**7), num_workers=num_workers,
-        prefetch_factor=4 if num_workers else None, persistent_workers=num_workers > 0,
-        worker_init_fn=_ignore_interrupts,
-    )))  # fmt: skip
+    probes = held_out_batches(held_out, tokenizer_json, plan.shape, 4)
+    loader = _loader(batches, run.step, num_workers)
     parts = compiled() if is_compiled else None
     # reading a number makes the host wait for the device
     log_every = 10 if device.type == "cuda" else 1
@@ -282,19 +276,8 @@ def train(
         task = bar.add_task("training", total=1.0, figures="")
         while run.progress < 1 and time.monotonic() - started < stop_after_s and not is_interrupted():
             begun = time.monotonic()
-            batch = next(loader)
-            is_joint = run.progress >= plan.encoder_only_share
-            used = batch if is_joint else encoder_only(batch)
-            run.num_tokens += int((used.weights > 0).sum())
-            scale = learning_rate_scale(plan, run.step, run.progress)
-            # of the step alone, like the batch: a run that was cut anywhere draws what the whole one would
-            is_conditioned = random.Random(plan.seed * 7919 + run.step).random() < plan.self_conditioning
-            result = one_step(run, parts, used.to(device), is_joint, is_conditioned, scale)
-            num_examples, num_rows = used.tokens.shape
-            num_canvas = num_rows - used.num_encoder
-            work += step_flops(run.config, num_examples, used.num_encoder, num_canvas, is_joint and is_conditioned)
-            run.update_ema()
-            run.step += 1
+            result, flops = one_step(run, parts, next(loader))
+            work += flops
             is_told = run.step % log_every == 0 or run.step == 1
             figures = {name: float(value) for name, value in result.items()} if is_told else {}
             run.used_s += time.monotonic() - begun
@@ -338,6 +321,21 @@ def cut_log(path: Path, last_step: int) -> None:
     part.replace(path)
 
 
+def held_out_batches(held_out: Corpus, tokenizer_json: str, shape: BatchShape, num_batches: int) -> list[Batch]:
+    """Fixed batches that losses are compared on between runs: with the usual weights, whatever a run's own are."""
+    batches = Batches(held_out, tokenizer_json, replace(shape, num_examples=16), sample_hole, seed=10_007)
+    return [batches[i] for i in range(num_batches)]
+
+
+def _loader(batches: Batches, first_step: int, num_workers: int) -> Iterator[Batch]:
+    """The batches from first_step on, without end, built by num_workers processes (0: by this one)."""
+    return cast("Iterator[Batch]", iter(DataLoader(
+        batches, batch_size=None, sampler=range(first_step, 10**7), num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None, persistent_workers=num_workers > 0,
+        worker_init_fn=_ignore_interrupts,
+    )))  # fmt: skip
+
+
 def _ignore_interrupts(_: int) -> None:
     # a terminal sends Ctrl-C to the loader's processes, too; the last step still needs its batch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -369,30 +367,40 @@ def encoder_share(plan: Plan, progress: float) -> float:
     return 1.0 + (plan.encoder_weight_end - 1.0) * late
 
 
-def one_step(
-    run: Run, parts: Compiled | None, batch: Batch, is_joint: bool, is_conditioned: bool, scale: float
-) -> dict[str, Tensor | float]:
-    """Forward, backward and update. batch: on the device, without canvases where not is_joint. scale: of both learning
-    rates. Returns what the log keeps, not yet read from the device.
+def one_step(run: Run, parts: Compiled | None, batch: Batch) -> tuple[dict[str, Tensor | float], int]:
+    """Forward, backward and update of the run's next step.
+
+    Returns what the log keeps, not yet read from the device, and the step's FLOPs.
     """
-    plan, model = run.plan, run.model
-    is_last_part = run.progress >= 1 - plan.quantised_share
+    plan, model, progress = run.plan, run.model, run.progress
+    is_joint = progress >= plan.encoder_only_share
+    # of the step alone, like the batch: a run that was cut anywhere draws what the whole one would
+    is_conditioned = is_joint and random.Random(plan.seed * 7919 + run.step).random() < plan.self_conditioning
+    batch = batch if is_joint else encoder_only(batch)
+    run.num_tokens += int((batch.weights > 0).sum())
+    num_examples, num_rows = batch.tokens.shape
+    flops = step_flops(run.config, num_examples, batch.num_encoder, num_rows - batch.num_encoder, is_conditioned)
+    batch = batch.to(run.device)
+    is_last_part = progress >= 1 - plan.quantised_share
     with rounded(model) if is_last_part else contextlib.nullcontext():
         with torch.autocast(run.device.type, torch.bfloat16):
             if is_joint:
                 soft = soft_of(model, batch, believe(model, batch, parts) if is_conditioned else None)
-                share = torch.tensor(encoder_share(plan, run.progress), device=run.device)
+                share = torch.tensor(encoder_share(plan, progress), device=run.device)
                 result = losses(model, batch, soft, share, parts)
             else:
                 result = losses(model, batch, None, 1.0, parts)
         cast(Any, result.total).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scale = learning_rate_scale(plan, run.step, progress)
     for optimiser, rate in ((run.muon, plan.lr_matrix), (run.adam, plan.lr_other)):
         for group in optimiser.param_groups:
             group["lr"] = rate * scale
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return {"encoder": result.encoder.detach(), "canvas": result.canvas.detach(), "norm": norm, "lr": scale}
+    run.update_ema()
+    run.step += 1
+    return {"encoder": result.encoder.detach(), "canvas": result.canvas.detach(), "norm": norm, "lr": scale}, flops
 
 
 @torch.no_grad()

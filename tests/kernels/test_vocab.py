@@ -39,7 +39,7 @@ def operands(R: int, H: int, V: int, dtype: torch.dtype, device: str) -> tuple[t
 def test_statistics_are_the_truth(R: int, H: int, V: int, dtype: torch.dtype, num_top: int, device: str):
     hidden, table = operands(R, H, V, dtype, device)
     temperature = torch.linspace(0.3, 1.7, R).to(device)
-    options = {"temperature": temperature, "seed": -(2**40) - 3, "step": 11, "num_top": num_top}
+    options = {"temperature": temperature, "noise": torch.tensor([-(2**40) - 3, 11], device=device), "num_top": num_top}
     truth = ops.vocab_stats(hidden.double(), table.double(), path="reference", **options)
     assert_same(ops.vocab_stats(hidden, table, path="triton", **options), truth)
 
@@ -53,7 +53,7 @@ def test_segments_of_the_table_do_not_change_the_answer(max_logits: int, device:
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randint(-2, 3, (9, 32), generator=generator).to(BF16).to(device)
     table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(13, 1).to(device)
-    options = {"num_top": 8, "softcap": 0.0, "seed": 3, "temperature": 4.0}
+    options = {"num_top": 8, "softcap": 0.0, "noise": torch.tensor([3, 0], device=device), "temperature": 4.0}
     got = ops.vocab_stats(hidden, table, path="triton", **options)
     assert_same(got, ops.vocab_stats(hidden.double(), table.double(), path="reference", **options))
 
@@ -65,7 +65,7 @@ def test_banned_tokens_never_appear(device: str):
     is_banned[128:256] = True
     is_banned[(hidden.float() @ table.float().T).argmax(1).cpu()] = True
     is_banned = is_banned.to(device)
-    options = {"temperature": 0.7, "seed": 5, "num_top": 8, "is_banned": is_banned}
+    options = {"temperature": 0.7, "noise": torch.tensor([5, 0], device=device), "num_top": 8, "is_banned": is_banned}
     got = ops.vocab_stats(hidden, table, path="triton", **options)
     assert_same(got, ops.vocab_stats(hidden.double(), table.double(), path="reference", **options))
     assert not bool(is_banned[got.top_ids].any() | is_banned[got.sample].any() | is_banned[got.argmax].any())
@@ -76,7 +76,7 @@ def test_ties_go_to_the_lowest_id(device: str):
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randint(-2, 3, (6, 32), generator=generator).to(BF16).to(device)
     table = torch.randint(-1, 2, (50, 32), generator=generator).to(BF16).repeat(12, 1).to(device)
-    options = {"num_top": 8, "softcap": 0.0, "seed": 3}
+    options = {"num_top": 8, "softcap": 0.0, "noise": torch.tensor([3, 0], device=device)}
     got = ops.vocab_stats(hidden, table, path="triton", **options)
     truth = ops.vocab_stats(hidden.double(), table.double(), path="reference", **options)
     assert_same(got, truth)
@@ -85,20 +85,21 @@ def test_ties_go_to_the_lowest_id(device: str):
 
 def test_a_sample_depends_on_seed_step_row_and_token_only(device: str):
     hidden, table = operands(5, 64, 300, FP32, device)
-    options = {"seed": 1, "step": 2, "temperature": 2.0, "num_top": 1}
+    noise = torch.tensor([1, 2], device=device)
+    options = {"noise": noise, "temperature": 2.0, "num_top": 1}
     whole = ops.vocab_stats(hidden, table, path="triton", **options)
     row_ids = torch.arange(3, 5, device=device)
     part = ops.vocab_stats(hidden[3:], table, path="triton", row_ids=row_ids, **options)
     assert torch.equal(part.sample, whole.sample[3:])
     tile = {"BM": 16, "BV": 32, "BH": 32, "warps": 4, "stages": 2}
     temperature = torch.full((5,), 2.0, device=device)
-    noise = torch.tensor([1, 2], device=device)
     other = vocab_triton.vocab_stats(
         hidden, table, softcap=30.0, temperature=temperature, noise=noise, num_top=1,
         row_ids=torch.arange(5, device=device), is_banned=None, tile=tile,
     )  # fmt: skip
     assert torch.equal(other.sample, whole.sample)
-    moved = ops.vocab_stats(hidden, table, path="triton", **{**options, "step": 3})
+    later = {**options, "noise": torch.tensor([1, 3], device=device)}
+    moved = ops.vocab_stats(hidden, table, path="triton", **later)
     assert not torch.equal(moved.sample, whole.sample)
 
 

@@ -114,7 +114,7 @@ def sizes_of_a_card(arch: int) -> Generator[list[Launch]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "choose", lambda x, path: path or ("triton" if x.is_meta else choose(x, path)))
-        patch.setattr(tiles, "_table", lambda device: tiles.table_for(*kernel_gate.CARDS[arch]))
+        patch.setattr(tiles, "table_of", lambda device: tiles.table_for(*kernel_gate.CARDS[arch]))
         patch.setattr(packed_triton, "has_wgmma", lambda device: arch == 90)
         patch.setattr(attention_triton, "_num_processors", lambda device: triton_offline.ARCH[arch]["sms"])
         patch.setattr(JITFunction, "run", record)

@@ -134,7 +134,8 @@ def test_every_decoding_of_a_hole_begins_with_nothing_cached(
 
     monkeypatch.setattr(LocalEngine, "fill", filled)
     monkeypatch.setattr(evaluate_module, "run", remembered)
-    found = evaluate_module.evaluate(model, Corpus(small_corpus, "holdout"), 1, 0, ("verify", "autoregressive"))
+    todo = cases(Corpus(small_corpus, "holdout"), 1, 0)
+    found = evaluate_module.evaluate(model, todo, ("verify", "autoregressive"))
     ways = [decoding for decoding, _ in asked]
     assert ways == ["verify", "autoregressive", "autoregressive", "verify"] * 2 + ["verify", "autoregressive"]
     starts = [start for _, start in asked]
@@ -145,7 +146,7 @@ def test_every_decoding_of_a_hole_begins_with_nothing_cached(
     # without that, the second would find the first one's prompt
     monkeypatch.setattr(evaluate_module, "forget", lambda _: None)
     cached.clear()
-    evaluate_module.evaluate(model, Corpus(small_corpus, "holdout"), 1, 0, ("verify", "autoregressive"))
+    evaluate_module.evaluate(model, todo, ("verify", "autoregressive"))
     assert max(cached) > 20
 
 

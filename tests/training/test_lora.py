@@ -14,7 +14,7 @@ def test_factors_of_another_rank_are_put_in_and_taken_out(small_tokenizer: Token
     config = SIZES["tiny"].config(small_tokenizer.vocab_size)
     torch.manual_seed(0)
     model = initialise(DiffusionGemma(config)).eval()
-    attached = attach(model, ("attention",), 4)
+    attached = attach(model, 4)
     own = factors(attached)
     shapes = {name: (up.shape[0], down.shape[1]) for name, (up, down) in own.items()}
     others = {name: (torch.randn(n, 2), torch.randn(2, k)) for name, (n, k) in shapes.items()}
@@ -33,7 +33,7 @@ def test_factors_of_another_rank_are_put_in_and_taken_out(small_tokenizer: Token
 
 def test_factors_that_do_not_fit_are_our_own_mistake(small_tokenizer: Tokenizer) -> None:
     model = initialise(DiffusionGemma(SIZES["tiny"].config(small_tokenizer.vocab_size)))
-    attached = attach(model, ("attention",), 4)
+    attached = attach(model, 4)
     own = factors(attached)
     name = next(iter(own))
     with pytest.raises(ValueError, match="other weights"):

@@ -23,7 +23,7 @@ from lacuna_ls.training import train as train_module
 from lacuna_ls.training.batches import Batches, BatchShape, LossWeights
 from lacuna_ls.training.command import first_interrupt
 from lacuna_ls.training.corpus import Corpus
-from lacuna_ls.training.evaluate import evaluate, fit, summary
+from lacuna_ls.training.evaluate import cases, evaluate, fit, summary
 from lacuna_ls.training.export import export, load_run
 from lacuna_ls.training.gpu_session import _plan_of
 from lacuna_ls.training.holes import sample_hole
@@ -146,7 +146,7 @@ def run_steps(corpus: Path, out: Path, num_steps: int, monkeypatch: pytest.Monke
     done = 0
     original = module.one_step
 
-    def counted(*args: object) -> dict[str, float]:
+    def counted(*args: object) -> object:
         nonlocal done
         if done == num_steps:
             raise _StopError
@@ -252,10 +252,10 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
     original = train_module.one_step
     handler = signal.getsignal(signal.SIGINT)
 
-    def pressed(run: Run, *rest: object) -> dict[str, object]:
+    def pressed(run: Run, *rest: object) -> object:
         if run.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(run, *rest)  # type: ignore[arg-type,return-value]
+        return original(run, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "one_step", pressed)
@@ -309,7 +309,8 @@ def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monk
     run_steps(small_corpus, tmp_path / "run", 2, monkeypatch)
     model = tmp_path / "packed.safetensors"
     export(tmp_path / "run", small_corpus / "tokenizer.json", model, {})
-    outcomes = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify", "autoregressive"))
+    todo = cases(Corpus(small_corpus, "holdout"), 2, 0)
+    outcomes = evaluate(model, todo, ("verify", "autoregressive"))
     assert {len(rows) for rows in outcomes.values()} == {10}
     exact = {d: [o.is_exact for o in rows] for d, rows in outcomes.items()}
     assert exact["verify"] == exact["autoregressive"]
@@ -317,12 +318,10 @@ def test_a_model_is_evaluated_as_served(small_corpus: Path, tmp_path: Path, monk
     asked: list[str] = []
     load = LocalEngine.load
     monkeypatch.setattr(LocalEngine, "load", lambda path, weights: asked.append(weights) or load(path, weights=weights))
-    truth = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify",), weights="fp32")["verify"]
+    truth = evaluate(model, todo, ("verify",), weights="fp32")["verify"]
     assert asked == ["fp32"]
     assert [o.kind for o in truth] == [o.kind for o in outcomes["verify"]]
-    fitting = evaluate(model, Corpus(small_corpus, "holdout"), 2, 0, ("verify",), half="fit")["verify"]
     # the small corpus has none of the packages that calibrations are fitted on
-    assert fitting == []
     assert all(o.half == "judge" for o in outcomes["verify"])
     # ten holes are too few for any curve: the joint probability stands for itself
     assert fit(outcomes).curves == {}
