@@ -6,6 +6,7 @@ Knows no server: texts in, texts and keys out.
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -73,7 +74,7 @@ def keys_of(text: str) -> list[str]:
     return keys[::-1]
 
 
-def stretches(snapshot: Snapshot, count: int, num_keys: int, seed: int = 0) -> list[Writing]:
+def stretches(snapshot: Snapshot, count: int, num_keys: int, seed: int) -> list[Writing]:
     """count stretches of whole lines, about num_keys keys each, taken out of files that are drawn by length.
 
     The rest of the file stands around what is typed, as where a person works on a file that exists.
@@ -103,9 +104,16 @@ def _changes(old: Sequence[SourceFile], new: Sequence[SourceFile]) -> list[Writi
     ]
 
 
-def _git(*words: str, cwd: Path | None = None) -> bytes:
+def _git(*words: str, cwd: Path | None = None, **environment: str) -> bytes:
     try:
-        done = subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, timeout=GIT_TIMEOUT_S)
+        done = subprocess.run(
+            ["git", *words],
+            cwd=cwd,
+            env=os.environ | environment,
+            check=True,
+            capture_output=True,
+            timeout=GIT_TIMEOUT_S,
+        )
     except FileNotFoundError:
         raise ResultsError("git is needed for this, and is not installed.") from None
     except subprocess.SubprocessError as error:
@@ -144,11 +152,16 @@ def from_commits(root: Path, revisions: str) -> list[Writing]:
         raise ResultsError(f"{revisions!r} is no range of revisions; write A..B.")
     with tempfile.TemporaryDirectory(prefix="lacuna-commits-") as folder:
         states: list[Sequence[SourceFile]] = []
+        # the objects alone, in a repository of our own: theirs may name programs that git would run over each file
+        objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=root)
+        own = {"GIT_OBJECT_DIRECTORY": os.fsdecode(objects).rstrip("\n"), "GIT_NO_LAZY_FETCH": "1"}
+        _git("init", "-q", "--bare", cwd=Path(folder))
         for revision in (first, second):
             archive = Path(folder, "state.tar")
             # --end-of-options: a revision is never an option
-            words = ("archive", "--format=tar", "--prefix=state/", f"--output={archive}", "--end-of-options", revision)
-            _git("-C", str(root), *words)
+            commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", cwd=root)
+            words = ("archive", "--format=tar", "--prefix=state/", f"--output={archive}", commit.decode().strip())
+            _git(*words, cwd=Path(folder), **own)
             try:
                 states.append(read_snapshot(archive).files)
             except SnapshotError:

@@ -97,15 +97,8 @@ def num_tasks() -> int:
     return count
 
 
-def run_limited(
-    command: Sequence[str],
-    folder: Path,
-    limits: Limits,
-    *,
-    stdin: str = "",
-    environment: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Run a command in folder, which is also its home. environment: added to an almost empty one."""
+def _limited(command: Sequence[str], limits: Limits) -> list[str]:
+    """The words that start a command under its limits."""
     caps = {
         "RLIMIT_CPU": int(limits.seconds) + 2,
         "RLIMIT_FSIZE": limits.file_mib * MIB,
@@ -115,7 +108,21 @@ def run_limited(
     }
     if limits.memory_mib:
         caps["RLIMIT_AS"] = limits.memory_mib * MIB
-    words = [*network_wall(), sys.executable, "-I", "-c", _TRAMPOLINE, json.dumps(caps), *command]
+    return [*network_wall(), sys.executable, "-I", "-c", _TRAMPOLINE, json.dumps(caps), *command]
+
+
+def run_limited(
+    command: Sequence[str],
+    folder: Path,
+    limits: Limits,
+    *,
+    stdin: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Run a command in folder, which is also its home. environment: added to an almost empty one."""
+    if sys.platform == "win32":
+        # neither process groups nor limits, and its exec would come back at once with the code of success
+        return Outcome("not-run", -1, "Nothing is executed on Windows: it has no limits for programs.", 0.0)
     plain = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(folder),
@@ -132,7 +139,7 @@ def run_limited(
         given.seek(0)
         try:
             process = subprocess.Popen(
-                words,
+                _limited(command, limits),
                 cwd=folder,
                 env=plain,
                 stdin=given,

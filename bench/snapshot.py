@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 from ..infill.languages import PLAIN_TEXT, language_for_path
@@ -140,9 +140,13 @@ def _usable(
     total = 0
     for path, data in found:
         language = language_for_path(path)
-        if language is PLAIN_TEXT or (languages and language.name not in languages):
+        if language.name not in languages if languages else not language.is_source:
             continue
-        if not include_tests and is_test_path(path):
+        whole = PurePath(path)
+        if whole.anchor or ".." in whole.parts:
+            # an archive may hold any name, and a copy of its files must not land elsewhere
+            skipped["outside"] += 1
+        elif not include_tests and is_test_path(path):
             skipped["tests"] += 1
         elif data is None or len(data) > MAX_FILE_BYTES:
             skipped["too large"] += 1
@@ -211,7 +215,8 @@ def _from_folder(root: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _from_git(root: Path) -> Iterator[tuple[str, bytes | None]]:
-    command = ["git", "-C", str(root), "ls-files", "-z"]
+    # its own configuration may name a program that git would start to learn what changed
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "ls-files", "-z"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -237,7 +242,8 @@ def _from_tar(path: Path) -> Iterator[tuple[str, bytes | None]]:
                     continue
                 stream = archive.extractfile(member) if member.size <= MAX_FILE_BYTES else None
                 yield _inner(member.name), stream.read(MAX_FILE_BYTES + 1) if stream else None
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        # ValueError: a header whose numbers are none
         raise SnapshotError(f"{path} cannot be read as a tar archive: {error}. Fetch it again.") from error
 
 

@@ -104,7 +104,7 @@ def main():
             send({"id": 1, "method": "workspace/configuration", "params": {"items": [{"section": "lacuna"}]}})
             send({"id": 2, "method": "window/unheardOf", "params": {}})
             send({"method": "window/logMessage", "params": {"type": 3, "message": "hello"}})
-            send({"method": "lacuna/status", "params": {"kind": "normal", "message": "ready"}})
+            send({"method": "$/lacuna/status", "params": {"kind": "normal", "message": "ready"}})
             sys.stderr.write("2026-01-01 INFO lacuna_ls.infill.index: 12 files of the workspace have been read.\n")
             sys.stderr.flush()
         elif method == "textDocument/didOpen":

@@ -6,9 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from lacuna_ls.bench.ablate import DIFFUSION, WHOLE, ablate, variants
+from lacuna_ls.bench.ablate import DIFFUSION, WHOLE, run_variant, variants
 from lacuna_ls.bench.holes import cut_holes
-from lacuna_ls.bench.results import compare, summarise
+from lacuna_ls.bench.results import SubjectResult, compare, summarise
 from lacuna_ls.bench.snapshot import read_snapshot
 from lacuna_ls.bench.subject import Conditions
 from lacuna_ls.bench.tables import ablation_table
@@ -28,15 +28,12 @@ def test_every_row_asks_the_same_holes_and_leaves_out_what_it_names(repository_f
     infiller = LocalInfiller(engine, TOKENIZER, policy=policy)
     asked: dict[str, list] = {}
     done: list[int] = []
-
-    def told(name: str):
-        asked[name] = engine.problems = []
-        return done.append
-
     rows = variants(policy)
-    subjects = ablate(infiller, rows, snapshot, holes, Conditions(num_neighbours=1), told)
-    assert [subject.name for subject in subjects] == [row.name for row in rows]
-    assert subjects[0].name == WHOLE
+    assert rows[0].name == WHOLE
+    subjects = [SubjectResult(row.name) for row in rows]
+    for row, subject in zip(rows, subjects, strict=True):
+        asked[row.name] = engine.problems = []
+        run_variant(infiller, row, snapshot, holes, Conditions(num_neighbours=1), subject, done.append)
     assert done == [*range(1, 10)] * len(rows)
     for subject in subjects:
         assert [(r.hole, r.gap) for r in subject.records] == [(r.hole, r.gap) for r in subjects[0].records]

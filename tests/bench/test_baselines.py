@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lacuna_ls.bench.baselines import BASELINES, Context, copy_similar_line, neighbours_of, ngram
+from lacuna_ls.bench.baselines import neighbours_of
 from lacuna_ls.bench.snapshot import read_snapshot
+from lacuna_ls.infill.baselines import BASELINES, Context, copy_similar_line, ngram
 
 
 def at(text: str, *neighbours: str) -> Context:

@@ -142,8 +142,21 @@ def test_the_server_is_told_what_vs_code_tells(oracle, tmp_path: Path):
     assert client.initialize_ms > 0
     # the server's own requests were answered, or it would have waited for ever; its notifications were heard
     assert reply.error == "no such method"
-    assert "lacuna/status" in notified
+    assert "$/lacuna/status" in notified
     assert list(client.messages) == ["hello"]
+
+
+async def ask_directly(command: list[str], num_times: int = 1, timeout_s: float = 5.0):
+    """The last of num_times answers to the same request."""
+    client = await LspClient.start(command)
+    try:
+        client.open(URI, "python", "x = \n")
+        for _ in range(num_times):
+            ident, future = client.begin_inline_completion(URI, (0, 4))
+            reply = await client.wait(ident, future, timeout_s=timeout_s)
+        return reply
+    finally:
+        await client.stop()
 
 
 @pytest.mark.parametrize(
@@ -154,47 +167,19 @@ def test_the_server_is_told_what_vs_code_tells(oracle, tmp_path: Path):
     ],
 )
 def test_a_request_that_gets_nowhere_says_why(oracle, words: list[str], message: str):
-    async def work():
-        client = await LspClient.start(oracle(*words))
-        try:
-            client.open(URI, "python", "x = \n")
-            ident, future = client.begin_inline_completion(URI, (0, 4))
-            await client.wait(ident, future, method="textDocument/inlineCompletion", timeout_s=0.5)
-        finally:
-            await client.stop()
-
     with pytest.raises(ServerError, match=message):
-        run(work())
+        run(ask_directly(oracle(*words), timeout_s=0.5))
 
 
 def test_a_server_that_bends_the_protocol_is_still_heard(oracle):
-    async def work():
-        client = await LspClient.start(oracle("odd"))
-        try:
-            client.open(URI, "python", "x = \n")
-            ident, future = client.begin_inline_completion(URI, (0, 4))
-            return await client.wait(ident, future, timeout_s=5)
-        finally:
-            await client.stop()
-
-    reply = run(work())
+    reply = run(ask_directly(oracle("odd")))
     assert reply.error == "boom"
     assert not reply.is_cancelled
 
 
 def test_a_server_that_dies_leaves_its_last_words(oracle):
-    async def work():
-        client = await LspClient.start(oracle("die"))
-        try:
-            client.open(URI, "python", "x = \n")
-            for _ in range(5):
-                ident, future = client.begin_inline_completion(URI, (0, 4))
-                await client.wait(ident, future)
-        finally:
-            await client.stop()
-
     with pytest.raises(ServerError, match=r"(?s)ended.*it all went dark"):
-        run(work())
+        run(ask_directly(oracle("die"), 5))
 
 
 @pytest.mark.parametrize(
@@ -233,8 +218,7 @@ def test_the_last_keys_are_typed_and_the_clock_runs(oracle, tmp_path: Path):
 
     async def work():
         subject = ServerSubject(oracle("chatty", texts=[text]), Conditions(num_keys=3, key_ms=20.0), tmp_path)
-        await subject.start()
-        try:
+        async with subject.running():
             subject.open(URI, "python", document)
             assert subject.client is not None
             answer = await subject.type_and_ask(URI, cursor)
@@ -242,8 +226,6 @@ def test_the_last_keys_are_typed_and_the_clock_runs(oracle, tmp_path: Path):
             assert subject.client.version_of(URI) == 5
             assert subject.client.text_of(URI) == document
             return subject, answer
-        finally:
-            await subject.stop()
 
     subject, answer = run(work())
     assert answer.items[0].text == "first"
@@ -254,33 +236,27 @@ def test_the_last_keys_are_typed_and_the_clock_runs(oracle, tmp_path: Path):
     assert subject.about["first_proposal_ms"] > subject.about["initialize_ms"] > 0
 
 
-def test_a_decline_has_the_reason_that_the_log_gives(oracle, tmp_path: Path):
+def answer_of(command: list[str], num_keys: int, root: Path):
+    """What a server answers at the end of a line without a value."""
+
     async def work():
-        subject = ServerSubject(oracle("chatty", "never"), Conditions(num_keys=1), tmp_path)
-        await subject.start()
-        try:
+        subject = ServerSubject(command, Conditions(num_keys=num_keys), root)
+        async with subject.running():
             subject.open(URI, "python", "x = \n")
             return await subject.type_and_ask(URI, 4)
-        finally:
-            await subject.stop()
 
-    answer = run(work())
+    return run(work())
+
+
+def test_a_decline_has_the_reason_that_the_log_gives(oracle, tmp_path: Path):
+    answer = answer_of(oracle("chatty", "never"), 1, tmp_path)
     assert (answer.items, answer.declined, answer.error) == ((), "low-confidence", "")
     # a decline cost work, too
     assert answer.told == {"cached": "235", "prefilled": "0", "forwards": "3"}
 
 
 def test_an_error_answer_is_no_end(oracle, tmp_path: Path):
-    async def work():
-        subject = ServerSubject(oracle("error", "chatty"), Conditions(num_keys=0), tmp_path)
-        await subject.start()
-        try:
-            subject.open(URI, "python", "x = \n")
-            return await subject.type_and_ask(URI, 4)
-        finally:
-            await subject.stop()
-
-    answer = run(work())
+    answer = answer_of(oracle("error", "chatty"), 0, tmp_path)
     assert (answer.declined, answer.error, answer.keystroke_ms) == ("error", "boom", None)
 
 
@@ -292,12 +268,9 @@ def test_the_subject_has_folders_of_its_own_and_leaves_nothing(oracle, tmp_path:
     launcher = [sys.executable, "-c", f"{code}; os.execv({command[0]!r}, {command!r})"]
 
     async def work():
-        subject = ServerSubject(launcher, Conditions(), tmp_path)
-        await subject.start()
-        folder = Path(log.read_text(encoding="utf-8"))
-        mode = folder.stat().st_mode & 0o777
-        await subject.stop()
-        return folder, mode
+        async with ServerSubject(launcher, Conditions(), tmp_path).running():
+            folder = Path(log.read_text(encoding="utf-8"))
+            return folder, folder.stat().st_mode & 0o777
 
     folder, mode = run(work())
     assert mode == 0o700

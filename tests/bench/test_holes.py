@@ -133,7 +133,7 @@ def test_the_form_is_the_one_that_training_uses():
 
 def test_unknown_kinds_are_refused(repository_folder: Path):
     with pytest.raises(ValueError, match="unknown kinds"):
-        cut_holes(read_snapshot(repository_folder), ["chapter"])  # type: ignore[list-item]
+        cut_holes(read_snapshot(repository_folder), ["chapter"], 1)  # type: ignore[list-item]
 
 
 def test_a_hole_names_itself():

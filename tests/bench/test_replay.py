@@ -100,6 +100,22 @@ def test_a_wrong_diff_says_so(repository_folder: Path, tmp_path: Path, patch: st
         from_diff(read_snapshot(repository_folder), path)
 
 
+def test_commits_are_read_without_the_programs_of_their_repository(repository_folder: Path, tmp_path: Path):
+    git(repository_folder, "init", "-q")
+    git(repository_folder, "add", ".")
+    git(repository_folder, "commit", "-qm", "first")
+    users = repository_folder / "pkg" / "users.py"
+    users.write_text(users.read_text(encoding="utf-8").replace("mean", "average"), encoding="utf-8")
+    (repository_folder / ".gitattributes").write_text("*.py filter=theirs\n", encoding="utf-8")
+    git(repository_folder, "add", ".")
+    git(repository_folder, "commit", "-qm", "second")
+    mark = tmp_path / "was-run"
+    git(repository_folder, "config", "filter.theirs.smudge", f"touch {mark}; cat")
+    (writing,) = from_commits(repository_folder, "HEAD~1..HEAD")
+    assert writing.path == "pkg/users.py"
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("revisions", ["HEAD", "..HEAD", "A...B", "--output=x..HEAD"])
 def test_a_wrong_range_says_so(repository_folder: Path, revisions: str):
     git(repository_folder, "init", "-q")

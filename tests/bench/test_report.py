@@ -106,11 +106,11 @@ def test_several_runs_make_one_page(page: Page, tmp_path: Path):
     "svg",
     [
         pytest.param(plots.distribution("t", {"a": [1.0, 2.0, 300.0], "b": []}, "ms", 100.0), id="distribution"),
-        pytest.param(plots.distribution("t", {"a": [5.0]}, "ms"), id="one-value"),
+        pytest.param(plots.distribution("t", {"a": [5.0]}, "ms", 5.0), id="one-value"),
         pytest.param(plots.curves("t", {"a": [(0.1, 0.9), (1.0, 0.2)]}, "x", "y", is_rate=True), id="curve"),
         pytest.param(plots.curves("t", {"a": [(100.0, 3.0), (1e5, 4.0)]}, "x", "y", log_x=True), id="log"),
-        pytest.param(plots.cloud("t & <u>", {"a": [(1, 1)], "b": [(0, 0)]}, "x", "y", log_x=True), id="zero-on-log"),
-        pytest.param(plots.cloud("t", {}, "x", "y"), id="nothing-at-all"),
+        pytest.param(plots.scatter("t & <u>", {"a": [(1, 1)], "b": [(0, 0)]}, "x", "y", log_x=True), id="zero-on-log"),
+        pytest.param(plots.scatter("t", {}, "x", "y"), id="nothing-at-all"),
         pytest.param(plots.bars("t", ["k", "<l>"], {"a": [0.5, math.nan], "b": [0.0, 1.0]}, "y"), id="bars"),
     ],
 )

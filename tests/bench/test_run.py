@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lacuna_ls.bench.baselines import Context, baseline
+from lacuna_ls.bench.baselines import baseline
 from lacuna_ls.bench.cli import run, specs
 from lacuna_ls.bench.errors import ResultsError, ServerError
 from lacuna_ls.bench.results import compare, from_json, load, sign_test, summarise, to_json, write
 from lacuna_ls.bench.run import judged
 from lacuna_ls.bench.subject import default_command
 from lacuna_ls.engine.modelfile import EMBEDDED
+from lacuna_ls.infill.baselines import Context
 from lacuna_ls.infill.load import load_tokenizer
 
 
@@ -57,6 +58,21 @@ def test_an_oracle_is_right_about_everything(bench):
     assert "4.0 forwards an answer" in " ".join(printed.out.split())
     assert results.snapshot["name"] == "shapes"
     assert len(results.snapshot["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param('{"engine": 3, "proposal": 3}', id="groups-that-are-none"),
+        pytest.param('{"engine": {"model": 7}, "proposal": {"deadlineMs": "soon"}}', id="values-of-another-type"),
+    ],
+)
+def test_options_that_make_no_sense_are_the_servers_defaults(bench, options: str, tmp_path: Path):
+    """They are the server's to complain of; after the run it is too late."""
+    report = str(tmp_path / "report.html")
+    results, printed = bench("--holes", "2", "--baselines", "copy", "--options", options, "--html", report)
+    assert [len(subject.records) for subject in results.subjects] == [2, 2]
+    assert "the deadline of 2000 ms" in " ".join(printed.out.split())
 
 
 def test_a_run_is_the_same_again_but_for_the_clock(bench):

@@ -54,8 +54,45 @@ def test_a_git_checkout_gives_what_is_tracked(repository_folder: Path):
     assert [file.path for file in found.files] == ["pkg/shapes.py", "pkg/users.py"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
+def test_a_git_checkout_starts_no_program_of_its_own(repository_folder: Path):
+    def git(*words: str):
+        subprocess.run(["git", "-C", str(repository_folder), *words], check=True, capture_output=True)
+
+    script = repository_folder / "started.sh"
+    script.write_text(f"#!/bin/sh\ntouch '{repository_folder}/started'\n", encoding="utf-8")
+    script.chmod(0o755)
+    git("init", "-q")
+    git("add", "pkg/shapes.py")
+    git("config", "core.fsmonitor", str(script))
+    assert [file.path for file in read_snapshot(repository_folder).files] == ["pkg/shapes.py"]
+    assert not (repository_folder / "started").exists()
+
+
+def test_names_that_lead_out_of_an_archive_are_left_out(tmp_path: Path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("../up.py", "a/../../up.py", "/whole.py", "a/..b/fine.py"):
+            archive.writestr(name, "x = 1\n")
+    found = read_snapshot(path)
+    assert [file.path for file in found.files] == ["a/..b/fine.py"]
+    assert found.skipped == {"outside": 3}
+
+
+def test_a_tar_archive_with_odd_numbers_says_so(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    info = tarfile.TarInfo("a/x.py")
+    info.pax_headers = {"size": "9" * 20}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    with pytest.raises(SnapshotError, match="Fetch it again"):
+        read_snapshot(path)
+
+
 def test_languages_and_tests_can_be_left_out(repository_folder: Path):
+    (repository_folder / "setup.toml").write_text("a = 1\n", encoding="utf-8")
     assert [file.path for file in read_snapshot(repository_folder, ["javascript"]).files] == ["pkg/stack.js"]
+    assert [file.path for file in read_snapshot(repository_folder, ["toml"]).files] == ["setup.toml"]
     found = read_snapshot(repository_folder, include_tests=False)
     assert [file.path for file in found.files] == PATHS[:3]
     assert found.skipped == {"tests": 1}
