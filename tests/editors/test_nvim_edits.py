@@ -128,6 +128,21 @@ def test_rewrite_the_selection(nvim):
     ed.see_text("first = 1\nsecond = 2\nthird = 3")
 
 
+def test_rewrite_the_selection_by_a_key_of_one_s_own(nvim):
+    ed = nvim(text="first = 1\nsecond = 2\n", init="vim.keymap.set('x', 'Q', require('lacuna').rewrite)\n")
+    ed.keys("2G", "V", "Q")
+    preview(ed, ["second = 2"], ["SECOND = 2"])
+    # the keys of a preview are keys of normal mode
+    ed.keys("<Tab>")
+    ed.see_text("first = 1\nSECOND = 2")
+
+
+def test_fill_the_hole_of_a_line_that_is_named(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("6Lacuna fill")
+    preview(ed, ["    pass"], ["    return 42"])
+
+
 def test_rewrite_whole_lines_whatever_a_selection_takes_in(nvim):
     ed = nvim(text="first = 1\nlast = 'é'\n", init="vim.o.selection = 'exclusive'\n")
     ed.vim.command("2Lacuna rewrite")
@@ -168,8 +183,7 @@ def test_rewrite_of_characters_with_astral_ones_before(nvim):
     ed.keys("0", "f,", "w", "v", "e")
     ed.lua("require('lacuna').rewrite()")
     preview(ed, ["e = '\U0001f600', name"], ["e = '\U0001f600', NAME"])
-    ed.keys("<Esc>")
-    ed.lua("require('lacuna.preview').accept_all()")
+    ed.keys("<CR>")
     ed.see_text("e = '\U0001f600', NAME")
 
 
@@ -318,6 +332,31 @@ def test_a_file_that_was_not_open_is_listed_once_it_is_edited(nvim):
     ed.lua("require('lacuna.preview').accept_all()")
     assert buffer[:] == ["import os", "x = 1"]
     assert buffer.options["buflisted"]
+
+
+ANNOTATED = """
+local uri = vim.uri_from_bufnr(0)
+local at = { line = 0, character = 0 }
+local edits = { { range = { start = at, ['end'] = at }, newText = 'import os\\n', annotationId = 'one' } }
+local edit = { documentChanges = { { textDocument = { uri = uri }, edits = edits } } }
+edit.changeAnnotations = { one = { label = 'Fill this hole', needsConfirmation = true } }
+return require('lacuna.preview').show(edit, 'utf-16')"""
+
+
+def test_a_preview_says_of_nothing_that_it_was_applied(nvim):
+    """The editor announces annotated edits, with a prompt to press Enter, or asks before them."""
+    ed = nvim(text="x = 1\n")
+    ed.lua("vim.fn.confirm = function() error('asked') end")
+    assert ed.lua(ANNOTATED) is True
+    preview(ed, [], ["import os"])
+    assert ed.lua("return vim.fn.execute('messages')").strip() == ""
+
+
+def test_old_lines_are_struck_in_a_terminal_without_true_colours(nvim):
+    ed = nvim()
+    look = ed.lua("return vim.api.nvim_get_hl(0, { name = 'LacunaDeleted' })")
+    assert look["strikethrough"] is True
+    assert look["cterm"]["strikethrough"] is True
 
 
 def test_a_next_edit_that_cannot_be_shown_says_why(nvim):

@@ -155,6 +155,16 @@ def test_astral_characters_keep_their_place(nvim):
     ed.see_text("import os\n\nemoji = '\U0001f600\U0001f680' + name")
 
 
+def test_files_that_were_closed_leave_nothing_behind(nvim):
+    ed = nvim()
+    count = "return #vim.api.nvim_get_autocmds({ event = { 'User', 'ModeChanged' } })"
+    before = ed.lua(count)
+    for name in "bcd":
+        ed.vim.command(f"edit {ed.file.with_name(name + '.py')}")
+        ed.wait_ready()
+    assert ed.lua(count) == before
+
+
 def test_alternatives_are_cycled(nvim):
     ed = nvim()
     open_line(ed, "pick = ")
@@ -229,6 +239,17 @@ def test_nothing_is_proposed_where_no_key_could_take_it(nvim):
     ed.vim.command("set nopaste")
     ed.type("(")
     ed.see(MULTI[10:])
+
+
+def test_nothing_is_proposed_beyond_the_text(nvim):
+    """'virtualedit' lets the cursor stand there; the text would be drawn left of it."""
+    ed = nvim(init="vim.o.virtualedit = 'all'\n")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Right>")
+    ed.see_none()
+    ed.keys("<Left>")
+    ed.see(MULTI[9:])
 
 
 def test_a_dot_and_a_count_repeat_what_was_accepted(nvim):
@@ -342,6 +363,35 @@ def test_asked_for_once_the_menu_is_gone(nvim):
     assert ed.text == "import os\n\ndef mult"
 
 
+@pytest.mark.parametrize("config", [{}, {"ghost": {"with_menu": True}}])
+@pytest.mark.parametrize("key", ["<BS>", "<C-n>"])
+def test_the_editor_s_own_completion_takes_back_nothing_that_was_accepted(nvim, config, key):
+    """It goes on after its only match was put in, with a menu or without, and would restore its text."""
+    ed = nvim(text="multi\n", config=config, init=QUIET_MENU if config else "vim.o.completeopt = 'menu'\n")
+    open_line(ed, "def mul")
+    ed.see(MULTI[7:])
+    ed.keys("<C-n>")
+    until(lambda: ed.vim.eval("mode(1)") == "ic", "the completion")
+    if not config:
+        ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("multi\n" + MULTI)
+    ed.keys(key)
+    ed.type("y")
+    ed.see_text("multi\n" + (MULTI[:-1] if key == "<BS>" else MULTI) + "y")
+
+
+def test_the_entry_chosen_in_the_menu_is_told(nvim):
+    ed = nvim(text="multitude = multiply = 1\n", config={"ghost": {"with_menu": True}})
+    open_line(ed, "def mult")
+    ed.see(MULTI[8:])
+    ed.keys("<C-n>")
+    wait_asked(ed, 13)
+    told = ed.messages("textDocument/inlineCompletion")[-1]["params"]["context"]["selectedCompletionInfo"]
+    assert told["text"] == "multitude"
+    assert [told["range"][end]["character"] for end in ("start", "end")] == [4, 13]
+
+
 def test_tab_is_a_tab_when_nothing_is_shown(nvim):
     ed = nvim(init="vim.opt.expandtab = false\n", file="a.go", text="\n")
     ed.keys("i", "<Tab>")
@@ -395,6 +445,65 @@ def test_a_mapping_under_ours_does_the_same_as_without_us(nvim, mapping, text):
     # in one piece: as a macro does it
     ed.keys("ia<Tab>b")
     ed.see_text(text)
+
+
+# as nvim-cmp and blink.cmp do it: what stands on the key when insert mode begins is called where they have nothing
+WRAPPER = """
+vim.api.nvim_create_autocmd('InsertEnter', {
+  callback = function()
+    local map = vim.fn.maparg('<Tab>', 'i', false, true)
+    if map.desc == 'wrapper' then return end
+    vim.keymap.set('i', '<Tab>', function()
+      local keys = map.callback()
+      if map.replace_keycodes == 1 then keys = vim.keycode(keys) end
+      %s
+    end, { buffer = map.buffer == 1, expr = %s, replace_keycodes = false, desc = 'wrapper' })
+  end,
+})
+"""
+WRAPPERS = [
+    WRAPPER % ("return keys", "true"),
+    WRAPPER % ("vim.api.nvim_feedkeys(keys, 'in', true)", "false"),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_plugin_that_calls_our_mapping_from_its_own(nvim, wrapper):
+    """The server is restarted, and our mapping is set anew: two that call each other would never end."""
+    ed = nvim(init=wrapper)
+    open_line(ed, "a")
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\na   ")
+    ed.keys("<Esc>")
+    ed.vim.command("Lacuna restart")
+    until(lambda: len(ed.server_pids()) == 2, "the restart")
+    until(lambda: ed.lua("return require('lacuna.server').client(0) ~= nil"), "the client")
+    open_line(ed, "b")
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\na   \nb   ")
+    ed.keys("<CR>")
+    ed.type("def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text("import os\n\na   \nb   \n" + MULTI)
+
+
+def test_a_key_of_one_s_own_may_be_an_expression_mapping(nvim):
+    """As people have it for the core's ghost text. No text may change while the expression is evaluated."""
+    mapping = "return require('lacuna').accept{}() and '' or 'nothing'"
+    ed = nvim(
+        init="".join(
+            f"vim.keymap.set('i', '{key}', function() {mapping.format(name)} end, {{ expr = true }})\n"
+            for key, name in (("<C-l>", ""), ("<C-b>", "_word"))
+        )
+    )
+    open_line(ed, "value = ")
+    ed.see("compute(alpha, beta)")
+    # in one piece: what is taken comes before the next key
+    ed.keys("<C-b>(<C-l>!<C-l>")
+    ed.see_text("import os\n\nvalue = compute(alpha, beta)!nothing")
+    ed.keys("<Esc>", ".")
+    ed.see_text("import os\n" + "\nvalue = compute(alpha, beta)!nothing" * 2)
 
 
 @pytest.mark.parametrize(("key", "column"), [("<M-w>", 3), ("<A-l>", 3), ("<M-s>", 2)])
@@ -557,8 +666,14 @@ def test_the_core_client_works_without_the_plugin(nvim):
     ed.see_text("import os\n\n" + MULTI)
 
 
-def test_the_core_s_own_ghost_text_does_not_double_ours(nvim):
-    ed = nvim(init="vim.lsp.inline_completion.enable()\n")
+@pytest.mark.parametrize("scope", ["nil", "{ bufnr = 0 }", "{ client_id = vim.lsp.get_clients()[1].id }"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_core_s_own_ghost_text_does_not_double_ours(nvim, is_late, scope):
+    call = f"vim.lsp.inline_completion.enable(true, {scope})"
+    autocmd = f"vim.api.nvim_create_autocmd('LspAttach', {{ callback = function() {call} end }})\n"
+    ed = nvim(init="" if is_late else autocmd)
+    if is_late:
+        ed.lua(call)
     open_line(ed, "def multi")
     ed.see(MULTI[9:])
     time.sleep(0.4)

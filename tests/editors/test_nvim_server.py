@@ -99,6 +99,9 @@ def test_a_missing_server_is_said_once(nvim):
     assert notifications(ed).count("server not found") == 1
     assert ed.text == "def multi"
     ed.keys("<Esc>")
+    # but once more to whoever asks for it
+    ed.vim.command("Lacuna start")
+    assert notifications(ed).count("server not found") == 2
     ed.vim.command("checkhealth lacuna")
     report = "\n".join(ed.vim.current.buffer[:])
     assert "/no/such/lacuna" in report
@@ -130,6 +133,31 @@ esac
     until(lambda: ed.messages("initialize"), "the server")
     private = ed.lua("return require('lacuna.server').private_dir()")
     assert log.read_text().splitlines() == [f"-m venv {private}", f"-m pip install --upgrade {ROOT}"]
+
+
+def test_what_an_installation_failed_for_is_said(nvim, tmp_path):
+    """As Debian's Python without its venv package says it."""
+    fake = tmp_path / "python3"
+    fake.write_text("#!/bin/sh\necho ensurepip is not available\nexit 1\n")
+    fake.chmod(0o755)
+    ed = nvim(cmd=None, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, wait=False)
+    ed.lua("vim.fn.confirm = function() return 1 end")
+    ed.vim.command("Lacuna install")
+    until(lambda: f"{fake} failed:\nensurepip is not available" in notifications(ed), "the message")
+
+
+def test_on_windows_python_is_not_called_python3(nvim, tmp_path):
+    for name in ("py", "python3"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\nexit 3\n')
+        (tmp_path / name).chmod(0o755)
+    ed = nvim(cmd=None, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, wait=False)
+    until(lambda: "server not found" in notifications(ed), "the message")
+    ed.lua("vim.fn.has = function(what) return what == 'win32' and 1 or 0 end")
+    ed.lua("vim.fn.confirm = function() return 1 end")
+    ed.vim.command("Lacuna install")
+    until(lambda: "failed" in notifications(ed), "the message")
+    private = ed.lua("return require('lacuna.server').private_dir()")
+    assert (tmp_path / "asked").read_text() == f"py -m venv {private}\n"
 
 
 def test_the_server_is_looked_for_in_the_environment_then_on_the_path(nvim, tmp_path):
@@ -165,6 +193,18 @@ def test_bad_settings_cost_one_message_each(nvim):
     # keys.accept = false: Tab is nobody's
     ed.keys("<C-v>", "<Tab>")
     ed.see_text("import os\n\ndef multi\t")
+
+
+def test_what_is_no_table_of_settings_no_command_and_no_key_is_said_too(nvim):
+    config = {"cmd": [1], "ghost": False, "keys": {"accept": ""}, "preview": {"accept": ""}, "enabled": False}
+    ed = nvim(config=config, wait=False)
+    until(lambda: notifications(ed), "the messages")
+    assert notifications(ed).strip().split("\n") == [
+        "lacuna: cmd must be a list of strings, not { 1 }; using nil",
+        "lacuna: ghost must be a table, not false; it was left out",
+        'lacuna: keys.accept must be a key or false, not ""; using "<Tab>"',
+        'lacuna: preview.accept must be a key or false, not ""; using "<Tab>"',
+    ]
 
 
 def test_settings_reach_the_server_and_can_change(nvim):
@@ -308,6 +348,45 @@ def test_stopped_right_after_a_crash_it_stays_away(nvim):
     assert clients(ed) == 0
 
 
+@pytest.mark.parametrize("command", ["lua vim.lsp.enable('lacuna', false)", "lsp stop lacuna", "lsp disable lacuna"])
+def test_stopped_by_the_editor_s_own_means_it_stays_away(nvim, command):
+    ed = nvim()
+    ed.vim.command(command)
+    until(lambda: ed.lua("return (require('lacuna.server').status or {}).message") == "stopped", "the stop")
+    # longer than the wait after a crash
+    time.sleep(0.5)
+    assert clients(ed) == 0
+    assert len(ed.server_pids()) == 1
+    ed.vim.command("Lacuna start")
+    until(lambda: len(ed.server_pids()) == 2, "a start")
+    until(lambda: clients(ed) == 1, "the client")
+
+
+@pytest.mark.parametrize("command", ["write", "saveas"])
+def test_a_new_file_that_gets_its_name(nvim, command):
+    """The editor takes the buffer for another one then, and forgets its autocommands."""
+    ed = nvim()
+    ed.vim.command("enew")
+    ed.lua("vim.keymap.set('i', '<Tab>', 'plain', { buffer = true })")
+    ed.vim.command("setfiletype python")
+    ed.wait_ready()
+    ed.vim.command(f"{command} {ed.file.with_name('new.py')}")
+    ed.wait_ready()
+    uri = f"file://{ed.file.with_name('new.py')}"
+    until(
+        lambda: uri in [row["params"]["textDocument"]["uri"] for row in ed.messages("textDocument/didOpen")],
+        "opening it under its name",
+    )
+    ed.keys("i")
+    ed.type("def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Tab>")
+    ed.see_text(MULTI)
+    ed.keys("<CR>", "<Tab>")
+    # indented by the editor
+    until(lambda: ed.text.startswith(MULTI) and ed.text.endswith("plain"), "the mapping that was there before")
+
+
 def test_a_pause_outlives_a_crash(nvim):
     ed = nvim()
     ed.vim.command("Lacuna pause")
@@ -372,8 +451,15 @@ def test_commands_and_their_completion(nvim):
     )
     assert ed.vim.call("getcompletion", "Lacuna re", "cmdline") == ["rewrite", "repair", "refuse", "resume", "restart"]
     assert ed.vim.call("getcompletion", "Lacuna accept ", "cmdline") == ["all"]
+    # as the editor lets every command be shortened
+    assert ed.vim.call("getcompletion", "Lac acc", "cmdline") == ["accept"]
     ed.lua("pcall(vim.cmd, 'Lacuna nonsense')")
     until(lambda: 'no subcommand "nonsense"' in notifications(ed))
+    ed.lua("pcall(vim.cmd, 'Lacuna snooze soon')")
+    until(lambda: 'snooze takes a number of minutes, not "soon"' in notifications(ed))
+    assert ed.lua("return require('lacuna').statusline()") != "lacuna zz"
+    said = [ed.vim.command_output(f"Lacuna {command}") for command in ("accept", "refuse all")]
+    assert said == ["lacuna: no change is previewed here"] * 2
     ed.vim.command("Lacuna metrics purge")
     assert until(lambda: ed.messages("lacuna/metrics"))[0]["params"] == {"purge": True}
 

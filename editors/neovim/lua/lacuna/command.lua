@@ -40,6 +40,18 @@ local function ask_status(method)
   end
 end
 
+--- The lines that the command was given, if any.
+local function lines_of(args)
+  return args.range > 0 and { args.line1, args.line2 } or nil
+end
+
+--- Settle previewed changes; says so where there are none.
+local function settle(action, rest)
+  if not require('lacuna.preview')[rest == 'all' and action .. '_all' or action]() then
+    say('lacuna: no change is previewed here')
+  end
+end
+
 ---@class lacuna.Subcommand
 ---@field name string
 ---@field args? string
@@ -74,9 +86,10 @@ M.subcommands = {
   },
   {
     name = 'fill',
-    help = 'Fill the hole under the cursor (`...`, `pass`, TODO, an empty body), with a preview.',
-    run = function()
-      require('lacuna').fill()
+    help = 'Fill the hole under the cursor (`...`, `pass`, TODO, an empty body), or at the end of the lines given, '
+      .. 'with a preview.',
+    run = function(_, args)
+      require('lacuna.edit').fill_hole(lines_of(args))
     end,
   },
   {
@@ -91,16 +104,15 @@ M.subcommands = {
     args = '[instruction]',
     help = 'Rewrite the selected lines, with a preview. With `!`, ask for an instruction.',
     run = function(rest, args)
-      local lines = args.range > 0 and { args.line1, args.line2 } or nil
       local instruction = rest ~= '' and rest or (args.bang and '' or nil)
-      require('lacuna.edit').rewrite(instruction, lines)
+      require('lacuna.edit').rewrite(instruction, lines_of(args))
     end,
   },
   {
     name = 'repair',
-    help = 'Rewrite the syntax error at the cursor, with a preview.',
-    run = function()
-      require('lacuna').repair()
+    help = 'Rewrite the syntax error at the cursor, or in the line given, with a preview.',
+    run = function(_, args)
+      require('lacuna.edit').repair(lines_of(args))
     end,
   },
   {
@@ -115,7 +127,7 @@ M.subcommands = {
     args = '[all]',
     help = 'Accept the previewed change under the cursor, or all of them.',
     run = function(rest)
-      require('lacuna.preview')[rest == 'all' and 'accept_all' or 'accept']()
+      settle('accept', rest)
     end,
   },
   {
@@ -123,7 +135,7 @@ M.subcommands = {
     args = '[all]',
     help = 'Refuse the previewed change under the cursor, or all of them.',
     run = function(rest)
-      require('lacuna.preview')[rest == 'all' and 'refuse_all' or 'refuse']()
+      settle('refuse', rest)
     end,
   },
   { name = 'pause', help = 'Stop proposing, in all windows of this server.', run = ask_status('lacuna/pause') },
@@ -140,7 +152,11 @@ M.subcommands = {
     args = '[minutes]',
     help = 'Keep quiet for a while (|lacuna-config| `snooze_minutes`).',
     run = function(rest)
-      local minutes = tonumber(rest) or require('lacuna.config').get().snooze_minutes
+      local minutes = rest == '' and require('lacuna.config').get().snooze_minutes or tonumber(rest)
+      if not minutes or minutes < 0 then
+        vim.notify(('lacuna: snooze takes a number of minutes, not %q'):format(rest), vim.log.levels.ERROR)
+        return
+      end
       require('lacuna.ghost').snooze(minutes)
       say(('lacuna: quiet for %g minutes; :Lacuna resume ends it'):format(minutes))
     end,
@@ -176,7 +192,7 @@ M.subcommands = {
     name = 'start',
     help = 'Start the server.',
     run = function()
-      server().start()
+      server().start(true)
     end,
   },
   {
@@ -233,8 +249,8 @@ end
 
 function M.complete(lead, line)
   local before = line:sub(1, #line - #lead)
-  if not before:match('Lacuna!?%s+$') then
-    local name = before:match('Lacuna!?%s+(%S+)')
+  if not before:match('Lac%a*!?%s+$') then
+    local name = before:match('Lac%a*!?%s+(%S+)')
     local values = ({ accept = { 'all' }, refuse = { 'all' }, metrics = { 'purge' } })[name] or {}
     return vim.tbl_filter(function(value)
       return vim.startswith(value, lead)

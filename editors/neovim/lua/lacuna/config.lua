@@ -5,7 +5,8 @@ local M = {}
 
 ---@class lacuna.Option
 ---@field [1] string dotted name
----@field [2] string type: boolean, integer, string, list, table, function or key; "?" appended: may be nil; key: string or false
+---@field [2] string type: boolean, integer, string, list (of strings), table, function or key (a string that is not
+--- empty, or false); "?" appended: may be nil
 ---@field [3] any default
 ---@field [4] string meaning
 
@@ -33,6 +34,18 @@ M.options = {
       'java',
       'c',
       'cpp',
+      'cs',
+      'php',
+      'ruby',
+      'lua',
+      'sh',
+      'bash',
+      'css',
+      'html',
+      'json',
+      'jsonc',
+      'toml',
+      'yaml',
     },
     'File types in which Lacuna works. Any other can be added; those without a grammar are treated as plain text.',
   },
@@ -102,9 +115,11 @@ local function fits(kind, value)
   elseif kind == 'integer' then
     return type(value) == 'number' and value % 1 == 0 and value >= 0
   elseif kind == 'key' then
-    return type(value) == 'string' or value == false
+    return value == false or type(value) == 'string' and value ~= ''
   elseif kind == 'list' then
-    return type(value) == 'table' and vim.islist(value)
+    return vim.islist(value) and vim.iter(value):all(function(item)
+      return type(item) == 'string'
+    end)
   end
   return type(value) == kind
 end
@@ -122,11 +137,14 @@ function M.resolve(given)
     local name, kind, default = option[1], option[2], option[3]
     local value = get(given or {}, name)
     known[name] = true
-    known[name:match('^(.*)%.') or name] = true
+    local group = name:match('^(.*)%.')
+    if group then
+      known[group] = 'table'
+    end
     if value ~= nil and not fits(kind, value) then
       messages[#messages + 1] = ('%s must be a %s, not %s; using %s'):format(
         name,
-        kind:gsub('%?$', ''):gsub('^key$', 'key or false'),
+        kind:gsub('%?$', ''):gsub('^key$', 'key or false'):gsub('^list$', 'list of strings'),
         vim.inspect(value, { newline = ' ', indent = '' }),
         vim.inspect(default, { newline = ' ', indent = '' })
       )
@@ -142,6 +160,8 @@ function M.resolve(given)
       local name = prefix .. tostring(key)
       if not known[name] then
         messages[#messages + 1] = ('%s is not a setting; see :help lacuna-config'):format(name)
+      elseif known[name] == 'table' and type(value) ~= 'table' then
+        messages[#messages + 1] = ('%s must be a table, not %s; it was left out'):format(name, vim.inspect(value))
       elseif name ~= 'settings' and type(value) == 'table' and not vim.islist(value) then
         unknown(value, name .. '.')
       end

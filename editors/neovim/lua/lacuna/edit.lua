@@ -33,18 +33,19 @@ local function range_params(client, bufnr)
     if first[2] > last[2] or (first[2] == last[2] and first[3] > last[3]) then
       first, last = last, first
     end
-    if mode == 'V' then
-      return lines_params(client, bufnr, first[2], last[2])
-    end
     local from, to = { first[2], first[3] - 1 }, { last[2], last[3] - 1 }
-    return vim.lsp.util.make_given_range_params(from, to, bufnr, client.offset_encoding)
+    local params = mode == 'V' and lines_params(client, bufnr, first[2], last[2])
+      or vim.lsp.util.make_given_range_params(from, to, bufnr, client.offset_encoding)
+    -- the selection has done its work, and the keys of a preview are keys of normal mode
+    vim.cmd.normal({ '\27', bang = true })
+    return params
   end
   return vim.lsp.util.make_range_params(0, client.offset_encoding)
 end
 
 --- Ask for the actions of one kind, preview the first.
 ---@param kind string
----@param opts { range?: table, instruction?: string, nothing: string, bufnr?: integer }
+---@param opts { lines?: integer[], range?: table, instruction?: string, nothing: string, bufnr?: integer }
 local function run(kind, opts)
   local bufnr = opts.bufnr or vim.api.nvim_get_current_buf()
   local client = server.client(bufnr)
@@ -52,7 +53,8 @@ local function run(kind, opts)
     tell('the server is not running in this buffer')
     return
   end
-  local params = opts.range or range_params(client, bufnr)
+  local lines = opts.lines
+  local params = opts.range or lines and lines_params(client, bufnr, lines[1], lines[2]) or range_params(client, bufnr)
   params.context = { diagnostics = {}, only = { kind }, triggerKind = 1 }
   server.request('textDocument/codeAction', params, function(actions, failure)
     local action = (actions or {})[1]
@@ -76,16 +78,20 @@ local function run(kind, opts)
   end, bufnr)
 end
 
-function M.fill_hole()
-  run(FILL_HOLE, { nothing = 'no hole here' })
+--- Fill the hole at the cursor, or at the end of the lines given.
+---@param lines? { [1]: integer, [2]: integer }
+function M.fill_hole(lines)
+  run(FILL_HOLE, { nothing = 'no hole here', lines = lines })
 end
 
 function M.fill_all()
   run(FILL_ALL, { nothing = 'no holes in this file' })
 end
 
-function M.repair()
-  run(REPAIR, { nothing = 'no syntax error here' })
+--- Repair at the cursor, or at the end of the lines given.
+---@param lines? { [1]: integer, [2]: integer }
+function M.repair(lines)
+  run(REPAIR, { nothing = 'no syntax error here', lines = lines })
 end
 
 --- Rewrite the selection, or the lines given. instruction: what to do; "" asks for it.

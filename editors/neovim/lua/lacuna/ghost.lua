@@ -52,6 +52,11 @@ local function is_inserting()
   return api.nvim_get_mode().mode:sub(1, 1) == 'i'
 end
 
+--- Does the cursor stand right of the text, as 'virtualedit' lets it? A proposal would be drawn left of it.
+local function is_beyond_text()
+  return vim.fn.getcurpos()[4] > 0
+end
+
 --- Is some completion menu in the way?
 local function is_menu_visible()
   if vim.fn.pumvisible() == 1 then
@@ -115,7 +120,7 @@ end
 --- What of the shown proposal is still to come, judged from the live buffer; nil when the buffer tells another story.
 ---@return string? rest, lacuna.Proposal? proposal, integer? typed bytes of it that stand in the buffer
 local function live()
-  if not shown or api.nvim_get_current_buf() ~= shown.bufnr or not is_inserting() then
+  if not shown or api.nvim_get_current_buf() ~= shown.bufnr or not is_inserting() or is_beyond_text() then
     return
   end
   local mark = api.nvim_buf_get_extmark_by_id(shown.bufnr, ANCHORS, shown.anchor, {})
@@ -272,9 +277,9 @@ end
 
 --- The menu's selected entry, which a proposal has to begin with.
 local function selected_completion(bufnr, encoding)
-  local info = vim.fn.complete_info({ 'selected', 'items' })
-  local entry = info.selected and info.selected >= 0 and info.items[info.selected + 1]
-  if not entry then
+  -- not from its list of all entries, which takes tens of milliseconds where a language server offers thousands
+  local entry = vim.fn.complete_info({ 'completed' }).completed
+  if not entry or not entry.word then
     return
   end
   local cursor = api.nvim_win_get_cursor(0)
@@ -289,7 +294,7 @@ end
 local function ask(kind, on_answer)
   local bufnr = api.nvim_get_current_buf()
   local client = server.client(bufnr)
-  if not client or not client:supports_method(METHOD) then
+  if not client or not server.can_complete(client) or is_beyond_text() then
     return
   end
   forget_request()
@@ -361,12 +366,13 @@ local function show(answer)
 end
 
 local function place_key()
-  local cursor = api.nvim_win_get_cursor(0)
-  return ('%d %d %d %d'):format(
+  local _, line, col, beyond = unpack(vim.fn.getcurpos())
+  return ('%d %d %d %d %d'):format(
     api.nvim_get_current_buf(),
     api.nvim_buf_get_changedtick(0),
-    cursor[1],
-    cursor[2]
+    line,
+    col,
+    beyond
   )
 end
 
@@ -463,20 +469,18 @@ function M.attach(bufnr)
       end
     end,
   })
+  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, buffer = bufnr, callback = leave })
+  -- the patterns of these are no buffers: one of each is enough for all
+  local global = api.nvim_create_augroup('lacuna.ghost', {})
   api.nvim_create_autocmd('User', {
-    group = group,
+    group = global,
     pattern = { 'BlinkCmpMenuOpen', 'BlinkCmpMenuClose' },
     callback = function()
       vim.schedule(update)
     end,
   })
-  api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave' }, { group = group, buffer = bufnr, callback = leave })
-  -- CTRL-C ends insert mode without an InsertLeave; the pattern of this event is the modes, so it is not of one buffer
-  api.nvim_create_autocmd('ModeChanged', {
-    group = api.nvim_create_augroup('lacuna.ghost.mode', {}),
-    pattern = 'i*:[nR]*',
-    callback = leave,
-  })
+  -- CTRL-C ends insert mode without an InsertLeave
+  api.nvim_create_autocmd('ModeChanged', { group = global, pattern = 'i*:[nR]*', callback = leave })
   if api.nvim_get_current_buf() == bufnr and is_inserting() then
     -- the server came up while the user was typing
     last_place = ''
@@ -506,6 +510,7 @@ end
 
 --- Change the text by put(), and let `.` and a count repeat it as typed text: of all ways to insert only a paste is
 --- noted for that. What it pastes is put here and not by the user's vim.paste(), which may do anything.
+---@return boolean is_put false where the editor lets nobody change text
 local function put_repeatable(text, put)
   local paste, is_put = vim.paste, false
   vim.paste = function()
@@ -516,10 +521,23 @@ local function put_repeatable(text, put)
   local ok, message = pcall(api.nvim_paste, text, false, -1)
   vim.paste = paste
   if not ok then
-    error(message, 0)
+    return message:find('E565', 1, true) == nil and error(message, 0)
   elseif not is_put then
     put()
   end
+  return true
+end
+
+-- what to take when the key comes that was sent for it
+local next_cut = nil ---@type function?
+
+--- Take it by keys of our own, which come before any other key.
+---@param before string keys that have to come first
+local function take_by_key(cut, before)
+  next_cut = cut
+  local keys = vim.keycode(before .. "<Cmd>lua require('lacuna.ghost').take_next()<CR>")
+  api.nvim_feedkeys(keys, 'in', false)
+  return true
 end
 
 ---@param cut fun(rest: string, bufnr: integer, row: integer, col: integer, tail: integer): string what of the rest to take
@@ -529,6 +547,11 @@ local function take(cut)
   if not rest or not shown.drawn then
     return false
   end
+  if api.nvim_get_mode().mode == 'ic' then
+    -- to a completion that goes on, menu or not, what is put here would be its own, and the next key would remove it.
+    -- Only a key ends it and keeps its text
+    return take_by_key(cut, '<C-x><C-z>')
+  end
   local bufnr = shown.bufnr
   local cursor = api.nvim_win_get_cursor(0)
   local row, col = cursor[1] - 1, cursor[2]
@@ -536,11 +559,15 @@ local function take(cut)
   local is_whole = part == rest
   break_undo()
   local lines = vim.split(part, '\n', { plain = true })
-  put_repeatable(part, function()
+  local is_put = put_repeatable(part, function()
     api.nvim_buf_set_text(bufnr, row, col, row, col + (is_whole and #proposal.tail or 0), lines)
     local end_col = #lines == 1 and col + #part or #lines[#lines]
     api.nvim_win_set_cursor(0, { row + #lines, end_col })
   end)
+  if not is_put then
+    -- called by an expression mapping, as people have it for the core's own ghost text
+    return take_by_key(cut, '')
+  end
   break_undo()
   if is_whole then
     drop()
@@ -559,6 +586,15 @@ local function take(cut)
     refresh()
   end
   return true
+end
+
+--- For the key of take_by_key().
+function M.take_next()
+  local cut = next_cut
+  next_cut = nil
+  if cut then
+    take(cut)
+  end
 end
 
 --- Put the whole proposal into the buffer. False when none is shown.

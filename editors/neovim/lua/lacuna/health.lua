@@ -55,7 +55,7 @@ function M.check()
     return
   end
   health.ok(('running, attached to %d buffer(s)'):format(vim.tbl_count(client.attached_buffers)))
-  if client:supports_method('textDocument/inlineCompletion') then
+  if server.can_complete(client) then
     health.ok('offers inline completion')
   else
     health.error('does not offer inline completion: is it really Lacuna?')

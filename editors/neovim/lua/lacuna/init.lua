@@ -28,7 +28,9 @@ local function set_highlights()
   for name, value in pairs(HIGHLIGHTS) do
     if name == 'LacunaDeleted' then
       local delete = vim.api.nvim_get_hl(0, { name = 'DiffDelete', link = false })
-      value = vim.tbl_extend('force', delete --[[@as table]], { strikethrough = true })
+      -- a terminal without true colours has attributes of its own
+      local cterm = vim.tbl_extend('force', delete.cterm or {}, { strikethrough = true })
+      value = vim.tbl_extend('force', delete --[[@as table]], { strikethrough = true, cterm = cterm })
     end
     vim.api.nvim_set_hl(0, name, vim.tbl_extend('force', value, { default = true }))
   end
@@ -45,7 +47,22 @@ function M.hook()
     callback = function(args)
       local client = vim.lsp.get_client_by_id(args.data.client_id)
       if client and client.name == 'lacuna' then
-        M.attach(args.buf, client)
+        M.attach(args.buf)
+      end
+    end,
+  })
+  -- a buffer without a name that is given one loses its autocommands, and the server knows nothing under that name
+  vim.api.nvim_create_autocmd('BufNew', {
+    group = vim.api.nvim_create_augroup('lacuna.named', {}),
+    callback = function(args)
+      local client = require('lacuna.server').client(args.buf)
+      if client then
+        vim.schedule(function()
+          if vim.lsp.buf_is_attached(args.buf, client.id) then
+            vim.lsp.buf_detach_client(args.buf, client.id)
+            vim.lsp.buf_attach_client(args.buf, client.id)
+          end
+        end)
       end
     end,
   })
@@ -66,10 +83,8 @@ function M.on_filetype(bufnr)
   require('lacuna.server').start()
 end
 
----@param client vim.lsp.Client
-function M.attach(bufnr, client)
-  -- one ghost is enough: the core's own client stays out of our buffers, and free for other servers
-  vim.lsp.inline_completion.enable(false, { client_id = client.id })
+---@param bufnr integer
+function M.attach(bufnr)
   require('lacuna.ghost').attach(bufnr)
   require('lacuna.keys').attach(bufnr)
   require('lacuna.next_edit').attach(bufnr)
@@ -78,7 +93,7 @@ end
 function M.attach_all()
   local client = require('lacuna.server').client()
   for bufnr in pairs(client and client.attached_buffers or {}) do
-    M.attach(bufnr, client)
+    M.attach(bufnr)
   end
 end
 

@@ -2,9 +2,7 @@
 
 local M = {}
 
--- buffer -> lhs -> the buffer-local mapping that stood there before ours
-local before = {}
--- buffer -> mode and lhs of each mapping of ours
+-- buffer -> mode and lhs of each mapping of ours, and the buffer-local mapping that stood there before it
 local ours = {}
 
 local ACTIONS = {
@@ -33,8 +31,9 @@ local function global_mapping(lhs)
 end
 
 --- The keys that the mapping under ours would have produced.
-local function fallback(bufnr, lhs)
-  local map = (before[bufnr] or {})[lhs] or global_mapping(lhs)
+---@param before? table the buffer-local one
+local function fallback(before, lhs)
+  local map = before or global_mapping(lhs)
   if not map then
     -- the editor makes <Esc>x of an <M-x> without a mapping only when it is typed, not when a mapping gives it
     local char = raw(lhs):match('^\128\252\8(.+)$')
@@ -98,42 +97,42 @@ end
 --- Take our keys away and put back what stood there before.
 local function detach(bufnr)
   for _, key in ipairs(ours[bufnr] or {}) do
-    local mode, lhs = unpack(key)
-    if is_ours(mapping_at(bufnr, mode, lhs)) then
-      vim.keymap.del(mode, lhs, { buf = bufnr })
-      local mapping = mode == 'i' and before[bufnr][lhs]
-      if mapping then
+    if is_ours(mapping_at(bufnr, key.mode, key.lhs)) then
+      vim.keymap.del(key.mode, key.lhs, { buf = bufnr })
+      if key.before then
         vim.api.nvim_buf_call(bufnr, function()
-          vim.fn.mapset('i', false, mapping)
+          vim.fn.mapset(key.mode, false, key.before)
         end)
       end
     end
   end
-  before[bufnr], ours[bufnr] = {}, {}
+  ours[bufnr] = {}
 end
 
 ---@param bufnr integer
 function M.attach(bufnr)
   detach(bufnr)
-  local function map(mode, lhs, rhs, opts)
+  local function map(mode, lhs, rhs, opts, before)
     vim.keymap.set(mode, lhs, rhs, vim.tbl_extend('force', { buf = bufnr }, opts))
-    table.insert(ours[bufnr], { mode, lhs })
+    table.insert(ours[bufnr], { mode = mode, lhs = lhs, before = before })
   end
-  local keys = require('lacuna.config').get().keys
+  local config = require('lacuna.config')
+  local keys = config.get().keys
   for name, action in pairs(ACTIONS) do
     local lhs = keys[name]
     if lhs then
+      -- another plugin may lay its mapping over this one and call it, and we lay a new one over that when the server
+      -- was restarted: so each knows for itself what stood there before, and calls nothing that calls it
       local mapping = mapping_at(bufnr, 'i', lhs)
-      if mapping.buffer == 1 and not is_ours(mapping) then
-        before[bufnr][lhs] = mapping
-      end
+      local before = mapping.buffer == 1 and not is_ours(mapping) and mapping or nil
       map('i', lhs, function()
         -- asking for an alternative where nothing is shown means: ask for a proposal
-        if require('lacuna.ghost').is_visible() or name == 'next' or name == 'previous' then
+        local has_use = require('lacuna.ghost').is_visible() or name == 'next' or name == 'previous'
+        if has_use and config.get().keys[name] == lhs then
           return raw(("<Cmd>lua require('lacuna').%s<CR>"):format(action))
         end
-        return fallback(bufnr, lhs)
-      end, { expr = true, replace_keycodes = false, desc = 'Lacuna: ' .. name:gsub('_', ' ') })
+        return fallback(before, lhs)
+      end, { expr = true, replace_keycodes = false, desc = 'Lacuna: ' .. name:gsub('_', ' ') }, before)
     end
   end
   if keys.trigger then
@@ -149,9 +148,12 @@ function M.attach(bufnr)
   vim.api.nvim_create_autocmd('BufWipeout', {
     group = vim.api.nvim_create_augroup('lacuna.keys.' .. bufnr, {}),
     buffer = bufnr,
-    callback = function()
-      before[bufnr], ours[bufnr] = nil, nil
-    end,
+    callback = vim.schedule_wrap(function()
+      -- one that is given its first name is said to be wiped out, too
+      if not vim.api.nvim_buf_is_valid(bufnr) then
+        ours[bufnr] = nil
+      end
+    end),
   })
 end
 

@@ -320,11 +320,15 @@ local function set_keys(bufnr)
 end
 
 --- The lines of a buffer as the text edits would leave them.
-local function edited(bufnr, edits, encoding, annotations)
+local function edited(bufnr, edits, encoding)
   local scratch = api.nvim_create_buf(false, true)
   vim.bo[scratch].modifiable = true
   api.nvim_buf_set_lines(scratch, 0, -1, false, api.nvim_buf_get_lines(bufnr, 0, -1, false))
-  vim.lsp.util.apply_text_edits(edits, scratch, encoding, annotations)
+  -- without their annotations, which the editor would announce as applied, with a prompt to press Enter
+  local plain = vim.tbl_map(function(edit)
+    return { range = edit.range, newText = edit.newText }
+  end, edits)
+  vim.lsp.util.apply_text_edits(plain, scratch, encoding)
   local lines = api.nvim_buf_get_lines(scratch, 0, -1, false)
   api.nvim_buf_delete(scratch, { force = true })
   return lines
@@ -368,7 +372,7 @@ function M.show(edit, encoding, on_done)
       return false, 'the text has changed since; ask again'
     end
     local old = api.nvim_buf_get_lines(bufnr, 0, -1, false)
-    local new = edited(bufnr, change.edits, encoding, edit.changeAnnotations)
+    local new = edited(bufnr, change.edits, encoding)
     local indices = vim.text.diff(table.concat(old, '\n') .. '\n', table.concat(new, '\n') .. '\n', {
       result_type = 'indices',
       algorithm = 'histogram',

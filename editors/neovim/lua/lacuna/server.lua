@@ -23,6 +23,9 @@ local stopping = {} ---@type table<integer, true>
 -- the user's pause, which a crash must not end
 local is_paused = false
 local has_complained = false
+-- does this plugin show the proposals, or, started without it, the core's own client?
+local is_used = false
+local can_complete = {} ---@type table<integer, true> ids of the clients whose server offers inline completion
 
 local function is_file(path)
   return vim.fn.executable(path) == 1
@@ -98,6 +101,13 @@ function M.client(bufnr)
   end
 end
 
+--- Does the client's server propose anything?
+---@param client vim.lsp.Client
+function M.can_complete(client)
+  -- the latter where the user's own config has an on_init, which stands in for ours
+  return can_complete[client.id] or client:supports_method('textDocument/inlineCompletion')
+end
+
 --- Every client that has not exited yet, those that wait for a server that hangs at its start among them.
 local function processes()
   -- no public filter finds the latter; the core itself uses this one everywhere
@@ -127,6 +137,11 @@ local function reuse_client(client, config)
 end
 
 local function on_init(client)
+  can_complete[client.id] = client.server_capabilities.inlineCompletionProvider and true
+  if is_used then
+    -- one ghost is enough: whatever switches the core's own client on, and whenever, it finds nothing to ask here
+    client.server_capabilities.inlineCompletionProvider = nil
+  end
   -- the one that initialize has told is the root's
   local joined = vim.list_slice(client.workspace_folders or {}, client.root_dir and 2 or 1)
   if #joined > 0 then
@@ -142,12 +157,14 @@ local function on_init(client)
 end
 
 local function on_exit(code, signal, id)
+  local client = vim.lsp.get_client_by_id(id)
+  -- `:lsp stop`, vim.lsp.enable(.., false) and others that stop a client leave no other trace than this field
+  local was_wanted = stopping[id] or client and client._is_stopping
+  stopping[id], can_complete[id] = nil, nil
   vim.schedule(function()
     if vim.v.exiting ~= vim.NIL then
       return
     end
-    local was_wanted = stopping[id]
-    stopping[id] = nil
     require('lacuna.ghost').reset()
     if was_wanted then
       if is_restart_queued then
@@ -206,7 +223,7 @@ function M.config()
     -- the server is asked to leave, and made to when it does not
     exit_timeout = 1000,
     handlers = {
-      ['lacuna/status'] = function(_, params)
+      ['$/lacuna/status'] = function(_, params)
         M.set_status(params)
       end,
     },
@@ -217,17 +234,18 @@ function M.config()
 end
 
 --- Let the core start the server for every open buffer of ours and each one to come.
-function M.start()
+---@param is_asked_for? boolean by the user: then a missing server is said however often
+function M.start(is_asked_for)
   local cmd, where = M.command()
   if not cmd then
     M.status = { kind = 'error', message = 'server not found: ' .. where }
-    if not has_complained then
+    if is_asked_for or not has_complained then
       has_complained = true
       tell('server not found: ' .. where .. '. :Lacuna install, or see :checkhealth lacuna', vim.log.levels.WARN)
     end
     return false
   end
-  has_complained = false
+  has_complained, is_used = false, true
   require('lacuna').hook()
   -- settings may have changed since the config was read from lsp/lacuna.lua
   local config = M.config()
@@ -255,7 +273,7 @@ end
 function M.restart()
   crashes = {}
   if #processes() == 0 then
-    M.start()
+    M.start(true)
   elseif not is_restart_queued then
     M.stop()
     is_restart_queued = true
@@ -303,9 +321,13 @@ function M.install()
   if vim.fn.confirm(('Install %s with pip into %s?'):format(package, dir), '&Yes\n&No', 2) ~= 1 then
     return
   end
-  local python = vim.fn.exepath('python3')
-  if python == '' then
-    tell('python3 is not on $PATH', vim.log.levels.ERROR)
+  -- Windows has no python3 but one that opens a shop, and python.org's installer leaves only its launcher on the path
+  local names = vim.fn.has('win32') == 1 and { 'py', 'python' } or { 'python3', 'python' }
+  local python = vim.iter(names):map(vim.fn.exepath):find(function(path)
+    return path ~= ''
+  end)
+  if not python then
+    tell(('neither %s is on $PATH'):format(table.concat(names, ' nor ')), vim.log.levels.ERROR)
     return
   end
   local function step(command, after)
@@ -313,7 +335,9 @@ function M.install()
     vim.system(command, { text = true }, function(done)
       vim.schedule(function()
         if done.code ~= 0 then
-          tell(('%s failed:\n%s'):format(command[1], vim.trim(done.stderr or '')), vim.log.levels.ERROR)
+          -- venv says on stdout what Debian's Python lacks for it
+          local said = vim.trim(done.stderr ~= '' and done.stderr or done.stdout)
+          tell(('%s failed:\n%s'):format(command[1], said), vim.log.levels.ERROR)
         else
           after()
         end

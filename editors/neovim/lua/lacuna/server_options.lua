@@ -248,7 +248,7 @@ return {
     kind = "bool",
     default = false,
     values = "",
-    meaning = "Also offer the proposal as one item of the ordinary completion list, for editors without ghost text.",
+    meaning = "Also offer the proposal in the ordinary completion list, for editors without ghost text.",
     by_language = false,
   },
   {
