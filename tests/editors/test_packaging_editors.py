@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -141,3 +142,44 @@ def test_lua_compiles(file, nvim_binary):
             check=False,
         )
         assert done.stderr == "", done.stderr
+
+
+VSCODE = """
+const under = process.argv[2];
+const executable = { executable: { uri: { fsPath: `${under}/python.exe` } } };
+const environments = { getActiveEnvironmentPath() {}, resolveEnvironment: async () => executable };
+const setting = { inspect: () => ({ globalValue: process.argv[3] }) };
+module.exports = {
+  workspace: { isTrusted: true, getConfiguration: () => setting },
+  extensions: { getExtension: () => ({ activate: async () => ({ environments }) }) },
+  l10n: { t: (text, ...parts) => `${text} ${parts}` },
+};
+"""
+
+FIND = """
+Object.defineProperty(process, 'platform', { value: 'win32' });
+const context = { globalStorageUri: { fsPath: '/none' } };
+require('./find.js').findServer(context).then((found) => console.log(JSON.stringify(found)));
+"""
+
+
+@pytest.mark.parametrize("setting", ["", "~/Scripts/lacuna.exe"])
+def test_on_windows_the_server_is_found(tmp_path, setting):
+    """Where a Python of Windows puts programs outside of virtual environments, and by a setting without $HOME."""
+    esbuild = EXTENSION / "node_modules/.bin/esbuild"
+    if not esbuild.exists() or not (node := shutil.which("node")):
+        pytest.skip("needs Node and the extension's packages: make editors")
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules/vscode.js").write_text(VSCODE)
+    (tmp_path / "main.js").write_text(FIND)
+    bundle = ["--bundle", "--platform=node", "--external:vscode", f"--outfile={tmp_path}/find.js", "--log-level=error"]
+    subprocess.run([esbuild, "src/find.ts", *bundle], cwd=EXTENSION, check=True)
+    program = tmp_path / "Scripts/lacuna.exe"
+    program.parent.mkdir()
+    program.touch(0o755)
+    environment = {"PATH": "/usr/bin"} | ({"USERPROFILE": str(tmp_path)} if setting else {})
+    command = [node, "-r", str(tmp_path / "home.js"), "main.js", str(tmp_path), setting]
+    # node asks the system that it runs on
+    (tmp_path / "home.js").write_text("require('os').homedir = () => process.env.USERPROFILE;")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["command"] == str(program)

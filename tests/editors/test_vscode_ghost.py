@@ -13,6 +13,16 @@ MULTI = "def multi(a, b):\n    x = a\n    return x + b"
 HOLES = "def a():\n    ...\n\n\ndef b():\n    pass\n"
 
 
+def notebook(*sources):
+    """The bytes of a notebook with these cells of Python."""
+    cells = [
+        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": [one]}
+        for one in sources
+    ]
+    metadata = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
 def test_a_proposal_appears_and_tab_takes_it(window):
     w = window()
     w.at_end("def multi")
@@ -136,6 +146,8 @@ def test_the_proposal_extends_what_the_menu_has_selected(window):
 def preview(w, title):
     w.page.wait_for_selector(".monaco-diff-editor", state="visible")
     until(lambda: title in (w.page.locator(".tab.active").get_attribute("aria-label") or ""), f"a tab {title!r}")
+    # the server's titles say already whose they are
+    assert (w.page.locator(".tab.active").get_attribute("aria-label") or "").count("Lacuna") <= 1
     w.page.wait_for_selector(".editor-actions .codicon-check", state="visible")
     # keys go to what has the focus
     w.page.wait_for_selector(".monaco-diff-editor:focus-within")
@@ -169,6 +181,58 @@ def test_an_edit_is_refused_by_one_key(window):
     w.keys("Escape")
     no_preview(w)
     w.see_file(HOLES)
+
+
+def test_an_edit_chosen_from_the_menu_of_the_light_bulb_is_shown_first(window):
+    w = window(HOLES)
+    w.focus()
+    w.keys("Control+Home", "ArrowDown", "Control+.")
+    w.page.locator(".action-widget", has_text="Fill this hole").wait_for()
+    w.keys("Enter")
+    preview(w, "Fill this hole")
+    assert w.file.read_text() == HOLES
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    pass\n")
+
+
+def test_what_was_selected_stays_selected_when_its_rewriting_is_refused(window):
+    w = window("first = 1\nsecond = 2\n")
+    w.focus()
+    w.keys("Control+Home", "ArrowDown", "Shift+End", "Control+Alt+i")
+    w.instruct("be brief")
+    w.keys("Enter")
+    preview(w, "Rewrite selection")
+    w.keys("Escape")
+    no_preview(w)
+    # the cursor, too, is where the user left it, and is not moved a moment later
+    time.sleep(1)
+    assert w.page.locator("[id='status.editor.selection']").inner_text() == "Ln 2, Col 11 (10 selected)"
+    w.keys("Control+Home")
+
+
+def test_a_read_only_text_is_not_filled(window):
+    w = window(HOLES)
+    w.focus()
+    w.command("File: Set Active Editor Read-only in Session")
+    w.page.locator(".tab.active [aria-label*='Read-only']").wait_for()
+    w.focus()
+    asked = len(w.messages("textDocument/codeAction"))
+    w.keys("Control+Home", "ArrowDown", "Control+Alt+h", "Control+Alt+Shift+h")
+    time.sleep(1)
+    assert len(w.messages("textDocument/codeAction")) == asked
+    assert w.page.locator(".monaco-diff-editor").count() == 0
+
+
+def test_the_preview_of_a_cell_has_the_language_of_the_cell(code_server, open_window):
+    """And not that of the notebook's file, JSON, which finds an error in it."""
+    w = open_window(code_server, file="notes.txt", text="", size=(1200, 700)).focus()
+    w.open("a.ipynb", notebook("...\n"))
+    w.page.locator(".notebookOverlay .monaco-editor .view-lines").click()
+    until(lambda: "fake" in w.status_label(), "a ready status", 90)
+    w.keys("Control+Home", "Control+Alt+h")
+    preview(w, "Fill this hole")
+    assert w.page.locator("[id='status.editor.mode']").inner_text() == "Python"
 
 
 def test_an_edit_asked_for_twice_in_one_breath(window):
@@ -205,6 +269,21 @@ def test_keys_in_another_diff_settle_no_preview(window):
     w.keys("Escape")
     no_preview(w)
     w.see_file(HOLES)
+    w.command("View: Close All Editors")
+
+
+def test_who_asked_in_a_diff_goes_back_to_it(window):
+    w = window(HOLES)
+    w.focus()
+    w.command("File: Compare Active File with Saved")
+    w.command("View: Keep Editor")
+    w.page.locator(".monaco-diff-editor .editor.modified .view-lines:visible").click()
+    w.keys("Control+Alt+Shift+h")
+    preview(w, "Fill all holes")
+    w.keys("Alt+Enter")
+    until(lambda: w.page.locator(".tab", has_text="Fill all holes").count() == 0, "the end of the preview")
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+    assert "↔" in w.page.locator(".tab.active").inner_text()
     w.command("View: Close All Editors")
 
 
@@ -247,6 +326,15 @@ def test_rewrite_and_repair_from_the_palette(window):
     w.keys("Alt+Enter")
     no_preview(w)
     w.see_file("NAME = 1\ndef repaired(x):\n    return x\n")
+
+
+def test_without_a_selection_nobody_is_asked_how_to_rewrite_it(window):
+    w = window("first = 1\n")
+    w.focus()
+    w.command("Lacuna: Rewrite Selection…")
+    until(lambda: "select what to rewrite" in w.toasts(), "the message")
+    assert not w.page.locator(".quick-input-widget", has_text="What should change?").is_visible()
+    w.command("Notifications: Clear All Notifications")
 
 
 def test_next_edit(window):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from nvim_driver import until
 from real_server import BODY, BODY_ROWS, EASY, ENVIRONMENT, HOLES, LACUNA, SETTINGS, last_key
-from test_vscode_ghost import no_preview, preview
+from test_vscode_ghost import no_preview, notebook, preview
 
 pytestmark = [pytest.mark.editor, pytest.mark.slow]
 
@@ -319,14 +319,8 @@ def servers(w):
 
 
 def test_a_notebook_cell_and_the_model(real_code, open_window):
-    sources = [["import os\n"], [""]]
-    cells = [
-        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": one} for one in sources
-    ]
-    metadata = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    text = json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
     w = open_window(real_code, file="notes.txt", text="", size=(1200, 700)).focus()
-    w.open("a.ipynb", text, is_logged=False)
+    w.open("a.ipynb", notebook("import os\n", ""), is_logged=False)
     wait_for_model(w)
     w.page.locator(".notebookOverlay .monaco-editor .view-lines").nth(1).click()
     before, ghost = proposed(w)

@@ -14,7 +14,7 @@ import zipfile
 import psutil
 import pytest
 from nvim_driver import FAKE, until
-from test_vscode_ghost import choose, menu
+from test_vscode_ghost import choose, menu, notebook
 
 pytestmark = [pytest.mark.editor, pytest.mark.slow]
 
@@ -68,6 +68,15 @@ def activation_ms(row):
 def test_nothing_is_loaded_for_plain_text(code_server, open_window):
     w = open_window(code_server, file="notes.txt", text="x\n", size=(1000, 1800))
     assert running_extension(w) is None
+    assert w.messages() == []
+
+
+def test_what_only_a_server_can_do_starts_none_and_says_so(code_server, open_window):
+    w = open_window(code_server, file="notes.txt", text="x\n").focus()
+    # a list of commands that opens before the extensions are read stays without theirs
+    time.sleep(3)
+    w.command("Lacuna: Pause")
+    until(lambda: "the server is not running" in w.toasts(), "the message")
     assert w.messages() == []
 
 
@@ -280,17 +289,32 @@ def test_the_selected_python_environment_is_used_and_followed(start_code_server,
 
 def test_a_trusted_workspace_brings_its_environment(start_code_server, open_window, tmp_path):
     code = start_code_server(settings={"lacuna.server.path": None})
-    folder = tmp_path / "project"
-    program = folder / ".venv/bin/lacuna"
-    program.parent.mkdir(parents=True)
-    quoted = " ".join(f"'{part}'" for part in FAKE)
-    program.write_text(f'#!/bin/sh\nexport FAKE_LOG="${{PWD}}.log"\nexec {quoted} "$@"\n')
-    program.chmod(0o755)
+    with_environment(tmp_path / "project")
     w = open_window(code, "project").wait_ready()
     w.at_end("def multi")
     w.see(MULTI[9:])
     w.keys("Tab")
     w.see_file("import os\n\n" + MULTI)
+
+
+def test_a_folder_that_is_added_brings_its_environment(start_code_server, open_window, tmp_path):
+    code = start_code_server(settings={"lacuna.server.path": None})
+    workspace = tmp_path / "some.code-workspace"
+    workspace.write_text(json.dumps({"folders": [{"path": "one"}]}))
+    w = open_window(code, "one", workspace=workspace)
+    until(lambda: "server not found" in w.status_label(), "the status", 90)
+    with_environment(tmp_path / "two")
+    workspace.write_text(json.dumps({"folders": [{"path": "one"}, {"path": "two"}]}))
+    w.wait_ready()
+
+
+def with_environment(folder):
+    """A folder whose own environment has the fake server."""
+    program = folder / ".venv/bin/lacuna"
+    program.parent.mkdir(parents=True)
+    quoted = " ".join(f"'{part}'" for part in FAKE)
+    program.write_text(f'#!/bin/sh\nexport FAKE_LOG="${{PWD}}.log"\nexec {quoted} "$@"\n')
+    program.chmod(0o755)
 
 
 def wheel(folder):
@@ -351,11 +375,8 @@ def test_several_folders(code_server, open_window, tmp_path):
 
 
 def test_a_notebook_cell(code_server, open_window):
-    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": ["import os\n"]}
-    metadata = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    text = json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
     w = open_window(code_server, file="notes.txt", text="", size=(1200, 700)).focus()
-    w.open("a.ipynb", text)
+    w.open("a.ipynb", notebook("import os\n"))
     until(lambda: "fake" in w.status_label(), "a ready status", 90)
     w.page.click(".notebookOverlay .monaco-editor .view-lines")
     w.keys("Control+End")

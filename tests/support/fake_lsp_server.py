@@ -279,7 +279,7 @@ def main():
             time.sleep(INIT_S)
             send({"id": ident, "result": {"capabilities": CAPABILITIES, "serverInfo": {"name": "lacuna"}}})
         elif method == "initialized":
-            send({"method": "lacuna/status", "params": state})
+            send({"method": "$/lacuna/status", "params": state})
         elif method == "textDocument/didOpen":
             opened = params["textDocument"]
             documents[opened["uri"]] = opened["version"], opened["text"]

@@ -57,6 +57,11 @@ export function activate(context: vscode.ExtensionContext): void {
   };
   context.subscriptions.push({ dispose: () => clearTimeout(wake) });
 
+  const control = (method: string): unknown =>
+    session
+      ? session.control(method)
+      : vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+
   const commands: Record<string, () => unknown> = {
     'lacuna.menu': async () => {
       // the server tells its latency now and then; the menu shows the last one, and waits for no busy server
@@ -75,21 +80,19 @@ export function activate(context: vscode.ExtensionContext): void {
     'lacuna.fillHole': () => open().edit(protocol.FILL_HOLE_KIND, vscode.l10n.t('Lacuna: no hole here.')),
     'lacuna.fillAllHoles': () => open().edit(protocol.FILL_ALL_KIND, vscode.l10n.t('Lacuna: no holes in this file.')),
     'lacuna.rewrite': () => open().edit(protocol.REWRITE_KIND, vscode.l10n.t('Lacuna: select what to rewrite.')),
-    'lacuna.rewriteWithInstruction': async () => {
-      const instruction = await vscode.window.showInputBox({
-        title: vscode.l10n.t('Rewrite the selection'),
-        prompt: vscode.l10n.t('What should change?'),
-        ignoreFocusOut: true,
-      });
-      if (instruction !== undefined && instruction.trim() !== '') {
-        await open().edit(protocol.REWRITE_KIND, vscode.l10n.t('Lacuna: select what to rewrite.'), instruction.trim());
-      }
-    },
+    'lacuna.rewriteWithInstruction': () =>
+      open().edit(protocol.REWRITE_KIND, vscode.l10n.t('Lacuna: select what to rewrite.'), () =>
+        vscode.window.showInputBox({
+          title: vscode.l10n.t('Rewrite the selection'),
+          prompt: vscode.l10n.t('What should change?'),
+          ignoreFocusOut: true,
+        }),
+      ),
     'lacuna.repair': () => open().edit(protocol.REPAIR_KIND, vscode.l10n.t('Lacuna: no syntax error here.')),
     'lacuna.nextEdit': () => open().nextEdit(),
     'lacuna.acceptEdit': () => session?.acceptEdit(),
     'lacuna.refuseEdit': () => session?.refuseEdit(),
-    'lacuna.pause': () => session?.control(protocol.PAUSE),
+    'lacuna.pause': () => control(protocol.PAUSE),
     'lacuna.resume': () => {
       quiet(0);
       return session?.control(protocol.RESUME);
@@ -101,9 +104,11 @@ export function activate(context: vscode.ExtensionContext): void {
       const document = vscode.window.activeTextEditor?.document;
       if (document) {
         await toggleLanguage(document);
+      } else {
+        void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no file is open.'));
       }
     },
-    'lacuna.unload': () => session?.control(protocol.UNLOAD),
+    'lacuna.unload': () => control(protocol.UNLOAD),
     'lacuna.restart': () => (session ? session.restart() : open()),
     'lacuna.showLog': () => log.show(),
     'lacuna.install': async () => {

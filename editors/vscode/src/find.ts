@@ -1,6 +1,7 @@
 // Where the server is: a setting, the Python environment, PATH, or an environment of our own. Starts nothing.
 
 import * as fs from 'node:fs';
+import * as os from 'node:os';
 import * as path from 'node:path';
 import * as vscode from 'vscode';
 
@@ -81,7 +82,7 @@ function configuredPath(): string {
     : [setting?.globalValue];
   const value = values.find((one) => typeof one === 'string' && one.trim() !== '') ?? '';
   const folder = vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? '';
-  return value.trim().replaceAll('${workspaceFolder}', folder).replace(/^~(?=[/\\])/, process.env.HOME ?? '~');
+  return value.trim().replaceAll('${workspaceFolder}', () => folder).replace(/^~(?=[/\\])/, () => os.homedir());
 }
 
 /** What the Python extension tells of its environments, when it is there; it is started for that. */
@@ -94,14 +95,16 @@ export async function pythonEnvironments(): Promise<PythonEnvironments | undefin
   }
 }
 
-/** The environment selected in the Python extension. */
-async function selectedEnvironment(): Promise<string | undefined> {
+/** Where the environment selected in the Python extension may have our program. */
+async function selectedEnvironment(): Promise<string[]> {
   let timer: NodeJS.Timeout | undefined;
   const tooLong = new Promise<undefined>((resolve) => {
     timer = setTimeout(() => resolve(undefined), PYTHON_LIMIT_MS);
   });
   try {
-    return await Promise.race([activeFolder(), tooLong]);
+    const folder = await Promise.race([activeFolder(), tooLong]);
+    // on Windows python.exe itself stands beside the programs only in a virtual environment
+    return folder ? (IS_WINDOWS ? [folder, path.join(folder, BIN)] : [folder]) : [];
   } finally {
     clearTimeout(timer);
   }
@@ -153,7 +156,7 @@ export async function findServer(context: vscode.ExtensionContext): Promise<Foun
     const selected = await selectedEnvironment();
     const folders = (vscode.workspace.workspaceFolders ?? []).filter((folder) => folder.uri.scheme === 'file');
     const candidates = [
-      ...(selected ? [{ folder: selected, where: 'selected Python environment' }] : []),
+      ...selected.map((folder) => ({ folder, where: 'selected Python environment' })),
       ...folders.flatMap((folder) =>
         ['.venv', 'venv'].map((name) => ({ folder: path.join(folder.uri.fsPath, name, BIN), where: `${folder.name}/${name}` })),
       ),

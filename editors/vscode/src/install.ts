@@ -32,7 +32,8 @@ function run(command: string, args: string[], log: vscode.LogOutputChannel, toke
 }
 
 function findPython(): string | undefined {
-  return process.platform === 'win32' ? onPath('python.exe') : onPath('python3', 'python');
+  // python.org's installer for Windows leaves only its launcher on the path
+  return process.platform === 'win32' ? onPath('py.exe', 'python.exe') : onPath('python3', 'python');
 }
 
 /** True when the server was installed. */

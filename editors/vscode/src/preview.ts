@@ -12,7 +12,7 @@ interface Pending {
   shown: Set<string>;
   onAccepted: (() => void) | undefined;
   /** Where the user was. */
-  origin: { uri: vscode.Uri; selection: vscode.Selection; column: vscode.ViewColumn | undefined } | undefined;
+  origin: { uri: vscode.Uri; column: vscode.ViewColumn | undefined } | undefined;
 }
 
 /** The text of a document as the edits would leave it. */
@@ -106,6 +106,9 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
       }
       const right = uri.with({ scheme: SCHEME, query: JSON.stringify({ serial: ++this.serial }), authority: '' });
       this.texts.set(right.toString(), text);
+      // neither an untitled document nor a cell of a notebook has its language from its name
+      const proposed = await vscode.workspace.openTextDocument(right);
+      await vscode.languages.setTextDocumentLanguage(proposed, document.languageId);
       versions.set(uri.toString(), document.version);
       sides.push([uri, uri, right]);
       first ??= edits[0]?.range;
@@ -115,7 +118,7 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
       return vscode.l10n.t('Nothing would change.');
     }
     const editor = vscode.window.activeTextEditor;
-    const origin = editor && { uri: editor.document.uri, selection: editor.selection, column: editor.viewColumn };
+    const origin = editor && { uri: editor.document.uri, column: editor.viewColumn };
     const shown = new Set(sides.map(([, , right]) => right.toString()));
     this.pending = { edit, title, versions, shown, onAccepted, origin };
     // before the diff has the focus, so that the first key already finds it
@@ -156,13 +159,13 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     }
   }
 
-  private async goBack(pending: Pending): Promise<void> {
-    const { origin } = pending;
-    if (origin) {
-      await vscode.window.showTextDocument(origin.uri, {
-        selection: new vscode.Range(origin.selection.start, origin.selection.start),
-        ...(origin.column === undefined ? {} : { viewColumn: origin.column }),
-      });
+  /** Without moving the cursor: the editor has kept it, and the user may be typing there already. */
+  private async goBack({ origin }: Pending): Promise<void> {
+    const input = vscode.window.tabGroups.activeTabGroup.activeTab?.input;
+    // a diff that was asked in is there again by itself, and is not the plain editor of its text
+    const isInDiff = input instanceof vscode.TabInputTextDiff && input.modified.toString() === origin?.uri.toString();
+    if (origin && !isInDiff) {
+      await vscode.window.showTextDocument(origin.uri, origin.column === undefined ? {} : { viewColumn: origin.column });
     }
   }
 

@@ -36,6 +36,7 @@ export interface NextEditResult {
 }
 
 export const STATUS = 'lacuna/status';
+export const STATUS_CHANGED = '$/lacuna/status';
 export const PAUSE = 'lacuna/pause';
 export const RESUME = 'lacuna/resume';
 export const UNLOAD = 'lacuna/unload';

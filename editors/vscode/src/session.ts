@@ -26,6 +26,8 @@ const MAX_STDERR_LINES = 20;
 /** A server that has not answered `initialize` by then is taken for hung. */
 const START_LIMIT_MS = 60_000;
 const START_CHECK_MS = 200;
+/** What the code actions run: for no palette and no key. */
+const PREVIEW_COMMAND = 'lacuna.previewAction';
 
 function forServer(settings: unknown): unknown {
   if (typeof settings !== 'object' || settings === null) {
@@ -77,6 +79,7 @@ export class Session implements vscode.Disposable {
     });
     this.disposables.push(
       this.trace,
+      vscode.commands.registerCommand(PREVIEW_COMMAND, (action: CodeAction) => this.preview(action)),
       vscode.workspace.onDidChangeConfiguration((event) => {
         if (event.affectsConfiguration('lacuna.server') || event.affectsConfiguration('lacuna.editor.extraLanguages')) {
           void this.restart();
@@ -84,11 +87,8 @@ export class Session implements vscode.Disposable {
           void this.sendSettings();
         }
       }),
-      vscode.workspace.onDidGrantWorkspaceTrust(() => {
-        if (!this.client) {
-          void this.restart();
-        }
-      }),
+      vscode.workspace.onDidGrantWorkspaceTrust(() => this.lookAgain()),
+      vscode.workspace.onDidChangeWorkspaceFolders(() => this.lookAgain()),
     );
   }
 
@@ -119,12 +119,14 @@ export class Session implements vscode.Disposable {
       return;
     }
     this.log.info(`server: ${found.command} (${found.where})`);
+    // with the languages of now
+    this.status.reveal();
     this.status.update({ kind: 'busy', message: vscode.l10n.t('starting'), isMissing: false });
     const client = this.createClient(found);
     this.client = client;
     // before the start: the first status comes as soon as the server is initialized
     let isTold = false as boolean;
-    client.onNotification(protocol.STATUS, (status: protocol.Status) => {
+    client.onNotification(protocol.STATUS_CHANGED, (status: protocol.Status) => {
       isTold = true;
       this.status.update(status);
       late.told(status.kind);
@@ -195,6 +197,18 @@ export class Session implements vscode.Disposable {
           return Array.isArray(answers) ? answers.map(forServer) : (answers as never);
         },
       },
+      // chosen from the editor's own menu, an edit is shown before it is made, too
+      provideCodeActions: async (document, range, context, token, next) => {
+        const found = await next(document, range, context, token);
+        for (const one of found ?? []) {
+          const action = one instanceof vscode.CodeAction && this.client?.code2ProtocolConverter.asCodeActionSync(one);
+          if (action) {
+            one.command = { title: one.title, command: PREVIEW_COMMAND, arguments: [action] };
+          }
+        }
+        return found;
+      },
+      resolveCodeAction: (action) => action,
       provideInlineCompletionItems: async (document, position, given, token, next) => {
         const context = this.late?.takes(document)
           ? { ...given, triggerKind: vscode.InlineCompletionTriggerKind.Automatic }
@@ -290,6 +304,13 @@ export class Session implements vscode.Disposable {
     });
   }
 
+  /** There may be a server now where none was found. */
+  private lookAgain(): void {
+    if (!this.client) {
+      void this.restart();
+    }
+  }
+
   /** Another environment of the Python extension may have the server that was not found. */
   private async watchPython(): Promise<void> {
     if (this.isWatchingPython || !vscode.workspace.isTrusted) {
@@ -297,11 +318,7 @@ export class Session implements vscode.Disposable {
     }
     this.isWatchingPython = true;
     const environments = await pythonEnvironments();
-    const watch = environments?.onDidChangeActiveEnvironmentPath?.(() => {
-      if (!this.client) {
-        void this.restart();
-      }
-    });
+    const watch = environments?.onDidChangeActiveEnvironmentPath?.(() => this.lookAgain());
     if (watch) {
       this.disposables.push(watch);
     }
@@ -345,8 +362,8 @@ export class Session implements vscode.Disposable {
     return this.previews.refuse();
   }
 
-  /** Ask for the code actions of one kind, preview the first as a diff. */
-  async edit(kind: string, nothing: string, instruction?: string): Promise<void> {
+  /** Ask for the code actions of one kind, then for the instruction where there is one; preview the first. */
+  async edit(kind: string, nothing: string, ask?: () => Thenable<string | undefined>): Promise<void> {
     const editor = vscode.window.activeTextEditor;
     const client = this.client;
     if (!client || !this.isRunning) {
@@ -359,28 +376,37 @@ export class Session implements vscode.Disposable {
     }
     // a hole or an error is looked for at the cursor, whatever is selected
     const at = kind === protocol.REWRITE_KIND ? editor.selection : new vscode.Range(editor.selection.active, editor.selection.active);
+    const actions = await this.request<CodeAction[]>('textDocument/codeAction', {
+      textDocument: client.code2ProtocolConverter.asTextDocumentIdentifier(editor.document),
+      range: client.code2ProtocolConverter.asRange(at),
+      context: { diagnostics: [], only: [kind], triggerKind: 1 },
+    });
+    const action = actions?.[0];
+    if (!action) {
+      void vscode.window.showInformationMessage(nothing);
+      return;
+    }
+    const instruction = (await ask?.())?.trim();
+    if (!ask || instruction) {
+      await this.preview(action, instruction);
+    }
+  }
+
+  /** Compute the edit of a code action and show it as a diff. */
+  private async preview(action: CodeAction, instruction?: string): Promise<void> {
     const work = async (): Promise<void> => {
-      const actions = await this.request<CodeAction[]>('textDocument/codeAction', {
-        textDocument: client.code2ProtocolConverter.asTextDocumentIdentifier(editor.document),
-        range: client.code2ProtocolConverter.asRange(at),
-        context: { diagnostics: [], only: [kind], triggerKind: 1 },
-      });
-      const action = actions?.[0];
-      if (!action) {
-        void vscode.window.showInformationMessage(nothing);
-        return;
-      }
       const result = await this.request<protocol.PreviewEditResult>(protocol.PREVIEW_EDIT, {
         action,
         ...(instruction === undefined ? {} : { instruction }),
       } satisfies protocol.PreviewEditParams);
-      const edit = result && (await client.protocol2CodeConverter.asWorkspaceEdit(result.edit));
+      const client = this.client;
+      const edit = result && client && (await client.protocol2CodeConverter.asWorkspaceEdit(result.edit));
       if (!edit) {
         // why there is nothing to show is said by the server itself
         return;
       }
       const documents = (result.edit.documentChanges ?? []).flatMap((change) => ('textDocument' in change ? [change.textDocument] : []));
-      const message = await this.previews.show(edit, `Lacuna: ${action.title}`, versionsOf(client, documents));
+      const message = await this.previews.show(edit, action.title, versionsOf(client, documents));
       if (message) {
         void vscode.window.showInformationMessage(message);
       }

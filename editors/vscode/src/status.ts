@@ -29,13 +29,14 @@ export class StatusItems implements vscode.Disposable {
     return this.shown;
   }
 
-  /** Show it in the bar from now on. */
+  /** Show it in the bar from now on, and in the language status of the languages that are ours now. */
   reveal(): void {
     if (!this.language) {
       this.language = vscode.languages.createLanguageStatusItem('lacuna', selector());
       this.language.name = 'Lacuna';
       this.language.command = { command: 'lacuna.menu', title: vscode.l10n.t('Menu') };
     }
+    this.language.selector = selector();
     this.render();
     this.bar.show();
   }
