@@ -7,7 +7,6 @@ that it was trained on by a hash. What is in it is adapter.py's business.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .errors import CheckpointError, LacunaError, ModelError
-from .modelfile import EMBEDDED, read_metadata
+from .modelfile import EMBEDDED, loads, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +40,9 @@ def read_header(path: Path) -> Header:
     if metadata.get(KEY) != VERSION:
         raise CheckpointError(f"{path} is not an adapter of format {VERSION}; run `lacuna adapt` again")
     try:
-        header = cast(dict[str, Any], json.loads(metadata[HEADER_KEY]))
+        header = cast(dict[str, Any], loads(metadata[HEADER_KEY]))
         return Header(str(header["base"]), float(header["scale"]), dict[str, str](header["about"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); run `lacuna adapt` again, or remove it") from None
 
 

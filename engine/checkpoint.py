@@ -19,7 +19,7 @@ from .errors import CheckpointError, ConfigError, DeviceError
 from .int8 import QuickLayer, convert, dequantise
 from .lookup import TABLE
 from .model import DiffusionGemma
-from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, read_metadata
+from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, loads, read_metadata
 from .shards import Shards, check_finite, read_index
 
 __all__ = ["EMBEDDED", "load_checkpoint", "load_config", "save_folder", "save_packed"]
@@ -49,7 +49,7 @@ def load_config(source: Path) -> ModelConfig:
             "point to the folder that holds config.json instead"
         )
     try:
-        raw = json.loads(metadata[CONFIG_KEY])
+        raw = loads(metadata[CONFIG_KEY])
     except ValueError as error:
         raise ConfigError(f"{source}: the config in its header is not valid JSON ({error}); copy it again") from None
     return ModelConfig.from_dict(raw, source=str(source))

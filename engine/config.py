@@ -8,14 +8,18 @@ not the released model's, so nothing is defaulted silently except what `save_pre
 from __future__ import annotations
 
 import dataclasses
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .errors import ConfigError, ModelNotFoundError
+from .errors import ConfigError, ModelNotFoundError, shown
+from .modelfile import read_json
 
 Json = dict[str, Any]
+
+MAX_SIZE, MAX_VOCAB, MAX_LAYERS = 1 << 24, 1 << 22, 1 << 10
+"""No model is near to these. A number beyond them is damage, and would be counted up to before memory is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,11 @@ class ModelConfig:
     def load(cls, path: Path) -> ModelConfig:
         """path: config.json. Raises: ModelNotFoundError, ConfigError."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             message = f"{path} does not exist; point --model at a folder that save_pretrained wrote"
             raise ModelNotFoundError(message) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
         except OSError as error:
             raise ModelNotFoundError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
@@ -90,7 +94,7 @@ class ModelConfig:
         text.must_be("tie_word_embeddings", True, default=True)
         text.must_be("use_bidirectional_attention", None, default=None, also=("vision",))
         read.must_be("tie_word_embeddings", True, default=True)
-        num_heads, vocab_size = text.positive("num_attention_heads"), text.positive("vocab_size")
+        num_heads, vocab_size = text.positive("num_attention_heads"), text.positive("vocab_size", most=MAX_VOCAB)
         num_experts, top_k = text.positive("num_experts"), text.positive("top_k_experts")
         if top_k > num_experts:
             raise text.error("top_k_experts", top_k, f"at most num_experts ({num_experts})")
@@ -197,7 +201,7 @@ class _Reader:
     source: str
 
     def error(self, key: str, value: object, wanted: str) -> ConfigError:
-        found = "is missing" if key not in self.raw and value in (None, "") else f"is {value!r}"
+        found = "is missing" if key not in self.raw and value in (None, "") else f"is {shown(value)}"
         return ConfigError(f"{self.source}: {key} {found}, but this engine needs {wanted}")
 
     def section(self, key: str) -> _Reader:
@@ -211,17 +215,17 @@ class _Reader:
         if value != wanted and value not in also:
             raise self.error(key, value, f"{wanted!r}")
 
-    def positive(self, key: str, default: int | None = None) -> int:
+    def positive(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
         """default: what a missing key or null stands for; None: the key must be there."""
         value = default if self.raw.get(key) is None else self.raw[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(key, value, "a positive whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise self.error(key, value, f"a positive whole number, at most {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number above 0. default: what a missing key stands for; None: the key must be there."""
         value = self.raw.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0 or value == float("inf"):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise self.error(key, value, "a number above 0")
         return float(value)
 
@@ -240,23 +244,23 @@ def _generation_ends(path: Path, vocab_size: int) -> tuple[int, ...]:
     The file is optional, and everything else in it belongs to other samplers. Raises: ConfigError.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        ends: object = raw.get("eos_token_id")
+        ends: object = read_json(path).get("eos_token_id")
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is not a JSON object ({error}); copy it again, or remove it") from None
     if ends is None:
         return ()
+    quoted = shown(ends)
     listed: list[object] = cast(list[object], ends) if isinstance(ends, list) else [ends]
     found = tuple(end for end in listed if isinstance(end, int) and 0 <= end < vocab_size)
     if len(found) < len(listed):
-        raise ConfigError(f"{path}: eos_token_id is {ends!r}, but the model knows the tokens 0 to {vocab_size - 1}")
+        raise ConfigError(f"{path}: eos_token_id is {quoted}, but the model knows the tokens 0 to {vocab_size - 1}")
     return found
 
 
 def _layers(text: _Reader, num_heads: int) -> tuple[LayerSpec, ...]:
-    num_layers = text.positive("num_hidden_layers")
+    num_layers = text.positive("num_hidden_layers", most=MAX_LAYERS)
     given = cast(object, text.raw.get("layer_types"))
     if given is None:
         kinds: list[object] = ["sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(num_layers)]
@@ -344,8 +348,8 @@ def _overrides(text: _Reader, num_layers: int) -> dict[int, dict[str, int]] | No
     section = text.section("per_layer_config")
     overrides: dict[int, dict[str, int]] = {}
     for key in section.raw:
-        if not key.isdecimal() or int(key) >= num_layers:
-            raise section.error(key, section.raw[key], f"layer numbers below {num_layers} as keys")
+        if key not in map(str, range(num_layers)):
+            raise section.error(key[:20], section.raw[key], f"layer numbers below {num_layers} as keys")
         layer = section.section(key)
         for name, value in layer.raw.items():
             if name not in ("head_dim", "num_key_value_heads"):

@@ -5,6 +5,12 @@ outcomes (cancelled, declined, out of time) are values, never exceptions.
 """
 
 
+def shown(value: object) -> str:
+    """A value as a message quotes it: what a damaged file holds may be very long."""
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 class LacunaError(Exception):
     """Root of the tree. The message is written for the user: what happened, and what to do.
 

@@ -223,7 +223,13 @@ def _no_name(repository: str) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free on the disk of a folder, which need not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    """Free on the disk of a folder, which need not exist yet. Raises: ModelError where there is no such disk."""
+    found = existing(folder)
+    if found is None:
+        raise ModelError(f"there is no {folder.anchor}, where {folder} should lie; choose another folder")
+    return shutil.disk_usage(found).free
+
+
+def existing(folder: Path) -> Path | None:
+    """The folder, or the nearest one above it that exists; None on a drive of Windows that is not there."""
+    return next((each for each in (folder, *folder.parents) if each.exists()), None)

@@ -14,7 +14,6 @@ Source: compressed-tensors 0.20, compressors/pack_quantized/helpers.py and nvfp4
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from ..kernels.packing import GROUP_SIZES, PANEL, Format, PackedMatrix, block_k_
 from .checkpoint import check_float, copied_name, foreign_error, missing_error, our_name, their_name
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError
+from .modelfile import read_json
 from .shards import Shards, check_finite
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,8 @@ def source_format(folder: Path) -> SourceFormat:
     path = folder / "config.json"
     raw: object = {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        raw = read_json(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); copy the model folder again") from None
     quantisation = _section(raw, path, "config.json").get("quantization_config")
     if not quantisation and (folder / MODELOPT).exists():

@@ -133,6 +133,7 @@ class EngineHost:
             self._socket.bind(str(path))
         finally:
             os.umask(old)
+        self._inode = path.stat().st_ino
         self._socket.listen(64)
         self._clients: set[socket.socket] = set()
         self._changing = threading.Lock()
@@ -149,7 +150,10 @@ class EngineHost:
         with self._changing:
             self._is_closed = True
             clients = list(self._clients)
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            # where the lock was cleaned away, another process hosts here now
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
         for connection in [self._socket, *clients]:
             # close alone does not wake a thread that waits in accept or recv
             with contextlib.suppress(OSError):

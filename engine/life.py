@@ -40,7 +40,7 @@ NOT_YET = "the model is loaded when it is first asked for"
 UNLOADED = "the model's memory is given back; the next request loads it again"
 LOADING = "loading the model"
 
-MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 """What torch, triton and the driver say when memory has run out, each in its own way."""
 
 LOST_WORDS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_", "NVML")
@@ -336,7 +336,7 @@ def device_trouble(error: BaseException) -> Literal["memory", "lost"] | None:
 
 def _trouble_of(error: BaseException) -> Literal["memory", "lost"] | None:
     """The same of one exception alone."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "memory"
     accelerator_error: Any = getattr(torch, "AcceleratorError", None)
     text = str(error)

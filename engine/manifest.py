@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
+from .modelfile import read_json
 from .shards import Shards
 
 MANIFEST = "lacuna-manifest.json"
@@ -49,9 +50,9 @@ def check_manifest(source: Path) -> list[Altered] | None:
     if not path.exists():
         return None
     try:
-        tensors: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["tensors"]
+        tensors: dict[str, str] = read_json(path)["tensors"]
         wanted = dict(tensors.items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not a manifest ({error!r}); write it again with lacuna verify --write-manifest"
         ) from None

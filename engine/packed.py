@@ -35,8 +35,9 @@ from .errors import CheckpointError, ConfigError, DeviceError, ModelError, Model
 from .find import expanded, find_model, free_bytes
 from .formats import Part, Progress, Scheme, parts, source_format, stream
 from .manifest import Altered
+from .modelfile import read_json
 from .packed_model import PackedModel
-from .shards import Shards, check_finite, fault_of_values
+from .shards import MAX_NAME_CHARS, Shards, check_finite, fault_of_values
 
 MANIFEST = "lacuna.json"
 FORMAT, VERSION = "lacuna-packed", 1
@@ -158,7 +159,7 @@ def _quantize_into(
         ) from None
     writer.flush()
     fingerprint = Shards(source).fingerprint(progress)
-    raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    raw = read_json(source / "config.json")
     # the weights are ours now, and no longer what that section describes
     raw.pop("quantization_config", None)
     manifest = {
@@ -294,7 +295,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises: ModelNotFoundError, CheckpointError for a manifest that is not one, ConfigError for a later version."""
     path = folder / MANIFEST
     try:
-        manifest = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        manifest = cast(dict[str, Any], read_json(path))
         form, version = manifest["format"], int(manifest["version"])
         if (form, version) == (FORMAT, VERSION):
             _ = manifest["source"], scheme_of(manifest)
@@ -304,7 +305,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(
             f"{path} does not exist: {folder} is not packed, or `lacuna quantize` was interrupted; run it again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a manifest of a packed model ({type(error).__name__}: {error}); quantise the model again"
         ) from None
@@ -335,7 +336,7 @@ def _check_entry(name: str, entry: dict[str, Any]) -> None:
     if sorted(tensors) not in (["plain"], ["data"], ["data", "scale"]):
         raise ValueError(f"{name} has tensors {sorted(tensors)}")
     for about in tensors.values():
-        if Path(about["file"]).name != about["file"]:
+        if Path(about["file"]).name != about["file"] or len(about["file"]) > MAX_NAME_CHARS:
             raise ValueError(f"{name} is in {about['file']!r}, which is not a file of the folder")
         if not all(isinstance(size, int) for size in about["shape"]):
             raise ValueError(f"{name} has shape {about['shape']!r}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import threads
 from .config import ModelConfig
 from .errors import DeviceError
 from .formats import Label, Part, Scheme, parts, source_format
@@ -182,11 +184,15 @@ def check_host(source: Path) -> None:
 
 
 def memory_bytes() -> float:
-    """The machine's memory; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
+    """The machine's memory, or its container's; infinite where the system does not say."""
+    found = float("inf")
+    with suppress(AttributeError, ValueError, OSError):
+        found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        # one version of cgroups or the other, or none; "max", or more than there is, where there is no limit
+        with suppress(ValueError, OSError):
+            found = min(found, int((threads.CGROUPS / name).read_text(encoding="ascii")))
+    return found
 
 
 def plan_table(found: MemoryPlan) -> list[tuple[str, str]]:

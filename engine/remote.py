@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from . import chat_api
 from .errors import EngineError
+from .modelfile import loads
 from .problem import NOISE, Cancelled, Canvas, CanvasProblem, CanvasResult, EngineStatus, Timings
 
 logger = logging.getLogger(__name__)
@@ -444,8 +445,8 @@ def _decoded(response: http.client.HTTPResponse, data: bytes) -> dict[str, Any]:
             after_s=float(after) if after.isdecimal() else 0.0,
         )
     try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        answer = loads(data)
+    except ValueError as error:
         raise _FailedError("its answer breaks off or is not JSON", can_retry=True) from error
     if not isinstance(answer, dict):
         raise _FailedError("its answer is no object")

@@ -8,7 +8,6 @@ Source: the safetensors format: eight bytes of little-endian header length, JSON
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError, ModelNotFoundError
+from .errors import CheckpointError, ModelNotFoundError, shown
+from .modelfile import MAX_HEADER_BYTES, loads, opened, read_json
 
 INDEX = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000
+MAX_NAME_CHARS = 255
+"""No file system knows longer names."""
+
 REMAP_BYTES = 1 << 28
 """After so much was read of a file it is mapped anew."""
 
@@ -143,9 +145,9 @@ def find_files(source: Path) -> list[Path]:
     if index is not None:
         names = sorted(set(index.values()))
         for name in names:
-            if Path(name).name != name:
+            if Path(name).name != name or len(name) > MAX_NAME_CHARS:
                 raise CheckpointError(
-                    f"{source / INDEX} names {name!r}, which is not a file of the folder; copy it again"
+                    f"{source / INDEX} names {shown(name)}, which is not a file of the folder; copy it again"
                 )
             if not (source / name).exists():
                 raise CheckpointError(
@@ -164,10 +166,10 @@ def read_index(source: Path) -> dict[str, str] | None:
     if not index.exists():
         return None
     try:
-        names = cast(dict[str, Any], dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"]))
+        names = cast(dict[str, Any], dict(read_json(index)["weight_map"]))
         if not all(isinstance(name, str) for name in names.values()):
             raise TypeError("a file that is no name")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{index} is not a valid index; copy it again") from None
     return names
 
@@ -176,7 +178,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     """What a file says it holds, compared with its size. Raises: ModelNotFoundError, CheckpointError."""
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
+        with opened(file) as stream:
             length = int.from_bytes(stream.read(8), "little")
             raw = stream.read(length) if length < MAX_HEADER_BYTES else b""
     except FileNotFoundError:
@@ -186,7 +188,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     try:
         if len(raw) != length:
             raise ValueError("it ends inside its header")
-        header = cast(dict[str, Any], json.loads(raw))
+        header = cast(dict[str, Any], loads(raw))
         stored: dict[str, Stored] = {}
         ends: list[tuple[int, str]] = []
         for name, entry in header.items():
@@ -195,7 +197,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             first, last = entry["data_offsets"]
             stored[name] = Stored(file, tuple(entry["shape"]), str(entry["dtype"]), last - first)
             ends.append((8 + length + last, name))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is not a safetensors file, or is truncated ({error}); copy it again") from None
     cut = [name for end, name in sorted(ends) if end > size]
     if cut:

@@ -42,6 +42,8 @@ SILENCE_S = 5.0
 """A host that does not say so within this time is not waited for any more."""
 SILENT = "the window that hosts the model does not answer"
 CLOSED = "The shared engine was closed. Restart the server."
+FRESH_S = 1800.0
+"""So often a host touches its files: folders for temporary files are cleaned of what nobody used, some after 6 h."""
 STATUS_TIMEOUT_S = 0.2
 """A host that does not say in this time how it is, is as it was."""
 
@@ -347,12 +349,18 @@ class SharedEngine:
             return None
 
     def _watch(self) -> None:
-        """Take over as soon as the host goes away, not only when somebody types."""
+        """Take over as soon as the host goes away, not only when somebody types. A host stays where it can be found."""
+        touched_at = time.monotonic()
         while not self._is_closed:
             link = self._link
             if link is None:
                 # hosted here, or somebody is joining
                 time.sleep(WATCH_S)
+                if self._host is not None and time.monotonic() - touched_at > FRESH_S:
+                    touched_at = time.monotonic()
+                    for path in (self._lock_path, self._socket_path):
+                        with contextlib.suppress(OSError):
+                            os.utime(path)
             elif link.ended.wait(WATCH_S):
                 try:
                     was_loaded = link.status.state in ("ready", "busy")
@@ -395,12 +403,18 @@ class SharedEngine:
     def _try_to_host(self) -> bool:
         import fcntl
 
-        file = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            return self._keep_to_itself(error)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(file)
             return False
+        except OSError as error:
+            os.close(file)
+            return self._keep_to_itself(error)
         try:
             engine = self._load()
         except BaseException:
@@ -416,6 +430,12 @@ class SharedEngine:
             return True
         self._lock_file, self._engine, self._host = file, engine, host
         logger.info("The model is hosted by this process.")
+        return True
+
+    def _keep_to_itself(self, error: OSError) -> bool:
+        """Load for this process alone: a disk is full or read only, a folder is gone, a file system knows no locks."""
+        logger.warning("The file %s cannot be locked (%s). The model is not shared.", self._lock_path, error)
+        self._engine = self._load()
         return True
 
     def _try_to_attach(self, cancelled: Cancelled | None) -> bool:

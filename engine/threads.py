@@ -7,11 +7,16 @@ product waits for the thread that was put aside.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import torch
 
 MAX_THREADS = 4
 """More do not help products of a few dozen rows."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux tells what a container may use. Outside of containers there is no limit at this place."""
 
 
 def leave_a_core() -> int:
@@ -20,7 +25,7 @@ def leave_a_core() -> int:
     Returns the number of threads in use.
     """
     if not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, min(MAX_THREADS, _num_cores() - 1)))
+        torch.set_num_threads(max(1, min(MAX_THREADS, num_cores() - 1)))
     return torch.get_num_threads()
 
 
@@ -30,10 +35,26 @@ def parts_of_a_prompt() -> int:
     it shares every product among them, and parts would be too many.
     """
     is_free = not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() == 1
-    return min(2, _num_cores()) if is_free else 1
+    return min(2, num_cores()) if is_free else 1
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """The cores that this process may use, or as many as its container may use at a time; at least 1."""
     # not every system can tell which cores this process may use
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    seen = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(seen, _quota(CGROUPS)))
+
+
+def _quota(cgroups: Path) -> int:
+    """How many cores' time a container is given (`docker run --cpus`); many where there is no limit. It sees all cores
+    of the machine, and with a thread for each of them it would stand still for most of the time.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroups / name).read_text(encoding="ascii") for name in names).split()
+            return sys.maxsize if quota in ("max", "-1") else int(quota) // int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            # another version of cgroups, or another system
+            continue
+    return sys.maxsize

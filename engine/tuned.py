@@ -22,6 +22,7 @@ import torch
 from ..kernels import dispatch, tiles, tune
 from ..kernels.tiles import Table
 from .errors import DeviceError, LacunaError
+from .modelfile import read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -212,10 +213,7 @@ def _read(path: Path) -> dict[str, object] | None:
 
     Raises: OSError, ValueError.
     """
-    try:
-        raw: object = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    raw: object = read_json(path)
     stored = cast(dict[str, object], raw) if isinstance(raw, dict) else {}
     devices = stored.get("devices")
     if not isinstance(devices, dict):

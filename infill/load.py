@@ -5,7 +5,6 @@ The engine is imported inside the function: importing this module loads no torch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.config import ModelConfig
 from ..engine.errors import ConfigError, VocabularyError
-from ..engine.modelfile import CALIBRATION_KEY, CONFIG_KEY, EMBEDDED, read_metadata, read_tokenizer
+from ..engine.modelfile import CALIBRATION_KEY, CONFIG_KEY, EMBEDDED, loads, read_metadata, read_text, read_tokenizer
 from ..engine.problem import Engine, Loadable
 from .calibration import Calibration
 from .chat import CharTokenizer, ChatTokenizer, tokenizer_of
@@ -133,8 +132,8 @@ def _num_ids(source: Path) -> int:
     if text is None:
         raise ConfigError(f"{source} carries no config; it was not written by `lacuna export`")
     try:
-        return ModelConfig.from_dict(json.loads(text), source=str(source)).vocab_size
-    except (ValueError, RecursionError) as error:
+        return ModelConfig.from_dict(loads(text), source=str(source)).vocab_size
+    except ValueError as error:
         raise ConfigError(f"{source}: the config in its header is not valid JSON ({error}); copy it again") from None
 
 
@@ -152,15 +151,13 @@ def load_tokenizer(source: Path) -> Tokenizer:
 
 def load_calibration(source: Path) -> Calibration:
     """The calibration of a model; the identity where it has none. Raises: VocabularyError for a broken table."""
-    if source.is_dir():
-        path = source / "calibration.json"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-    else:
-        text = read_metadata(source).get(CALIBRATION_KEY, "")
-    if not text:
-        return Calibration()
     try:
-        return Calibration.from_json(json.loads(text))
-    except (ValueError, RecursionError) as error:
+        if source.is_dir():
+            path = source / "calibration.json"
+            text = read_text(path) if path.exists() else ""
+        else:
+            text = read_metadata(source).get(CALIBRATION_KEY, "")
+        return Calibration.from_json(loads(text)) if text else Calibration()
+    except (OSError, ValueError) as error:
         message = f"the calibration table of {source} is broken ({error}); export the model again"
         raise VocabularyError(message) from error

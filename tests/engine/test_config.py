@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def spoiled(path: str, value: Any) -> dict[str, Any]:
     return raw
 
 
-NOT_POSITIVE = [0, -3, 2.5, "8", None, True, [4], ...]
+NOT_POSITIVE = [0, -3, 2.5, "8", None, True, [4], ..., 10**12]
 
 CASES: list[tuple[str, list[Any]]] = [
     ("model_type", ["gemma4", None, ...]),
@@ -57,7 +58,7 @@ CASES: list[tuple[str, list[Any]]] = [
     # query heads that the key heads do not divide
     ("text_config/num_key_value_heads", [3]),
     ("text_config/head_dim", [15]),
-    ("text_config/rms_norm_eps", [0, -1e-6, "x", None, True, float("inf"), float("nan")]),
+    ("text_config/rms_norm_eps", [0, -1e-6, "x", None, True, float("inf"), float("nan"), 10**309]),
     ("text_config/final_logit_softcapping", [0, -30.0, "30", None]),
     ("text_config/pad_token_id", [-1, 61, "0", 0.5]),
     ("text_config/bos_token_id", [-1, 61, "2"]),
@@ -75,7 +76,7 @@ CASES: list[tuple[str, list[Any]]] = [
     ("text_config/rope_parameters/full_attention/rope_theta", [0, "1e6", None, ...]),
     ("text_config/rope_parameters/full_attention/partial_rotary_factor", [-0.1, 1.5, "0.25", None]),
     ("text_config/rope_parameters/full_attention/factor", [8.0]),
-    ("text_config/per_layer_config", [3, [1], {"2": {}}, {"x": {}}, {"1": 3}]),
+    ("text_config/per_layer_config", [3, [1], {"2": {}}, {"x": {}}, {"1": 3}, {"\u0661": {}}]),
     ("text_config/per_layer_config/1", [{"head_dim": 0}, {"head_dim": "8"}]),
     ("text_config/per_layer_config/1/num_key_value_heads", [3, 0, "1"]),
     # what this engine takes to be the same in all layers
@@ -161,6 +162,20 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 @given(config=configs())
 def test_a_written_config_reads_the_same(config: ModelConfig):
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_long_value_is_quoted_in_part():
+    with pytest.raises(ConfigError, match="model_type is 'xxx") as caught:
+        ModelConfig.from_dict(spoiled("model_type", "x" * 1_000_000))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    path = tmp_path / "config.json"
+    os.mkfifo(path)
+    with pytest.raises(ModelNotFoundError, match="no ordinary file"):
+        ModelConfig.load(path)
 
 
 def test_files(tmp_path: Path):

@@ -100,6 +100,13 @@ def test_pull_asks_with_the_size_and_fetches_no_pickle(hub: dict[str, object], c
     assert sorted(hub["fetched"]) == ["config.json", "model.safetensors", "tokenizer.json"]  # type: ignore[call-overload]
 
 
+def test_a_drive_that_is_not_there_is_said(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch):
+    # as on Windows, where even the top of a path may be missing
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(ModelError, match="there is no /, where "):
+        pull("org/model", lambda *_: True)
+
+
 def test_no_means_no(hub: dict[str, object]):
     assert pull("org/model", lambda *_: False) is None
     assert hub["fetched"] is None

@@ -334,6 +334,14 @@ def test_json_that_is_nested_too_deeply_is_an_error_of_ours(tmp_path: Path, name
         read.get(name, Shards)(tmp_path / "source")
 
 
+@pytest.mark.parametrize("name", ["../m.safetensors", "/etc/passwd", "a" * 5000], ids=["up", "elsewhere", "no name"])
+def test_an_index_names_files_of_its_folder(tmp_path: Path, name: str):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(CheckpointError, match="is not a file of the folder") as caught:
+        Shards(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_quantize_wants_a_folder_and_a_device(tmp_path: Path):
     source = tiny.save_shards(tiny.tiny_model(tiny.tiny_config()), tmp_path / "source")
     file = next(source.glob("*.safetensors"))

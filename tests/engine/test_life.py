@@ -405,6 +405,11 @@ def test_closed_is_closed(device: Device, engine: ManagedEngine):
     [
         pytest.param(OOM, "memory", id="torch's own class"),
         pytest.param(RuntimeError("CUDA error: out of memory"), "memory", id="an allocation of the driver's"),
+        pytest.param(
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "memory",
+            id="the machine's own memory",
+        ),
+        pytest.param(MemoryError(), "memory", id="the machine's, by numpy or Python"),
         pytest.param(LOST, "lost", id="a failed launch"),
         pytest.param(RuntimeError("Triton Error [CUDA]: out of memory"), "memory", id="memory, by triton"),
         pytest.param(

@@ -9,6 +9,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from lacuna_ls.engine import plan as plan_module
+from lacuna_ls.engine import threads
 from lacuna_ls.engine.checkpoint import save_folder
 from lacuna_ls.engine.config import ModelConfig
 from lacuna_ls.engine.errors import DeviceError, ModelNotFoundError
@@ -152,3 +153,14 @@ def test_without_a_gpu_a_model_that_would_take_the_machine_is_refused(tmp_path: 
         with pytest.raises(DeviceError, match="without a GPU"):
             load_engine(source, "cpu")
         monkeypatch.setattr(plan_module, "memory_bytes", partial(float, "inf"))
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_has_less_memory_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str):
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    whole = plan_module.memory_bytes()
+    limit = tmp_path / name
+    limit.parent.mkdir(exist_ok=True)
+    for told, memory in (("1000000\n", 1e6), ("max\n", whole), ("9223372036854771712\n", whole)):
+        limit.write_text(told)
+        assert plan_module.memory_bytes() == memory

@@ -337,6 +337,48 @@ def test_without_a_socket_each_has_its_own_model(join, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.sock"))
 
 
+@pytest.mark.parametrize("call", ["os.open", "fcntl.flock"])
+def test_without_a_lock_each_has_its_own_model(join, monkeypatch, call):
+    def no_room(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, no_room)
+        engines = join(), join()
+    assert all(engine.is_host for engine in engines)
+    for engine in engines:
+        assert engine.fill(problem())[0].is_finished
+    assert join().is_host
+
+
+def test_a_folder_that_was_cleaned_splits_nobody_off(join, tmp_path):
+    first = join()
+    (lock,) = tmp_path.glob("*.lock")
+    lock.unlink()
+    second = join()
+    assert first.is_host
+    assert second.is_host
+    first.close()
+    # it has left its own place, not that of the other
+    third = join()
+    assert not third.is_host
+    assert third.fill(problem())[0].is_finished
+
+
+def test_a_host_keeps_its_files_from_being_cleaned_away(join, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "FRESH_S", 0.0)
+    monkeypatch.setattr(shared, "WATCH_S", 0.01)
+    join()
+    files = [*tmp_path.glob("*.lock"), *tmp_path.glob("*.sock")]
+    assert len(files) == 2
+    for file in files:
+        os.utime(file, (1, 1))
+    until = time.monotonic() + 10
+    while any(file.stat().st_mtime == 1 for file in files) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert all(file.stat().st_mtime > 1 for file in files)
+
+
 def test_eight_processes_one_model(processes, tmp_path):
     made = [processes(load_s=0.2) for _ in range(8)]
     joined = [each.joined() for each in made]

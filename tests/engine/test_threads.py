@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from lacuna_ls.engine import threads
 from lacuna_ls.engine.threads import MAX_THREADS, leave_a_core, parts_of_a_prompt
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_they_were():
+def _threads_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -28,6 +31,29 @@ def _threads_as_they_were():
 def test_one_core_is_left(monkeypatch: pytest.MonkeyPatch, num_cores: int, wanted: int) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+    assert leave_a_core() == wanted
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 1),  # two cores' time
+        ({"cpu.max": "50000 100000\n"}, 1),  # half a core's
+        ({"cpu.max": "max 100000\n"}, MAX_THREADS),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, MAX_THREADS),
+        ({"cpu.max": "nonsense\n"}, MAX_THREADS),
+        ({}, MAX_THREADS),  # no container, or another system
+    ],
+)
+def test_a_container_sees_more_cores_than_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: dict[str, str], wanted: int
+) -> None:
+    for name, text in told.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     assert leave_a_core() == wanted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,22 @@ def test_a_tokenizer_that_knows_more_than_the_model_is_refused_before_anything_i
 
     with pytest.raises(VocabularyError, match="has 272 tokens but the model knows 200"):
         load_infiller(str(write(tmp_path / "m", 200)), make_engine=engine)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "calibration.json"])
+@pytest.mark.parametrize("damage", ["a folder", "no text", "too long"])
+def test_a_damaged_file_beside_the_weights_is_told(tmp_path, name, damage):
+    path = write(tmp_path / "m", 300) / name
+    path.unlink(missing_ok=True)
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b'"\xff"')
+    if damage == "too long":
+        # takes no place on the disk
+        os.truncate(path, 3 << 30)
+    with pytest.raises(VocabularyError, match=r"\.json cannot be read|is broken"):
+        load_infiller(str(path.parent), make_engine=lambda load: CannedEngine(TOKENIZER, ""))
 
 
 def test_what_only_the_model_knows_is_banned(tmp_path):
