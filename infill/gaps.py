@@ -7,12 +7,13 @@ pass the same gates either way, and what does not pass leaves its gap as it is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..engine.problem import NOISE, Canvas, CanvasResult
+from ..engine.problem import NOISE, Canvas, CanvasProblem, CanvasResult
 from .calibration import Features
 from .layout import Prompt
 from .pose import prompt_for
@@ -52,6 +53,8 @@ class _Filled:
 def fill_gaps(infiller: LocalInfiller, request: GapsRequest, cancelled: Cancelled | None = None) -> GapsResult:
     """See LocalInfiller.fill_gaps."""
     started = time.perf_counter()
+    if request.choices:
+        return _chosen(infiller, request, started, cancelled)
     alone = _one_by_one(infiller, request, started, cancelled)
     if not request.jointly or alone.is_cancelled or sum(fill.proposal is not None for fill in alone.fills) < 2:
         return alone
@@ -89,6 +92,38 @@ def _one_by_one(
         fills.append(_fill_of(span, best, result.declined))
         done = _with(done, best)
     return GapsResult(tuple(fills), timings=_ended(timings, started))
+
+
+def _chosen(
+    infiller: LocalInfiller, request: GapsRequest, started: float, cancelled: Cancelled | None
+) -> GapsResult:
+    """The likeliest of the request's choices between what stands around its gap."""
+    (span,), texts = request.gaps, request.choices
+    scores = [0.0] * len(texts)
+    one = _request_for(request, span, _Filled(request.text, 0), started)
+    if one is not None and len(texts) > 1 and infiller.policy.can_score:
+        scene = infiller.read(one)
+        gap = _gap(scene, one, span)
+        prompt = prompt_for(infiller.tokenizer, scene.snapshot, gap, replace(infiller.policy, use_healing=False))
+        found = _scores(infiller, infiller.problem(prompt, gap, one, started), texts, cancelled)
+        if found is None:
+            return GapsResult((), is_cancelled=True, timings=_ended(InfillTimings(), started))
+        scores = found
+    best = max(scores)
+    confidence = 1 / sum(math.exp(score - best) for score in scores)
+    proposal = Proposal(texts[scores.index(best)], span.start, span.end, confidence)
+    return GapsResult((GapFill(span, proposal),), timings=_ended(InfillTimings(), started))
+
+
+def _scores(
+    infiller: LocalInfiller, problem: CanvasProblem, texts: Sequence[str], cancelled: Cancelled | None = None
+) -> list[float] | None:
+    """The encoder's log-probability of each text in the problem's place, its end included; None when cancelled."""
+    encode = infiller.tokenizer.encode
+    tokens = [(*encode(text.replace("\r\n", "\n")), infiller.tokenizer.eos) for text in texts]
+    canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
+    results = infiller.engine.fill(replace(problem, canvases=canvases, decoding="score", opening=()), cancelled)
+    return None if any(result.is_cancelled for result in results) else [sum(result.logprob) for result in results]
 
 
 def _jointly(
@@ -153,12 +188,9 @@ def _likelier(
     if posed is None or texts[0] == texts[1]:
         return joint
     one, whole, prompt = posed
-    tokenizer = infiller.tokenizer
-    tokens = [(*tokenizer.encode(text.replace("\r\n", "\n")), tokenizer.eos) for text in texts]
-    canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
-    problem = replace(infiller.problem(prompt, whole, one, started), canvases=canvases, decoding="score", opening=())
-    first, second = (sum(result.logprob) for result in infiller.engine.fill(problem))
-    return replace(alone if first > second else joint, timings=_ended(joint.timings, started))
+    scores = _scores(infiller, infiller.problem(prompt, whole, one, started), texts)
+    is_alone = scores is not None and scores[0] > scores[1]
+    return replace(alone if is_alone else joint, timings=_ended(joint.timings, started))
 
 
 def _between(text: str, fills: Sequence[GapFill], first: GapSpan, last: GapSpan) -> str:

@@ -19,6 +19,8 @@ from .snapshot import Snapshot
 from .syntax import SyntaxTree
 from .vain import is_in_vain
 
+Span = tuple[int, int]
+
 MAX_PARSED_CHARS = 8_000
 """Longest piece of Python that the interpreter's parser reads on the keystroke path (about 2 ms)."""
 
@@ -34,6 +36,12 @@ _NEEDED = ("if 1:", "_(", "def _(", "_ = [", "_ = {", "_({", "_([")
 _INCOMPLETE = 0x4000
 """PyCF_ALLOW_INCOMPLETE_INPUT of the standard library's codeop, which its stubs do not name."""
 
+_STILL_DUE = (";", ",", " {}")
+"""What may end a statement, an element or a header in languages with braces."""
+
+_HEADER_WORD = re.compile(r"\s*(\w+)")
+_LINE_BELOW = re.compile(r"[^\n]*\s*[^\n]*")
+
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
 
@@ -44,30 +52,97 @@ def adds_errors(
 
     is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
     """
-    line = snapshot.line_start(start), _after_line(snapshot, end)
-    margins = tree.margins(*line)
+    if not _breaks(tree, snapshot, start, end, text, is_body_due):
+        return False
+    line_end = snapshot.line_end(end)
+    if not _lacks_colon(tree, snapshot, end) or line_end > tree.base + len(tree.text):
+        return True
+    # `if f()` with the gap between the brackets: the user has not come to the colon yet
+    with_colon = Snapshot(f"{snapshot.text[:line_end]}:{snapshot.text[line_end:]}")
+    return _breaks(tree.replaced(line_end, line_end, ":"), with_colon, start, end, text, True)
+
+
+def _lacks_colon(tree: SyntaxTree, snapshot: Snapshot, end: int) -> bool:
+    """Whether a gap's line begins as a header, and goes on behind the gap to no colon."""
+    tail = snapshot.text[end : snapshot.line_end(end)].strip()
+    word = _HEADER_WORD.match(snapshot.line_at(end))
+    return word is not None and word[1] in tree.language.block_words and bool(tail) and not tail.endswith(":")
+
+
+def _breaks(
+    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool
+) -> bool:
+    """The same of the text as it stands, without what the user may still put behind the line."""
     changed = tree.replaced(start, end, text)
     if changed.repeats_name(start, start + len(text)) or is_in_vain(changed, start, start + len(text)):
         return True
-    after = changed.damage(margins)
-    if after.num_errors or after.num_unbalanced:
-        if after.exceeds(tree.damage(margins)):
+    after = changed.damage(tree.margins(snapshot.line_start(start), _after_line(snapshot, end)))
+    is_broken = bool(after.num_errors or after.num_unbalanced)
+    if is_broken and _is_more_broken(tree, snapshot, start, end, text, changed):
+        line_end = snapshot.line_end(end)
+        if tree.language.blocks != "braces" or not snapshot.text[end:line_end].strip():
             return True
-        # the line being written is broken by nature; without it the text shows what the proposal has to live up to
-        if line[0] >= tree.base and line[1] <= tree.base + len(tree.text):
-            without = tree.replaced(line[0], line[1], "").damage(margins)
-            if after.exceeds(without):
-                return True
-    limit = MAX_DOUBTFUL_CHARS if after.num_errors or after.num_unbalanced else MAX_PARSED_CHARS
+        if line_end > tree.base + len(tree.text):
+            # the end of a line without one in sight
+            return True
+        # what stands to the right keeps the proposal from ending its statement, which the user still has to
+        at = line_end + len(text) - (end - start)
+        ended = (changed.replaced(at, at, mark) for mark in _STILL_DUE)
+        if all(_is_more_broken(tree, snapshot, start, end, text, each) for each in ended):
+            return True
     if tree.language.name != "python":
         return False
+    limit = MAX_DOUBTFUL_CHARS if is_broken else MAX_PARSED_CHARS
     low, high = _piece(changed, snapshot, start, end, text, limit)
     return high - low <= limit and _breaks_python(tree, snapshot, (low, high), start, end, text, is_body_due)
+
+
+def _is_more_broken(
+    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, changed: SyntaxTree
+) -> bool:
+    """Whether the window with text in place of [start, end), which is changed, is worse than the window as it is, or
+    than the window without the line that is being written."""
+    line = snapshot.line_start(start), _after_line(snapshot, end)
+    margins = tree.margins(*line)
+    here = line[0], start + len(text)
+    if _is_worse(changed, here, tree, (line[0], end), margins):
+        return True
+    # the line being written is broken by nature; without it the text shows what the proposal has to live up to, unless
+    # a brace of the user's own would go with it, and make good for one that the window's edge cut off
+    own = snapshot.text[line[0] : start] + snapshot.text[end : line[1]]
+    is_fair = own.count("{") == own.count("}") or len(tree.text) == len(snapshot.text)
+    if not is_fair or line[0] < tree.base or line[1] > tree.base + len(tree.text):
+        return False
+    return _is_worse(changed, here, tree.replaced(line[0], line[1], ""), (line[0], line[0]), margins)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
     newline = snapshot.text.find("\n", offset)
     return len(snapshot.text) if newline < 0 else newline + 1
+
+
+def _is_worse(
+    changed: SyntaxTree, here: Span, tree: SyntaxTree, there: Span, margins: tuple[int, int]
+) -> bool:
+    """Whether a window is more broken with the proposal, which stands at here, than without it, where the gap is there.
+
+    Where it is broken anyway (the window begins inside of something, the grammar does not know a macro), a parser that
+    recovers counts now more, now fewer errors for reasons far away: then brackets count more, and errors have to be
+    near.
+    """
+    after, before = changed.damage(margins), tree.damage(margins)
+    if not before.num_errors and not before.num_unbalanced:
+        return after.exceeds(before)
+    if after.num_unbalanced != before.num_unbalanced:
+        return after.num_unbalanced > before.num_unbalanced
+    return after.num_errors > before.num_errors and _num_near(changed, here) > _num_near(tree, there)
+
+
+def _num_near(tree: SyntaxTree, span: Span) -> int:
+    """How many errors touch the lines of a span or the next one below."""
+    below = _LINE_BELOW.match(tree.text, span[1] - tree.base)
+    stop = tree.base + below.end() if below is not None else span[1]
+    return sum(first <= stop and last >= span[0] for first, last in tree.error_spans())
 
 
 def _breaks_python(

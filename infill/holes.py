@@ -98,11 +98,16 @@ def _hole(
     if name == "todo":
         if not _is_alone(snapshot, start) or not _waits(node):
             return None
-        return Hole(GapSpan(end, end, newline + outer), start, end, "todo", True)
+        at = _after_comments(node, end, tree)
+        return Hole(GapSpan(at, at, newline + outer), start, end, "todo", True)
     if name != "hole":
         return None
     if node.parent is not None and node.parent.type == "assignment":
         return Hole(GapSpan(start, end, is_multiline=False), start, end, "value", True)
+    if not _is_alone(snapshot, start) and tree.language.blocks == "braces":
+        # `let a = todo!();`, `A => todo!(),`, `{ todo!() }`: what replaces it stands where it stood
+        kind: HoleKind = "statement" if node.type.endswith("statement") else "value"
+        return Hole(GapSpan(start, end, is_multiline=False), start, end, kind, True)
     if not _is_alone(snapshot, start):
         # `def f(): ...` on one line: what replaces it stands on lines of its own
         body = newline + outer + indent.unit
@@ -127,6 +132,18 @@ def _waits(comment: tree_sitter.Node) -> bool:
     while node is not None and "comment" in node.type:
         node = node.next_named_sibling
     return node is None
+
+
+def _after_comments(comment: tree_sitter.Node, end: int, tree: SyntaxTree) -> int:
+    """Where the comments end that go on with one, a line each. end: where that one ends."""
+    following = comment.next_named_sibling
+    while following is not None and following.type == comment.type:
+        if following.start_point.row != comment.end_point.row + (comment.end_point.column > 0):
+            break
+        start, last = tree.span_of(following)
+        end = start + len(tree.text[start - tree.base : last - tree.base].rstrip())
+        comment, following = following, following.next_named_sibling
+    return end
 
 
 def _is_sure(node: tree_sitter.Node) -> bool:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .languages import PLAIN_TEXT, language_for_path
+from .languages import language_for_path
 from .places import Lines, Place, block_at, likeness, past_docstring, rest_of
 from .privacy import redact
 
@@ -359,9 +359,9 @@ class WorkspaceIndexer:
 
     def _is_wanted(self, name: str, path: str) -> bool:
         # by the name first: the rules look at the disk
-        return language_for_path(name) is not PLAIN_TEXT and not self._is_excluded(path)
+        return language_for_path(name).is_source and not self._is_excluded(path)
 
-    def _walk(self, folders: deque[str]) -> Iterator[None]:
+    def _walk(self, folders: deque[str]) -> Generator[None]:
         """Every folder in turn, the preferred ones first, then the outer ones; yields after each entry."""
         done: set[str] = set()
         while folder := self._next(folders):
@@ -451,6 +451,8 @@ class WorkspaceIndexer:
                 # cleared first: what comes after this line is seen below, or ends the wait
                 self._news.clear()
                 if stopped.is_set():
+                    # the folder it is in is open, and the walk, which holds this reader and the index, holds itself
+                    self._work.close()
                     return
                 is_more = True
                 with self._guarded():

@@ -30,8 +30,13 @@ class Language:
     line_comments, block_comments: the marks that begin one, and pairs of marks around one.
     quotes: string marks, the longest first; multiline_quotes: those of them that may cross a newline.
     literals: patterns of whole literals that the marks alone misread, such as a quote that is a character; tried first.
+    is_source: whether people write programs in it: only then are a workspace's files of it read as context, and cut
+    into holes by a benchmark that names no language. Data and markup are proposed in, and read while they are open.
+    margin_marks: what begins a line that stands at the margin wherever it is. unread: a pattern of ASCII words
+    within a line that say nothing to a parser and that the grammar stumbles over.
     blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
     the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
+    block_header: a pattern of whole lines whose block follows, where a word says so and no mark (`def f` of Ruby).
     indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
     comment_nodes .. keyword_nodes: node types of the grammar. code_in_string: inside of a string they are code again.
     parameter_nodes: lists of parameters. keyword_nodes: arguments that are given by name.
@@ -42,14 +47,18 @@ class Language:
     ids: tuple[str, ...]
     extensions: tuple[str, ...]
     grammar: str = ""
+    is_source: bool = True
     line_comments: tuple[str, ...] = ("//",)
     block_comments: tuple[tuple[str, str], ...] = (("/*", "*/"),)
     quotes: tuple[str, ...] = _QUOTES
     multiline_quotes: tuple[str, ...] = ()
     literals: tuple[str, ...] = ()
+    margin_marks: tuple[str, ...] = ()
+    unread: str = ""
     blocks: BlockRule = "braces"
     block_openers: tuple[str, ...] = ("{",)
     block_words: frozenset[str] = _NONE
+    block_header: str = ""
     brackets: tuple[str, ...] = ("()", "[]", "{}")
     indent: str = "    "
     newline: str = "\n"
@@ -106,7 +115,7 @@ _JAVASCRIPT_HOLES = f"""
 (generator_function_declaration body: (statement_block . "{{" . "}}" .) @body)
 (arrow_function body: (statement_block . "{{" . "}}" .) @body)
 (method_definition body: (statement_block . "{{" . "}}" .) @body)
-((throw_statement (new_expression arguments: (arguments (string) @_text))) @hole
+((throw_statement (new_expression arguments: (arguments [(string) (template_string)] @_text))) @hole
   (#match? @_text "([Nn]ot (yet )?implemented|TODO)"))
 {_TODO}
 """
@@ -123,6 +132,7 @@ _GO_HOLES = f"""
 
 _RUST_HOLES = """
 (function_item body: (block . "{" . "}" .) @body)
+(closure_expression body: (block . "{" . "}" .) @body)
 ((macro_invocation macro: (identifier) @_name) @hole (#any-of? @_name "todo" "unimplemented"))
 ((line_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
 ((block_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
@@ -143,6 +153,28 @@ _C_HOLES = f"""
 {_TODO}
 """
 
+_CPP_HOLES = f"""
+{_C_HOLES}
+(lambda_expression body: (compound_statement . "{{" . "}}" .) @body)
+((throw_statement (call_expression arguments: (argument_list (string_literal) @_text))) @hole
+  (#match? @_text "([Nn]ot (yet )?implemented|TODO)"))
+"""
+
+_PHP_HOLES = f"""
+(function_definition body: (compound_statement . "{{" . "}}" .) @body)
+(method_declaration body: (compound_statement . "{{" . "}}" .) @body)
+(anonymous_function body: (compound_statement . "{{" . "}}" .) @body)
+{_TODO}
+"""
+
+_CSHARP_HOLES = f"""
+(method_declaration body: (block . "{{" . "}}" .) @body)
+(constructor_declaration body: (block . "{{" . "}}" .) @body)
+(local_function_statement body: (block . "{{" . "}}" .) @body)
+((throw_statement (object_creation_expression type: (identifier) @_name)) @hole (#match? @_name "^NotImplemented"))
+{_TODO}
+"""
+
 # each begins with a character, so that the scanner passes by quickly, and looks back from behind it
 # after a name, a number or a closing bracket a slash divides, and elements have slashes, too: only where neither can be
 _JAVASCRIPT_REGEX = (
@@ -154,6 +186,23 @@ _RUST_CHAR = r"'(?:[^'\\\n]|\\(?:u\{[^}\n]*\}|x\w\w|[^\n]))'"
 _RAW_RUST = r'r(?<![^\Wbc]r)(?P<hashes>#*)".*?"(?P=hashes)'
 _RAW_CPP = r'R"(?P<mark>[^()\\\s"]{0,16})\(.*?\)(?P=mark)"'
 _GROUPED_DIGITS = r"\d(?<!\w\d)[\w.]*(?:'\w+)+"
+# a macro in front of a type or of what a keyword declares, not one that is the type itself; and one that is a statement
+_MACRO_NAME = r"(?=\w*_)[A-Z_][A-Z0-9_]{2,}\b"
+_MACRO = (
+    rf"\b{_MACRO_NAME}(?=[ \t]+(?!(?:else|while)\b)[A-Za-z_:~][\w:]*(?![\w:])(?! *\())"
+    rf"|(?:(?<=[;{{}}\n]\n)|(?<=[;{{}}\n]\r\n))[ \t]*{_MACRO_NAME}(?: *\([^;{{}}\n]*\))?(?=[ \t]*\r?\n\s*[\w{{}}/#])"
+)
+_CUDA = (
+    r"|__(?:global|device|host|forceinline|noinline|restrict|constant|shared|managed|grid_constant)__"
+    r"|__launch_bounds__ *\([^()\n]*\)|<<<[ !#-:=?-~]*>>>"
+)
+_VERBATIM_CSHARP = r'@\$?"(?:[^"]|"")*"'
+_HEREDOC_PHP = r"<<<(?P<mark>['\"]?)(?P<word>\w+)(?P=mark)\n.*?\n[ \t]*(?P=word)\b"
+_LONG_LUA = r"\[(?P<level>=*)\[.*?\](?P=level)\]"
+_APOSTROPHE = r"\w'(?=\w)"
+_INNER_HASH = r"[^\s\"']#"
+# a pattern of `case` closes a bracket that nothing opened
+_CASE_BASH = r"(?m:^)[ \t]*[\w.*?@+\"'-][^\s()#]*(?:[ \t]*\|[ \t]*[^\s()#|]+)*\)"
 
 _JAVASCRIPT = Language(
     name="javascript",
@@ -191,6 +240,7 @@ _PLAIN = Language(
     name="text",
     ids=("plaintext", "text"),
     extensions=(".txt",),
+    is_source=False,
     line_comments=(),
     block_comments=(),
     # an apostrophe is not a string mark in prose, and unknown languages disagree about the rest
@@ -284,9 +334,11 @@ LANGUAGES: tuple[Language, ...] = (
     Language(
         name="c",
         ids=("c",),
-        extensions=(".c", ".h"),
+        extensions=(".c",),
         grammar="tree_sitter_c:language",
         literals=(_GROUPED_DIGITS,),
+        margin_marks=("#",),
+        unread=_MACRO,
         comment_nodes=_set("comment"),
         string_nodes=_set("string_literal char_literal system_lib_string"),
         block_nodes=_set("compound_statement field_declaration_list enumerator_list"),
@@ -298,16 +350,194 @@ LANGUAGES: tuple[Language, ...] = (
     Language(
         name="cpp",
         ids=("cpp", "cuda-cpp", "objective-cpp"),
-        extensions=(".cpp", ".cc", ".cxx", ".hpp", ".hh", ".hxx", ".cu", ".cuh"),
+        # the grammar of C does not know C++, which most headers may be; this one knows both
+        extensions=(".cpp", ".cc", ".cxx", ".h", ".hpp", ".hh", ".hxx", ".cu", ".cuh"),
         grammar="tree_sitter_cpp:language",
         literals=(_RAW_CPP, _GROUPED_DIGITS),
+        margin_marks=("#",),
+        unread=_MACRO + _CUDA,
         comment_nodes=_set("comment"),
         string_nodes=_set("string_literal char_literal raw_string_literal system_lib_string"),
         block_nodes=_set("compound_statement field_declaration_list declaration_list enumerator_list"),
         definition_nodes=_set("function_definition struct_specifier class_specifier enum_specifier"),
         import_nodes=_set("preproc_include using_declaration"),
         parameter_nodes=_set("parameter_list"),
-        holes=_C_HOLES,
+        holes=_CPP_HOLES,
+    ),
+    Language(
+        name="csharp",
+        ids=("csharp", "cs"),
+        extensions=(".cs", ".csx"),
+        grammar="tree_sitter_c_sharp:language",
+        quotes=('"""', '"', "'"),
+        multiline_quotes=('"""',),
+        literals=(_VERBATIM_CSHARP,),
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string_literal verbatim_string_literal raw_string_literal character_literal")
+        | _set("interpolated_string_expression"),
+        code_in_string=_set("interpolation"),
+        block_nodes=_set("block declaration_list accessor_list enum_member_declaration_list switch_body"),
+        definition_nodes=_set("method_declaration constructor_declaration property_declaration class_declaration")
+        | _set("interface_declaration struct_declaration record_declaration enum_declaration local_function_statement"),
+        import_nodes=_set("using_directive"),
+        parameter_nodes=_set("parameter_list"),
+        holes=_CSHARP_HOLES,
+    ),
+    Language(
+        name="php",
+        ids=("php",),
+        extensions=(".php",),
+        grammar="tree_sitter_php:language_php",
+        # a hash may also begin an attribute
+        quotes=('"', "'"),
+        multiline_quotes=('"', "'"),
+        literals=(_HEREDOC_PHP,),
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string encapsed_string heredoc nowdoc"),
+        block_nodes=_set("compound_statement declaration_list enum_declaration_list match_block switch_block"),
+        definition_nodes=_set("function_definition method_declaration class_declaration interface_declaration")
+        | _set("trait_declaration enum_declaration"),
+        import_nodes=_set("namespace_use_declaration"),
+        parameter_nodes=_set("formal_parameters"),
+        holes=_PHP_HOLES,
+        word_extra="$",
+    ),
+    Language(
+        name="ruby",
+        ids=("ruby",),
+        extensions=(".rb", ".rake", ".gemspec"),
+        grammar="tree_sitter_ruby:language",
+        line_comments=("#",),
+        block_comments=(("=begin", "=end"),),
+        multiline_quotes=_QUOTES,
+        blocks="none",
+        block_header=r"\s*(?:def|class|module|if|unless|while|until|case|for|begin|else|elsif|when|in|rescue|ensure)\b"
+        r"(?!.*\bend$).*|.*\bdo(?:\s*\|[^|]*\|)?",
+        indent="  ",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string heredoc_body regex subshell string_array symbol_array delimited_symbol"),
+        code_in_string=_set("interpolation"),
+        block_nodes=_set("do_block block body_statement"),
+        definition_nodes=_set("method singleton_method class module"),
+        parameter_nodes=_set("method_parameters block_parameters lambda_parameters"),
+        holes=_TODO,
+    ),
+    Language(
+        name="lua",
+        ids=("lua", "luau"),
+        extensions=(".lua",),
+        grammar="tree_sitter_lua:language",
+        line_comments=("--",),
+        block_comments=(("--[[", "]]"),),
+        literals=(_LONG_LUA,),
+        blocks="none",
+        block_header=r".*\b(?:function\b[^()]*\([^()]*\)|then|do|else|repeat)",
+        indent="  ",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string"),
+        block_nodes=_set("block"),
+        definition_nodes=_set("function_declaration"),
+        parameter_nodes=_set("parameters"),
+        holes=_TODO,
+    ),
+    Language(
+        name="bash",
+        ids=("shellscript", "bash", "sh"),
+        extensions=(".sh", ".bash"),
+        grammar="tree_sitter_bash:language",
+        line_comments=("#",),
+        block_comments=(),
+        multiline_quotes=_QUOTES,
+        literals=(r"\$\{[^}\n]*\}", r"\$#", _CASE_BASH, _INNER_HASH),
+        blocks="none",
+        block_header=r".*\b(?:then|do|else|in)",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string raw_string ansi_c_string heredoc_body"),
+        code_in_string=_set("command_substitution expansion"),
+        block_nodes=_set("compound_statement do_group"),
+        definition_nodes=_set("function_definition"),
+        holes=_TODO,
+    ),
+    Language(
+        name="css",
+        ids=("css",),
+        extensions=(".css",),
+        grammar="tree_sitter_css:language",
+        is_source=False,
+        line_comments=(),
+        indent="  ",
+        comment_nodes=_set("comment js_comment"),
+        string_nodes=_set("string_value"),
+        block_nodes=_set("block keyframe_block_list"),
+        holes=_TODO,
+        word_extra="-",
+    ),
+    Language(
+        name="html",
+        ids=("html",),
+        extensions=(".html", ".htm"),
+        grammar="tree_sitter_html:language",
+        is_source=False,
+        line_comments=(),
+        block_comments=(("<!--", "-->"),),
+        literals=(_APOSTROPHE,),
+        blocks="none",
+        block_openers=(),
+        indent="  ",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("quoted_attribute_value"),
+        holes=_TODO,
+        word_extra="-",
+    ),
+    Language(
+        name="json",
+        ids=("json", "jsonc"),
+        extensions=(".json", ".jsonc"),
+        grammar="tree_sitter_json:language",
+        is_source=False,
+        quotes=('"',),
+        block_openers=("{", "["),
+        indent="  ",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string"),
+        block_nodes=_set("object array"),
+        holes=_TODO,
+    ),
+    Language(
+        name="toml",
+        ids=("toml",),
+        extensions=(".toml",),
+        grammar="tree_sitter_toml:language",
+        is_source=False,
+        line_comments=("#",),
+        block_comments=(),
+        quotes=('"""', "'''", '"', "'"),
+        multiline_quotes=('"""', "'''"),
+        blocks="none",
+        block_openers=("[", "{"),
+        comment_nodes=_set("comment"),
+        string_nodes=_set("string quoted_key"),
+        block_nodes=_set("array inline_table"),
+        holes=_TODO,
+    ),
+    Language(
+        name="yaml",
+        ids=("yaml", "dockercompose", "github-actions-workflow"),
+        extensions=(".yaml", ".yml"),
+        grammar="tree_sitter_yaml:language",
+        is_source=False,
+        line_comments=("#",),
+        block_comments=(),
+        literals=(_INNER_HASH, _APOSTROPHE),
+        # its indentation goes deeper below a dash, too, which the rules for indented blocks do not know
+        blocks="none",
+        block_openers=(":", ": |", ": >", "[", "{"),
+        indent="  ",
+        comment_nodes=_set("comment"),
+        string_nodes=_set("double_quote_scalar single_quote_scalar block_scalar"),
+        block_nodes=_set("flow_mapping flow_sequence"),
+        holes=_TODO,
+        word_extra="-",
     ),
     _PLAIN,
 )

@@ -9,9 +9,13 @@ import re
 from collections.abc import Callable
 
 _LOOP = re.compile(r"([^\n]{0,12}?[A-Za-z][^\n]{0,20}?)\1{4,}")
+MAX_SAME = 16
+"""A letter may stand so often in a row: 0xFFFFFFFFFFFFFFFF."""
+
 _LETTER_IN_QUOTES = re.compile(r"['\"][^'\"]*[^\W\d_]")
 _SENTENCE_END = re.compile(r"\s.*[.!?)`]$")
 _SPACE = re.compile(r"\s+")
+_BLOCK_END = re.compile(r"(?:end|fi|done|esac)\W*")
 _MARKS = ")]}>,;:"
 _QUOTES = "\"'`"
 
@@ -27,7 +31,12 @@ def is_substantive(line: str) -> bool:
 
 
 def has_words(line: str) -> bool:
-    """Whether there is more than marks and a digit in a line: two letters or digits, or a letter in quotes."""
+    """Whether there is more than marks and a digit in a line: two letters or digits, or a letter in quotes.
+
+    A word that closes a block is such a mark where a language has no braces.
+    """
+    if _BLOCK_END.fullmatch(line.strip()):
+        return False
     num_alnum = sum(char.isalnum() for char in line)
     return num_alnum >= 2 or (num_alnum == 1 and _LETTER_IN_QUOTES.search(line) is not None)
 
@@ -105,7 +114,8 @@ def is_stuck_sentence(middle: str, tail: str) -> bool:
 
 def is_loop(text: str) -> bool:
     """Whether text says the same thing over and over: what a small model does when it is lost."""
-    if _LOOP.search(text):
+    # one letter many times is a number, a colour or a pattern of file names
+    if any(len(set(match[1])) > 1 or len(match[0]) > MAX_SAME for match in _LOOP.finditer(text)):
         return True
     lines = [normalized(line) for line in text.split("\n") if line.strip()]
     for period in range(1, len(lines) // 3 + 1):

@@ -6,14 +6,16 @@ document and no editor.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
-from pathspec import GitIgnoreSpec
+from pathspec import GitIgnoreSpec, RegexPattern
 
 DENY_LIST: tuple[str, ...] = (
     ".env", ".env.*", "*.env", ".envrc", ".dev.vars", "!.env.example", "!.env.sample", "!.env.template",
@@ -29,12 +31,30 @@ DENY_LIST: tuple[str, ...] = (
 IGNORE_FILES = (".gitignore", ".lacunaignore", ".copilotignore")
 """Read in every folder from the outermost of workspace and repository down to a file's own."""
 
+MAX_IGNORE_BYTES, MAX_PATTERN_CHARS = 1 << 18, 4096
+"""So much of an ignore file is read, and of its lines those that are no longer; no path is."""
+
+_USERS_FILE = re.compile(r"^[ \t]*excludesfile[ \t]*=[ \t]*\"?([^\"#;\n]+)", re.IGNORECASE | re.MULTILINE)
+"""Where the user's own configuration of git says that their ignore file is."""
+
+CASE = re.IGNORECASE if sys.platform in ("win32", "darwin") else re.NOFLAG
+"""Where file names have no case, patterns have none for git either (core.ignorecase)."""
+
 _CLASS = re.compile(r"\[:([a-z]+):\]")
 _CLASSES = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": " \t", "digit": "0-9", "lower": "a-z", "space": " \t-\r",
     "upper": "A-Z", "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f",
 }  # fmt: skip
 """POSIX' classes, inside of the brackets that they stand in."""
+
+# the class has another name in every version
+_TO_REGEX: Callable[[str], tuple[str | None, bool | None]] = cast(
+    Any, type(GitIgnoreSpec.from_lines(["*"]).patterns[0])
+).pattern_to_regex
+_STARS = re.compile(r"(?:\[\^/\]\*)+")
+_STAR_TO_STAR = re.compile(r"\[\^/\]\*((?:\\.|\[\^?\]?[^\]]*\](?!\*)|[^\\\[/.*+?(){}|^$])+)(?=\[\^/\]\*)")
+_FOLDERS_TO_FOLDERS = re.compile(r"\(\?:/\.\+\)\?(.+?)(?=\(\?:/\.\+\)\?)")
+"""In what pathspec makes of a pattern: a star, or `/**`, with what stands between it and the next one."""
 
 FOUND_S = 3.0
 """How long it is remembered which repository a folder lies in."""
@@ -48,11 +68,11 @@ MAX_BEFORE = 80
 
 # the first letter is a class of its own, because a search skips quickly to what may begin a match
 _KEY = re.compile(
-    r"""([pPsStTaAcC](?i:(?<=p)(?:ass(?:word|wd|phrase)?|wd|rivate[_-]?key)|(?<=s)ecret|(?<=t)oken(?!i[sz])
-        |(?<=a)(?:pi|ccess|uth)[_-]?key|(?<=c)redential)[\w.-]{0,60})["']?\s*(:=|=>|[:=])\s*""",
+    r"""([pPsStTaAcCeE](?i:(?<=p)(?:ass(?:word|wd|phrase)?|wd|rivate[_-]?key)|(?<=s)(?:ecret|igning[_-]?key)
+        |(?<=t)oken(?!i[sz])|(?<=a)(?:pi|ccess|uth)[_-]?key|(?<=c)redential|(?<=e)ncryption[_-]?key)[\w.-]{0,60})["']?\s*(:=|=>|[:=])\s*""",
     re.VERBOSE,
 )
-_QUOTED = re.compile(r"""([fbruFBRU]{0,2}(?:\"{3}|'{3}|["'`]))([^"'`\n]{6,})(["'`])""")
+_QUOTED = re.compile(r"""[fbruFBRU]{0,2}(\"{3}|'{3}|["'`])((?:(?!\1)[^\n\\]|\\.){6,}+)\1""")
 _UNQUOTED = re.compile(r"""[^\s"'`]{8,}""")
 _LINE_START = re.compile(
     r"""[ \t]*(?:(?:\#+|//|[-+*;])[ \t]*)?(?:(?:export|set|env|arg)[ \t]+)?["']?([\w.-]*)""", re.IGNORECASE | re.VERBOSE
@@ -73,12 +93,15 @@ _IN_URL = re.compile(r"(?<=://)([^\s/:@\"']*):([^\s/@\"']+)(?=@)")
 _PUT_IN = re.compile(r"\$?\{[^{}]*\}|\{\{[^{}]*\}\}|\$\w+|%s|%\(\w+\)s|<[^<>]*>")
 """What stands for a password that is put in later."""
 _TOKENS = re.compile(
-    r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[\w-]{16,}"
+    r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|gl(?:pat|rt|dt|ptt)-[\w-]{16,}"
     r"|sk-(?=[a-z_-]{0,60}[A-Z\d])[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
     r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"
     r"|SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{40,}|dckr_pat_[\w-]{20,}|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"
-    r"|ya29\.[\w-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|(?<=AccountKey=)[A-Za-z0-9+/=]{40,}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})"
+    r"|ya29\.[\w-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|(?:(?<=AccountKey=)|(?<=AccessKey=))[A-Za-z0-9+/=]{40,}"
+    r"|(?:(?<=;Password=)|(?<=;Pwd=)|(?<=;PWD=))(?=[^\d\s;]{0,99}\d)[^\s;\"'`{}()<>%$]{6,}(?=[;\"'`])"
+    r"|hvs\.[\w-]{20,}|xapp-[\w-]{16,}|ATATT3[\w-]{20,}|\d{8,10}:AA[\w-]{33}"
+    r"|(?<=hooks\.slack\.com/services/)\w{8,}/\w{8,}/\w{16,}|(?<=/api/webhooks/)\d{15,}/[\w-]{40,}"
+    r"|(?<!-)eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})"
 )
 
 
@@ -113,8 +136,9 @@ class PathRules:
         """
         self._roots = [Path(root).absolute() for root in roots]
         self._is_everywhere = is_everywhere
-        self._deny = GitIgnoreSpec.from_lines(DENY_LIST)
-        self._extra = GitIgnoreSpec.from_lines(line for line in extra if _is_pattern(line))
+        self._deny = _spec(DENY_LIST)
+        self._extra = _spec(extra)
+        self._users_file = _users_file()
         self._rules: dict[Path, tuple[tuple[int, ...], Sequence[_Rule]]] = {}
         self._repositories: dict[Path, tuple[float, Path | None]] = {}
 
@@ -152,13 +176,13 @@ class PathRules:
     def _is_ignored(self, whole: Path, top: Path) -> bool:
         """What git would say of the file and the folders it lies in; a folder's rules overrule those above it."""
         parts = whole.relative_to(top).parts
-        # of the folder walked into, the latest line first
-        rules: list[tuple[int, _Rule]] = []
+        # of the folder walked into, the latest line first; git puts the user's own file below all others
+        rules = [(0, rule) for rule in self._read(self._users_file, (_stamp(self._users_file),), [self._users_file])]
         folder = top
         for depth in range(1, len(parts) + 1):
             rules = [*((depth - 1, rule) for rule in self._rules_of(folder)), *rules]
             is_folder = depth < len(parts)
-            names = ["/".join(parts[at:depth]) for at in range(depth)]
+            names = {at: "/".join(parts[at:depth]) for at in {at for at, _ in rules}}
             verdict = next((rule.is_ignored for at, rule in rules if rule.is_about(names[at], is_folder)), False)
             if verdict:
                 # what lies in an ignored folder cannot be taken back
@@ -168,18 +192,30 @@ class PathRules:
 
     def _rules_of(self, folder: Path) -> Sequence[_Rule]:
         """What the ignore files of one folder say, the latest line first: what is said later overrules."""
-        stamps = (_exclude_stamp(folder), *(_stamp(folder / name) for name in IGNORE_FILES))
-        known = self._rules.get(folder)
+        files = [folder / name for name in IGNORE_FILES]
+        stamps = (_exclude_stamp(folder), *map(_stamp, files))
+        # git, too, puts the repository's own file below .gitignore
+        return self._read(folder, stamps, [_exclude_file(folder) if stamps[0] else folder, *files])
+
+    def _read(self, key: Path, stamps: tuple[int, ...], files: Sequence[Path]) -> Sequence[_Rule]:
+        """The rules of the files that have a stamp, the latest line first. key: of what is remembered."""
+        known = self._rules.get(key)
         if known is not None and known[0] == stamps:
             return known[1]
-        # git, too, puts the repository's own file below .gitignore
-        lines = _lines(_exclude_file(folder)) if stamps[0] else []
-        for name, stamp in zip(IGNORE_FILES, stamps[1:], strict=True):
-            if stamp:
-                lines += _lines(folder / name)
+        lines = [line for file, stamp in zip(files, stamps, strict=True) if stamp for line in _lines(file)]
         found = [rule for line in reversed(lines) if (rule := _rule(line)) is not None]
-        self._rules[folder] = (stamps, found)
+        self._rules[key] = (stamps, found)
         return found
+
+
+def _users_file() -> Path:
+    """The ignore file that the user's git has for every repository. It need not exist."""
+    # Path's own way raises where there is no such user
+    expanded = os.path.expanduser
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or expanded("~/.config"), "git")
+    written = _text(folder / "config") + "\n" + _text(Path(expanded("~/.gitconfig")))
+    named = _USERS_FILE.findall(written)
+    return Path(expanded(named[-1].strip())) if named else folder / "ignore"
 
 
 def _exclude_stamp(folder: Path) -> int:
@@ -198,10 +234,10 @@ def _exclude_file(folder: Path) -> Path:
     git = folder / ".git"
     try:
         if git.is_file():
-            git = folder / git.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
+            git = folder / _text(git).removeprefix("gitdir:").strip()
         common = git / "commondir"
         if common.is_file():
-            git = git / common.read_text(encoding="utf-8", errors="replace").strip()
+            git = git / _text(common).strip()
     except OSError:
         pass
     return git / "info" / "exclude"
@@ -212,17 +248,25 @@ def _stamp(path: Path) -> int:
     try:
         # what some tools unpack was written in the year 1970
         return path.stat().st_mtime_ns or 1
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError: what a file named has a NUL in it, and is no path
         return 0
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
+    """The beginning of a file; empty where there is none, or where it is a pipe or a device, which may have no end."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return file.read(MAX_IGNORE_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
-        return []
+        return ""
+
+
+def _lines(path: Path) -> list[str]:
     # a line ends where git says so: one carriage return before the newline belongs to it, another is part of the name
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return [line.removesuffix("\r") for line in _text(path).split("\n")]
 
 
 def _rule(line: str) -> _Rule | None:
@@ -234,22 +278,33 @@ def _rule(line: str) -> _Rule | None:
     if body.endswith("\r"):
         # pathspec takes more than blanks from the end
         body = f"{body[:-1]}[\r]"
-    if not _is_pattern(body):
+    pattern = _pattern(body)
+    return None if pattern is None else _Rule(pattern[0], pattern[1], is_for_folders)
+
+
+def _spec(lines: Iterable[str]) -> GitIgnoreSpec:
+    """The patterns of lines; those that are none are left out."""
+    patterns: list[Any] = [RegexPattern(*pattern) for line in lines if (pattern := _pattern(line)) is not None]
+    return GitIgnoreSpec(patterns)
+
+
+def _pattern(line: str) -> tuple[re.Pattern[str], bool] | None:
+    """What a line matches, in no time, and whether that is ignored; None for what is no pattern.
+
+    pathspec's own expression tries all ways to share out a name among the stars of a pattern.
+    """
+    if len(line) > MAX_PATTERN_CHARS:
         return None
-    for pattern in GitIgnoreSpec.from_lines([body]).patterns:
-        regex = cast("re.Pattern[str] | None", pattern.regex)
-        if pattern.include is not None and regex is not None:
-            return _Rule(regex, pattern.include, is_for_folders)
-    return None
-
-
-def _is_pattern(line: str) -> bool:
     try:
-        GitIgnoreSpec.from_lines([line])
+        regex, is_ignored = _TO_REGEX(line)
+        if regex is None or is_ignored is None:
+            return None
+        # where the first place fits that what follows a star has, no later one fits better
+        regex = _STAR_TO_STAR.sub(r"(?>[^/]*?\1)", _STARS.sub("[^/]*", regex))
+        return re.compile(_FOLDERS_TO_FOLDERS.sub(r"(?>(?:/.+?)??\1(?=/))", regex), CASE), is_ignored
     except (ValueError, re.error):
         # no way to begin or to end one, or a range that runs backwards
-        return False
-    return True
+        return None
 
 
 def redact(text: str) -> str:

@@ -105,7 +105,8 @@ class GapsRequest:
 
     gaps: from top to bottom, apart from each other. jointly: denoise them in one canvas, the text between them pinned;
     otherwise one after the other, each seeing those above it filled. seed: another one is another attempt at the same
-    gaps; a gap that has no further answer is declined with NO_OTHER.
+    gaps; a gap that has no further answer is declined with NO_OTHER. choices: all that may stand in the only gap; the
+    one that the model finds likeliest is the answer, the first where it has no opinion.
     """
 
     text: str
@@ -119,8 +120,11 @@ class GapsRequest:
     min_confidence: float = 0.0
     is_rewrite: bool = False
     seed: int = 0
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.choices and len(self.gaps) != 1:
+            raise ValueError(f"{len(self.choices)} choices for {len(self.gaps)} gaps; they are for one")
         at = 0
         for gap in self.gaps:
             if not at <= gap.start <= gap.end <= len(self.text):

@@ -15,7 +15,7 @@ STYLE_WINDOW = 3_000
 """Characters on each side of an offset that indentation is read from, and neighbouring lines are looked for in."""
 
 _INDENT = re.compile(r"[ \t]*")
-_LEADING = re.compile(r"^([ \t]*)(?=[^\s])", re.MULTILINE)
+_LEADING = re.compile(r"^([ \t]*)[^\s][^\n]*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,13 @@ class Snapshot:
 def detect_indent(text: str) -> Indent | None:
     """The indentation that a piece of text shows, or None where it shows none.
 
-    The unit of spaces is the most common step between neighbouring lines that goes deeper.
+    The unit of spaces is the most common step between neighbouring lines that goes deeper, under a line that opens a
+    block where there is one: what goes on with a statement may be twice as deep.
     """
     num_tabs = num_spaces = 0
     steps: dict[int, int] = {}
-    before = 0
+    block_steps: dict[int, int] = {}
+    before, is_open = 0, False
     for match in _LEADING.finditer(text):
         lead = match.group(1)
         if lead.startswith("\t"):
@@ -114,9 +116,11 @@ def detect_indent(text: str) -> Indent | None:
         width = len(lead)
         num_spaces += width > 0
         step = width - before
-        before = width
         if 2 <= step <= 8:
             steps[step] = steps.get(step, 0) + 1
+            if is_open:
+                block_steps[step] = block_steps.get(step, 0) + 1
+        before, is_open = width, match.group().rstrip().endswith(("{", ":"))
     if not num_tabs and not steps:
         return None
     if num_tabs > num_spaces:
@@ -124,6 +128,7 @@ def detect_indent(text: str) -> Indent | None:
     if not steps:
         return None
     # continuation lines step by odd widths now and then; the most common step, the smaller at a tie, is the unit
+    steps = block_steps or steps
     width = min(steps, key=lambda step: (-steps[step], step))
     return Indent(" " * width, width)
 

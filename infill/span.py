@@ -73,6 +73,8 @@ def is_closing(tail: str, language: Language) -> bool:
 def opens_block(line: str, language: Language) -> bool:
     """Whether a block follows a line like this one: a header, or the last line of one that began further up."""
     line = _without_comment(line, language)
+    if language.block_header and re.fullmatch(language.block_header, line):
+        return True
     if not language.block_openers or not line.endswith(language.block_openers):
         return False
     first = _FIRST_WORD.match(line)
@@ -98,6 +100,13 @@ def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent:
     if language.blocks == "indentation" and word in ("return", "raise", "pass", "break", "continue"):
         return lead.removesuffix(indent.unit)
     return lead
+
+
+def statement_indent(snapshot: Snapshot, offset: int, language: Language) -> str:
+    """The indentation of the line where the statement begins that goes on at offset, as far as its brackets tell."""
+    line = snapshot.text[snapshot.line_start(offset) : offset]
+    first = _first_line([line, *snapshot.lines_above(offset, MAX_CONTINUED_LINES)], language)
+    return first[: len(first) - len(first.lstrip(" \t"))]
 
 
 def _first_line(above: Sequence[str], language: Language) -> str:

@@ -84,7 +84,8 @@ class SyntaxTree:
     def parse(cls, language: Language, text: str, base: int = 0, previous: SyntaxTree | None = None) -> SyntaxTree:
         """Parse a window of a document; incrementally where previous is an older state of the same window."""
         grammar = language.load()
-        data = _encoded(text)
+        # blanks in the place of what the grammar does not know, so that offsets stay true
+        data = _encoded(re.sub(language.unread, _blanks, text) if language.unread else text)
         if grammar is None:
             return cls(language, text, base, data, None)
         old = None
@@ -175,14 +176,6 @@ class SyntaxTree:
         """The span of a node of this tree, in document offsets."""
         return self._offset(node.start_byte), self._offset(node.end_byte)
 
-    def enclosing_block(self, offset: int) -> tuple[int, int] | None:
-        """The span of the smallest block around offset, its brackets included; None at the top level or untreed."""
-        byte = self._byte(offset)
-        for node in self._ancestors(byte, byte):
-            if node.type in self.language.block_nodes:
-                return self.span_of(node)
-        return None
-
     def is_alone(self, start: int, end: int) -> bool:
         """Whether what stands in [start, end) is a statement by itself, and no part of a larger one."""
         node = self.node_at(start)
@@ -222,10 +215,14 @@ class SyntaxTree:
         if self.tree is None:
             return
         low, high = max(0, min(first, last)), max(first, last)
-        node = self.tree.root_node.descendant_for_byte_range(low, high)
-        while node is not None:
-            yield node
-            node = node.parent
+        node: tree_sitter.Node | None = self.tree.root_node
+        smallest = self.tree.root_node.descendant_for_byte_range(low, high)
+        # from the root down, because each step up begins at the root
+        found: list[tree_sitter.Node] = []
+        while node is not None and smallest is not None:
+            found.append(node)
+            node = node.child_with_descendant(smallest) if node != smallest else None
+        yield from reversed(found)
 
     def _byte(self, offset: int) -> int:
         local = offset - self.base
@@ -247,6 +244,10 @@ def _name(node: tree_sitter.Node) -> tree_sitter.Node | None:
         is_type = first is not None and first == inner.child_by_field_name("type")
         inner = next((each for each in named if each is not None), None if is_type else first)
     return inner
+
+
+def _blanks(match: re.Match[str]) -> str:
+    return " " * len(match[0])
 
 
 def _encoded(text: str) -> bytes:

@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import tree_sitter
+
 from .request import InfillRequest
 from .snapshot import Indent, Snapshot
-from .span import Extent, Gap, Surroundings, expected_indent, is_closing, is_empty_block, opens_block, surroundings
+from .span import (
+    Extent,
+    Gap,
+    Surroundings,
+    expected_indent,
+    is_closing,
+    is_empty_block,
+    opens_block,
+    statement_indent,
+    surroundings,
+)
 from .syntax import SyntaxTree
 
 MAX_TEXT_CHARS = 50_000_000
@@ -90,8 +102,8 @@ def _gap(
         # the canonical middle begins after the indentation, so an empty line gets it before the model is asked
         line_indent = lead = expected_indent(snapshot, start, tree.language, indent)
     if not here.tail.strip():
-        # white space right of the cursor would stand behind the proposal; it goes with it
-        end += len(here.tail)
+        # white space right of the cursor would stand behind the proposal; it goes with it, as far as the tree reaches
+        end = min(end + len(here.tail), tree.base + len(tree.text))
     if request.kind == "block" or (request.kind == "auto" and rules.allow_blocks):
         gap = Gap(start, end, "block", indent=line_indent, lead=lead)
         block = _block_gap(request, snapshot, tree, indent, here, gap)
@@ -116,9 +128,15 @@ def _block_gap(
         if is_body and is_empty_block(snapshot, gap.start, header_indent):
             return gap
         return gap if request.kind == "block" else None
-    is_header = opens_block(head, language) and not tree.is_in_string(gap.start) and head.strip() not in ("{", ":")
+    is_header = opens_block(head, language) and not tree.is_in_string(gap.start)
+    owner = _owner(tree, gap.start)
+    if head.strip() in ("{", ":") and owner is None:
+        is_header = False
     if is_header and not tree.is_in_comment(gap.start) and _is_block_mark(tree, gap.start, head):
-        header_indent = snapshot.indent_at(gap.start)
+        # the lines of a header that go on with it may be further in
+        header_indent = statement_indent(snapshot, gap.start, language)
+        if owner is not None:
+            header_indent = snapshot.indent_at(tree.span_of(owner)[0])
         newline = snapshot.newline(gap.start, language.newline)
         body = header_indent + indent.unit
         lead = request.typed + newline + body
@@ -129,6 +147,15 @@ def _block_gap(
         if tail.startswith("}") and head.endswith("{"):
             return Gap(gap.start, gap.end, "block", indent=body, lead=lead, tail=newline + header_indent)
     return gap if request.kind == "block" and not tail else None
+
+
+def _owner(tree: SyntaxTree, offset: int) -> tree_sitter.Node | None:
+    """What the block belongs to whose brace stands left of offset; None for a block of its own, and without braces."""
+    node = tree.node_at(max(tree.base, offset - 1)) if tree.language.blocks == "braces" else None
+    owner = node.parent if node is not None and node.type in tree.language.block_nodes else None
+    if owner is None or owner.parent is None or owner.is_error or owner.type in tree.language.block_nodes:
+        return None
+    return owner
 
 
 def _mends(tree: SyntaxTree, offset: int, closing: str) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .brackets import LineEnd, line_ends
+from .brackets import LineEnd, line_ends, scan_brackets
 from .gate import adds_errors
+from .languages import PLAIN_TEXT, Language
 from .overlap import has_words, is_loop, is_stuck_sentence, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
 from .snapshot import Indent, Snapshot
-from .span import Gap, opens_block, surroundings
+from .span import Gap, is_closing, opens_block, surroundings
 from .syntax import SyntaxTree
 
 _GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
@@ -82,11 +83,29 @@ def trim(
 
 
 def _lead(gap: Gap, middle: str, snapshot: Snapshot, tree: SyntaxTree, indent: Indent) -> str:
-    """The gap's lead; a bracket that closes stands one level further out than what it encloses."""
-    is_closing = middle[:1] in {pair[1] for pair in tree.language.brackets}
-    if is_closing and not gap.lead.strip(" \t") and snapshot.line_start(gap.start) == gap.start:
+    """The gap's lead; a bracket that closes stands one level further out than what it encloses, and so do labels where
+    the next one does; a directive stands at the margin."""
+    level = gap.lead.rpartition("\n")[2]
+    has_line = level != gap.lead or snapshot.line_start(gap.start) == gap.start
+    if level.strip(" \t") or not has_line:
+        return gap.lead
+    if middle.startswith(tree.language.margin_marks):
+        return gap.lead.removesuffix(level)
+    closes = middle[:1] in {pair[1] for pair in tree.language.brackets} and level == gap.lead
+    width = columns(gap.indent, indent)
+    first, *others = middle.split("\n")
+    if closes or (
+        _is_label(first, tree.language)
+        and any(_is_label(line, tree.language) and columns(line, indent) < width for line in others)
+    ):
         return gap.lead.removesuffix(indent.unit)
     return gap.lead
+
+
+def _is_label(line: str, language: Language) -> bool:
+    """Whether a line is the label of what follows, which stands where it likes in a language with braces."""
+    body = line.strip()
+    return language.blocks == "braces" and (body.endswith(":") or body.startswith("case "))
 
 
 def _is_body_due(gap: Gap, snapshot: Snapshot) -> bool:
@@ -114,10 +133,11 @@ def _natural_end(
     line, newline, _ = middle.partition("\n")
     if not newline and not is_complete:
         return Refusal("unfinished")
-    tail = surroundings(snapshot, gap.start, gap.end).tail.strip()
+    here = surroundings(snapshot, gap.start, gap.end)
+    tail = here.tail.strip()
     if gap.extent == "node" and newline and tail and not normalized(line).endswith(normalized(tail)):
         # the model wrote on past the line although code stands to the right: what it meant to put there is unknown
-        return Refusal("unfinished")
+        return line if _up_to_closed(here.head + gap.lead, line, tail, gap, tree) != line else Refusal("unfinished")
     return line
 
 
@@ -130,7 +150,9 @@ def _block_end(
     end = len(lines) if is_complete else len(lines) - 1
     for i, line in enumerate(lines):
         # what stands inside of a string or a comment has no level
-        is_level = i and line.strip() and ends[i - 1].state == "code"
+        is_level = i and line.strip() and ends[i - 1].state == "code" and not _is_label(line, tree.language)
+        if line.lstrip(" \t").startswith(tree.language.margin_marks):
+            continue
         if is_level and columns(line, indent) < width:
             end = min(end, i)
             break
@@ -165,7 +187,8 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
     head = (here.head + gap.lead).rsplit("\n", 1)[-1]
     if not gap.tail:
         middle = _without_comment(middle, here.tail, gap, tree)
-        variants = overlap_variants(middle, here.tail)
+        closed = _up_to_closed(head, middle, here.tail, gap, tree)
+        variants = [closed if each == middle else each for each in overlap_variants(middle, here.tail)]
         fitting = variants[0]
         if len(variants) > 1:
             # a bracket to the right may be the editor's or the user's: the text that is left whole knows
@@ -201,6 +224,27 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
         return Refusal("repeats-prefix")
     if is_loop(middle):
         return Refusal("repetition")
+    return middle
+
+
+def _up_to_closed(head: str, middle: str, tail: str, gap: Gap, tree: SyntaxTree) -> str:
+    """Middle up to a bracket of its own that stands right of it already, where its line would have that once too often.
+
+    The editor closed it by itself, and the model wrote on behind it: `x > 0) {` between `if (` and `)`.
+    """
+    first = tail.strip()[:1]
+    if not first or first not in middle or first not in ")]}" or not is_closing(tail, tree.language):
+        return middle
+    # inside of a string or a comment quotes are no marks
+    language = tree.language if tree.is_code_at(gap.start) else PLAIN_TEXT
+    whole, own = (scan_brackets(language, line).num_stray for line in (head + middle + tail, head + tail))
+    if whole <= own:
+        return middle
+    is_open = scan_brackets(language, head).open_brackets
+    for match in re.finditer(re.escape(first), middle):
+        before = scan_brackets(language, head + middle[: match.start()])
+        if before.state == "code" and before.open_brackets == is_open:
+            return middle[: match.start()].rstrip()
     return middle
 
 

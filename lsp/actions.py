@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -46,6 +46,9 @@ NOT_PARSED = "what the model wrote would not parse"
 
 NUM_ATTEMPTS = 4
 """Different answers that a repair or a rewrite is tried with."""
+
+MIN_KEPT = 70
+"""A line that the model writes anew to repair it has to be like the old one in so much of 100."""
 
 _MAYBE_HOLE = re.compile(
     r"\bpass\b|\.\.\.|TODO|FIXME|NotImplemented|todo!|unimplemented|\{\s*\}|\"\"\"|'''"
@@ -155,13 +158,15 @@ class CodeActions:
 
         found: list[tuple[ActionKind, int, int]] = []
         text = clean(text)
-        if start == end:
-            if wanted("fillHole") and _hole_gap(document, text, start) is not None:
-                found.append(("fillHole", start, start))
-            if wanted("repair") and (broken := _broken_lines(document, text, start)) is not None:
-                found.append(("repair", *broken))
-        elif wanted("rewrite") and (chosen := _trimmed(text, start, end)) is not None:
-            found.append(("rewrite", *chosen))
+        # Helix has no cursor without a character under it, and Eglot asks with the word or the statement at the cursor
+        chosen = text[start:end].removesuffix("\n").removesuffix("\r")
+        cursor = start + len(chosen)
+        if wanted("fillHole") and _hole_gap(document, text, cursor) is not None:
+            found.append(("fillHole", cursor, cursor))
+        if wanted("repair") and "\n" not in chosen and _is_broken(document, text, cursor):
+            found.append(("repair", cursor, cursor))
+        if wanted("rewrite") and len(chosen) > 1 and (trimmed := _trimmed(text, start, end)) is not None:
+            found.append(("rewrite", *trimmed))
         if wanted("fillAll"):
             known = self._num_holes.get(document.uri)
             if known is None or known[0] != revision:
@@ -201,6 +206,8 @@ class CodeActions:
             action.edit = self._edit(document, plan, outcome)
         else:
             self._say(plan, outcome)
+            # Eglot resolves what has data and no edit again, for ever
+            action.data = None
         return action
 
     async def apply(self, data: object, instruction: object) -> None:
@@ -254,7 +261,7 @@ class CodeActions:
             return None, Outcome(reason="the document has changed; ask again")
         options = self._server.options_for(document)
         text = clean(document.text)
-        gaps = await asyncio.get_running_loop().run_in_executor(self._reader, _gaps_of, plan, document, text)
+        gaps, choices = await asyncio.get_running_loop().run_in_executor(self._reader, _gaps_of, plan, document, text)
         if document.revision != plan.revision:
             return None, Outcome(reason="the document has changed; ask again")
         if not gaps:
@@ -270,6 +277,7 @@ class CodeActions:
                 indent=IndentStyle(),
                 is_rewrite=plan.kind == "rewrite",
                 deadline_ms=DEADLINE_S * 1000,
+                choices=choices,
             ),
             plan.kind,
         )
@@ -306,8 +314,12 @@ class _Task:
         text, first = self.request.text, self.request.gaps[0]
         at = text.rfind("\n", 0, first.start) + 1
         indent = text[at : len(text) - len(text[at:].lstrip(" \t"))]
-        marks = language.line_comments
-        comment = indent + (marks[0] if marks else "#") + " " + " ".join(instruction.split()) + "\n"
+        first_mark, last_mark = "#", ""
+        if language.line_comments:
+            first_mark = language.line_comments[0]
+        elif language.block_comments:
+            first_mark, last_mark = language.block_comments[0]
+        comment = indent + " ".join((first_mark, *instruction.split(), last_mark)).rstrip() + "\n"
         gaps = tuple(
             replace(gap, start=gap.start + len(comment), end=gap.end + len(comment)) for gap in self.request.gaps
         )
@@ -317,7 +329,8 @@ class _Task:
     def run(self, infiller: Infiller, cancelled: CancelToken) -> Outcome:
         """Fill the gaps; a repair that mends nothing, or a rewrite that changes nothing, gets other answers tried."""
         reason = "there is nothing good to put here"
-        for seed in range(NUM_ATTEMPTS if self.kind in ("repair", "rewrite") else 1):
+        is_tried_again = self.kind in ("repair", "rewrite") and not self.request.choices
+        for seed in range(NUM_ATTEMPTS if is_tried_again else 1):
             result = infiller.fill_gaps(replace(self.request, seed=seed), cancelled)
             if result.is_cancelled or any(fill.declined == NO_OTHER for fill in result.fills):
                 break
@@ -325,11 +338,20 @@ class _Task:
             if found and not self._is_good(found):
                 reason = NOT_PARSED
                 continue
+            if found and self.kind == "repair" and not self._is_like(found[0]):
+                reason = "what the model wrote is something else"
+                continue
             if found:
                 shift = self.shift
                 return Outcome(tuple(Replacement(each.start - shift, each.end - shift, each.text) for each in found))
             reason = _reason(result) or (LEFT_ALONE if any(fill.proposal for fill in result.fills) else reason)
         return Outcome(reason=reason)
+
+    def _is_like(self, each: Replacement) -> bool:
+        """Whether a repair keeps most of what stood there: the model was not shown it."""
+        from rapidfuzz.fuzz import ratio
+
+        return ratio(self.request.text[each.start : each.end], each.text) >= MIN_KEPT
 
     def _replacements(self, result: GapsResult) -> list[Replacement]:
         text = self.request.text
@@ -379,15 +401,24 @@ def _language(document: Document) -> Language:
     return language_for(document.language, document.path)
 
 
-def _gaps_of(plan: Plan, document: Document, text: str) -> tuple[GapSpan, ...]:
-    find: dict[ActionKind, Callable[[], Sequence[GapSpan]]] = {
-        "fillHole": lambda: [gap for gap in [_hole_gap(document, text, plan.start)] if gap is not None],
-        "fillAll": lambda: _hole_gaps(document, text)[:MAX_HOLES],
-        # a piece of one line stays one: without a newline to come the model ends it sooner, and better
-        "rewrite": lambda: [GapSpan(plan.start, plan.end, is_multiline="\n" in text[plan.start : plan.end])],
-        "repair": lambda: [GapSpan(plan.start, plan.end, is_multiline="\n" in text[plan.start : plan.end])],
-    }
-    return tuple(find[plan.kind]())
+def _gaps_of(plan: Plan, document: Document, text: str) -> tuple[tuple[GapSpan, ...], tuple[str, ...]]:
+    """The gaps of an action, and what may stand in the only one, if that is known."""
+    if plan.kind == "repair":
+        from ..infill.repair import repair_at
+
+        found = repair_at(_language(document), text, plan.start)
+        return ((_span(text, found.start, found.end),), found.texts) if found is not None else ((), ())
+    if plan.kind == "rewrite":
+        return (_span(text, plan.start, plan.end),), ()
+    if plan.kind == "fillAll":
+        return tuple(_hole_gaps(document, text)[:MAX_HOLES]), ()
+    gap = _hole_gap(document, text, plan.start)
+    return ((gap,) if gap is not None else ()), ()
+
+
+def _span(text: str, start: int, end: int) -> GapSpan:
+    # a piece of one line stays one: without a newline to come the model ends it sooner, and better
+    return GapSpan(start, end, is_multiline="\n" in text[start:end])
 
 
 def _hole_gap(document: Document, text: str, offset: int) -> GapSpan | None:
@@ -400,6 +431,9 @@ def _hole_gap(document: Document, text: str, offset: int) -> GapSpan | None:
 def _hole_gaps(document: Document, text: str) -> list[GapSpan]:
     from ..infill.holes import find_holes
 
+    if document.path.endswith(".pyi"):
+        # a stub is all of these on purpose
+        return []
     return [hole.gap for hole in find_holes(_language(document), text) if hole.is_sure]
 
 
@@ -424,22 +458,10 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
-def _broken_lines(document: Document, text: str, offset: int) -> tuple[int, int] | None:
-    """The content of the lines of a syntax error on the cursor's line, or None."""
-    from ..infill.syntax import SyntaxTree
+def _is_broken(document: Document, text: str, offset: int) -> bool:
+    from ..infill.repair import is_broken_at
 
-    tree = SyntaxTree.around(_language(document), text, offset, offset)
-    low = text.rfind("\n", 0, offset) + 1
-    high = text.find("\n", offset)
-    high = len(text) if high < 0 else high
-    touching = [(start, end) for start, end in tree.error_spans() if start <= high and end >= low]
-    if not touching:
-        return None
-    # an error may run to the end of the file because of one line: mend this line, whatever its span
-    start, end = touching[0]
-    if end - start > MAX_SELECTION_CHARS or text.count("\n", start, end) > 8:
-        start, end = low, high
-    return _trimmed(text, min(start, low), max(min(end, len(text)), high))
+    return is_broken_at(_language(document), text, offset)
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from lsprotocol import types
 
@@ -45,6 +46,9 @@ BUSY_AFTER_S = 0.2
 LOOK_AHEAD_AFTER_S = 0.06
 """A pause this long over a proposal is worth computing what follows it."""
 
+TYPED_S = 0.5
+"""A completion list that is asked for this soon after a change at the cursor belongs to the typing."""
+
 MIN_ASKED = 3
 """So many proposals at least are looked for when a key asks where there is one already. The first press gets the best
 one at once: to look for others takes longer, across lines up to a second, because diffusion has to find them there."""
@@ -52,8 +56,17 @@ one at once: to look for others takes longer, across lines up to a second, becau
 MAX_EDITED_CHARS = 400
 """So much is shown of each of the last places that were edited."""
 
+_WHY_QUIET = {
+    "disabled": "lacuna.enable is off here",
+    "paused": "it is paused",
+    "language": "its language is in lacuna.disable.languages",
+    "excluded": "an ignore file, lacuna.disable.paths or lacuna.privacy.deny leaves it out, or it may hold secrets",
+}
+"""What somebody is told who asks by a key where nothing is ever proposed."""
+
 MAX_REMEMBERED = 256
 _WORD = re.compile(r"\w+\Z")
+_INDENT = re.compile(r"[ \t]*")
 MAX_BACKOFF_S = 30.0
 ADAPTIVE_LIMIT_S = 0.5
 SLOW_FILL_S = 0.25
@@ -113,6 +126,8 @@ class InlineCompletions:
         self._asked_last: tuple[str, int, int] | None = None
         """Uri, revision and offset where a key asked last: what is remembered there is all that the model has."""
         self.metrics = Metrics(None)
+        self.insert_text_mode = types.InsertTextMode.AsIs
+        """Whether the client indents the later lines of a completion item by itself."""
         self._reports_shows = False
         """Whether this client says what it shows; of others, what is answered counts as shown."""
         self._backoff = Backoff()
@@ -155,41 +170,60 @@ class InlineCompletions:
                 server.protocol.cancellations.pop(msg_id, None)
 
     async def as_completion(self, params: types.CompletionParams) -> types.CompletionList:
-        """The best proposal as one clearly labelled item of the ordinary list, for clients without ghost text."""
+        """The proposals as clearly labelled items of the ordinary list, for clients without ghost text."""
         nothing = types.CompletionList(is_incomplete=True, items=[])
         document = self._server.documents.get(params.text_document.uri)
         if document is None or not self._server.options_for(document).features.completion_fallback:
             return nothing
-        is_explicit = params.context is None or params.context.trigger_kind == types.CompletionTriggerKind.Invoked
+        # what the client says of the trigger tells a key from typing in no editor: Eglot and Helix say Invoked of both,
+        # lsp-mode says TriggerForIncompleteCompletions
+        is_typed = params.position == document.last_cursor() and time.monotonic() - self._last_change < TYPED_S
         kind = types.InlineCompletionTriggerKind
-        context = names.InlineCompletionContext(kind.Invoked if is_explicit else kind.Automatic)
+        context = names.InlineCompletionContext(kind.Automatic if is_typed else kind.Invoked)
         uri = names.VersionedDocument(params.text_document.uri)
-        items = await self.answer(names.InlineCompletionParams(uri, params.position, context))
-        if not items or items[0].range is None or not document.is_valid(params.position):
+        answer = await self.answer(names.InlineCompletionParams(uri, params.position, context))
+        if not answer or not document.is_valid(params.position):
             return nothing
-        best, span, written = items[0], items[0].range, str(items[0].insert_text)
+        items: dict[str, types.CompletionItem] = {}
+        for number, proposal in enumerate(answer):
+            item = self._as_item(proposal, number, document, params.position)
+            if item is not None:
+                # clients tell candidates apart by what they show of them
+                items.setdefault(item.label, item)
+        return types.CompletionList(is_incomplete=True, items=list(items.values()))
+
+    def _as_item(
+        self, proposal: types.InlineCompletionItem, number: int, document: Document, position: types.Position
+    ) -> types.CompletionItem | None:
+        span, written = proposal.range, str(proposal.insert_text)
+        if span is None or span.start != position:
+            return None
+        cursor = document.offset_at(position)
+        if self.insert_text_mode is types.InsertTextMode.AdjustIndentation:
+            indent = _INDENT.match(document.text, document.offset_at(types.Position(position.line, 0)), cursor)
+            relative = _relative(written, indent.group() if indent is not None else "")
+            if relative is None:
+                return None
+            written = relative
         # clients filter by the word left of the cursor, so it belongs to the item
-        cursor = document.offset_at(params.position)
-        if span.start != params.position:
-            return nothing
         word = _WORD.search(document.text, max(0, cursor - 200), cursor)
         left = word.group() if word is not None else ""
-        start = document.position_at(cursor - len(left))
-        label = (left + written).strip().split("\n", 1)[0][:60] or "(next line)"
-        item = types.CompletionItem(
-            label=label,
+        num_lines = len(written.strip("\n").split("\n"))
+        return types.CompletionItem(
+            label=(left + written).strip().split("\n", 1)[0][:60] or "(next line)",
             label_details=types.CompletionItemLabelDetails(description="Lacuna"),
-            kind=types.CompletionItemKind.Snippet,
-            detail="Lacuna: fills the gap here",
-            documentation=written,
+            # what is called a snippet, Helix reads as one: dollars, backslashes and indentation would be its own
+            kind=types.CompletionItemKind.Text,
+            detail="Lacuna: fills the gap here" + (f", {num_lines} lines" if num_lines > 1 else ""),
+            documentation=left + written,
             # after everything that a language server knows for certain
-            sort_text="\uffff",
+            sort_text=f"\uffff{number}",
             filter_text=left + written,
             insert_text_format=types.InsertTextFormat.PlainText,
-            text_edit=types.TextEdit(types.Range(start, span.end), left + written),
-            command=best.command,
+            insert_text_mode=self.insert_text_mode,
+            text_edit=types.TextEdit(types.Range(document.position_at(cursor - len(left)), span.end), left + written),
+            command=proposal.command,
         )
-        return types.CompletionList(is_incomplete=True, items=[item])
 
     async def _answer(
         self,
@@ -202,6 +236,9 @@ class InlineCompletions:
         options = self._server.options_for(document)
         if (reason := self._why_quiet(document, options, params.position, is_explicit)) is not None:
             self._log(document, params.position, start, f"declined: {reason}")
+            if is_explicit and reason in _WHY_QUIET:
+                name = unquote(document.uri.rsplit("/", 1)[-1])
+                self._server.show(f"Lacuna proposes nothing in {name}: {_WHY_QUIET[reason]}.", types.MessageType.Info)
             return []
         if is_explicit:
             self._backoff.reset()
@@ -630,6 +667,23 @@ class Asked:
     def shift(self) -> int:
         """What leads from an offset of the request to one of the document."""
         return self.snapshot.base - self.num_before
+
+
+def insert_text_mode(params: types.InitializeParams) -> types.InsertTextMode:
+    """How this client puts in the later lines of a completion item: as they are, unless all it can is indent them."""
+    text = params.capabilities.text_document
+    item = text.completion.completion_item if text is not None and text.completion is not None else None
+    support = item.insert_text_mode_support if item is not None else None
+    can_keep = support is None or types.InsertTextMode.AsIs in support.value_set
+    return types.InsertTextMode.AsIs if can_keep else types.InsertTextMode.AdjustIndentation
+
+
+def _relative(text: str, indent: str) -> str | None:
+    """The text less the indentation that its later lines share with the first; None where one is indented less."""
+    first, *lines = text.split("\n")
+    if not all(line.startswith(indent) or not line.strip() for line in lines):
+        return None
+    return "\n".join([first, *(line.removeprefix(indent) for line in lines)])
 
 
 def _ahead_key(uri: str) -> str:

@@ -131,8 +131,10 @@ def _gpu() -> Finding:
 def _cpu() -> Finding:
     import torch
 
+    from ..engine.threads import num_cores
+
     capability = torch.backends.cpu.get_cpu_capability()
-    return Finding("cpu", "ok", f"{os.cpu_count()} cores, {platform.machine()}, {capability}")
+    return Finding("cpu", "ok", f"{num_cores()} cores, {platform.machine()}, {capability}")
 
 
 def _model(engine: EngineOptions) -> Iterator[Finding]:
@@ -293,9 +295,12 @@ def _grammars() -> Finding:
 
 
 def _folder(name: str, folder: Path) -> Finding:
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
+    from ..engine.find import existing
+
+    parent = existing(folder)
+    if parent is None:
+        advice = f"There is no {folder.anchor}; set HOME or the XDG variables to others."
+        return Finding(name, "note", str(folder), advice)
     if not parent.is_dir():
         return Finding(name, "note", str(folder), f"{parent} is no folder; set HOME or the XDG variables to others.")
     if not os.access(parent, os.W_OK):
@@ -313,6 +318,6 @@ def _cache() -> Finding:
 
 
 def _state() -> Finding:
-    from platformdirs import user_state_path
+    from .metrics import default_file
 
-    return _folder("state", user_state_path("lacuna"))
+    return _folder("state", default_file().parent)

@@ -166,8 +166,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     fresh = file.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(content), encoding="utf-8")
-    fresh.replace(file)
+    try:
+        fresh.write_text(json.dumps(content), encoding="utf-8")
+        fresh.replace(file)
+    finally:
+        # of a disk that is full
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

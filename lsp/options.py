@@ -187,7 +187,7 @@ class FeatureOptions:
     """Parts that can be switched on or off."""
 
     completion_fallback: bool = value(
-        False, "Also offer the proposal as one item of the ordinary completion list, for editors without ghost text."
+        False, "Also offer the proposal in the ordinary completion list, for editors without ghost text."
     )
     code_actions: bool = value(True, "Offer fill, rewrite and repair as code actions.")
     next_edit: bool = value(False, "After an edit, propose the related changes elsewhere in the file.")

@@ -1,7 +1,8 @@
 """Everything Lacuna adds to LSP 3.18: method names, command names and the typed shapes that travel with them.
 
-All names live under `lacuna/`; a Copilot name is accepted where its meaning is the same. A plain LSP client needs none
-of this. Knows no document, no server and no engine.
+All names live under `lacuna/`, with `$/` before a notification that any client may pass over, as LSP has it; a Copilot
+name is accepted where its meaning is the same. A plain LSP client needs none of this. Knows no document, no server and
+no engine.
 
     client -> server, notification   lacuna/didShow                 DidShowParams
                                      lacuna/didPartiallyAccept      DidPartiallyAcceptParams
@@ -11,7 +12,7 @@ of this. Knows no document, no server and no engine.
                                      lacuna/metrics                 MetricsParams -> MetricsResult
                                      lacuna/previewEdit             PreviewEditParams -> PreviewEditResult | null
                                      lacuna/nextEdit                NextEditParams -> NextEditResult
-    server -> client, notification   lacuna/status                  StatusParams, after every change
+    server -> client, notification   $/lacuna/status                StatusParams, after every change
     workspace/executeCommand         lacuna.accept [id]             a whole proposal was accepted (the item's `command`)
                                      lacuna.applyEdit [data]        for clients that cannot resolve a code action
 
@@ -32,6 +33,7 @@ DID_SHOW = "lacuna/didShow"
 DID_PARTIALLY_ACCEPT = "lacuna/didPartiallyAccept"
 DID_DISMISS = "lacuna/didDismiss"
 STATUS = "lacuna/status"
+STATUS_CHANGED = "$/lacuna/status"
 PAUSE = "lacuna/pause"
 RESUME = "lacuna/resume"
 UNLOAD = "lacuna/unload"

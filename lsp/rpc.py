@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, BinaryIO, cast
 
 import attrs
@@ -183,8 +184,18 @@ class LacunaProtocol(LanguageServerProtocol):
         elif (future := self._request_futures.pop(msg_id, None)) is not None:
             future.cancel()
 
+    def _handle_response(self, msg_id: MsgId, result: Any = None, error: Any = None) -> None:
+        future: Any = self._request_futures.get(msg_id)
+        # pygls would raise over an answer to a request of the client's own, and over one that comes too late
+        if future is not None and not isinstance(future, Future):
+            logger.warning("The client answered a request of its own.")
+        elif future is not None and future.done():
+            del self._request_futures[msg_id]
+        else:
+            super()._handle_response(msg_id, result, error)
+
     def tell(self, method: str, params: Any) -> None:
-        """Send a notification of our own, also when a request has the same name."""
+        """Send a notification of our own."""
         self._send_data({"jsonrpc": "2.0", "method": method, "params": params})
 
     def _answer_error(self, msg_id: Any, code: int, message: str) -> None:

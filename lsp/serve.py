@@ -1,4 +1,4 @@
-"""Starting and ending the process of a language server: logging, the guarded stdout, the event loop, the exit code.
+"""Starting and ending the process of a language server: logging, guarded stdin and stdout, event loop, exit code.
 
 What takes time to import is imported behind the greeting, which answers `initialize` meanwhile. Knows no protocol;
 server.py does.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from ..engine.errors import LacunaError
 from .greeting import Greeting
-from .wire import guard_stdout
+from .wire import guard_stdin, guard_stdout
 
 if TYPE_CHECKING:
     from .record import Recorder
@@ -61,7 +61,7 @@ def serve(
     load_infiller: LoadInfiller | None = None,
 ) -> NoReturn:
     """Serve the client on stdin and stdout until it leaves; then end the process with the code that LSP asks for."""
-    wire = guard_stdout()
+    stdin, wire = guard_stdin(), guard_stdout()
     configure_logging(level, log_file)
     # first, because nobody should be greeted by a server that ends over a file that it cannot write
     observer = _recorder(record, with_contents=with_contents) if record is not None else None
@@ -69,9 +69,9 @@ def serve(
     if hasattr(signal, "SIGTSTP"):
         # Ctrl-Z in a terminal stops the editor's whole group, but other windows may share the model of this process
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    greeting = Greeting(sys.stdin.buffer, wire)
+    greeting = Greeting(stdin, wire)
     try:
-        code = _run(greeting, wire, load_infiller, observer)
+        code = _run(greeting, stdin, wire, load_infiller, observer)
     except KeyboardInterrupt:
         code = 130
     except Exception:
@@ -92,6 +92,7 @@ def _recorder(file: Path, *, with_contents: bool) -> Recorder:
 
 def _run(
     greeting: Greeting,
+    stdin: BinaryIO,
     wire: BinaryIO,
     load_infiller: LoadInfiller | None,
     observer: Recorder | None,
@@ -109,7 +110,7 @@ def _run(
     gc.enable()
     try:
         greeting.wait()
-        return asyncio.run(server.run(sys.stdin.buffer, wire, greeting))
+        return asyncio.run(server.run(stdin, wire, greeting))
     finally:
         if not server.stop_engine():
             logger.warning("The engine was still computing when the editor left.")

@@ -22,7 +22,7 @@ from pygls.protocol import default_converter
 from ..infill.request import Infiller
 from . import protocol as names
 from .actions import CodeActions
-from .completion import InlineCompletions
+from .completion import InlineCompletions, insert_text_mode
 from .documents import Document, Documents, path_of
 from .next_edit import NextEdits
 from .options import Options, for_language, read_options
@@ -43,6 +43,10 @@ PROGRESS_TOKEN = "lacuna/load"
 STOP_TIMEOUT_S = 2.0
 METRICS_INTERVAL_S = 60.0
 STATUS_WAIT_S = 0.25
+CONFIGURATION_WAIT_S = 5.0
+"""What begins without the client's settings after so long takes them when they come."""
+MAX_SHOWN, MAX_CHARS = 5, 500
+"""So many messages about settings pop up at once, and so much is shown of each."""
 COMPLETION_ID = "lacuna-completion"
 COMPLETION_TRIGGERS = (".", "(", " ")
 
@@ -82,6 +86,9 @@ class LacunaServer(RpcServer):
         self._folder_settings: dict[str, Any] = {}
         """What the client gave for each folder last."""
         self._folder_options: dict[str, Options] = {}
+        self._num_pulls = 0
+        self._last_pull = 0
+        """The latest of them that was answered."""
         self._pending_messages: list[str] = []
         self._shown_messages: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,11 +122,13 @@ class LacunaServer(RpcServer):
         self._initial_options, messages = read_options(params.initialization_options)
         self.options = self._initial_options
         self._pending_messages += messages
+        self.completions.insert_text_mode = insert_text_mode(params)
         text = params.capabilities.text_document
         if self.options.features.completion_fallback and (text is None or text.inline_completion is None):
             self.handle_completion()
         client = params.client_info
-        name = f"{client.name} {client.version or ''}".strip() if client else "a client without a name"
+        # Emacs' version is two lines
+        name = " ".join(f"{client.name} {client.version or ''}".split()) if client else "a client without a name"
         logger.info("%s connected, positions in %s.", name, self.documents.encoding)
 
     def handle_completion(self) -> None:
@@ -167,7 +176,7 @@ class LacunaServer(RpcServer):
         self.completions.metrics.flush()
         return not self._is_engine_started or self.engine.stop(STOP_TIMEOUT_S)
 
-    def spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine on its own and log what goes wrong in it."""
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -178,6 +187,7 @@ class LacunaServer(RpcServer):
                 logger.error("A background task failed.", exc_info=error)
 
         task.add_done_callback(done)
+        return task
 
     async def _flush_metrics(self) -> None:
         while True:
@@ -257,29 +267,44 @@ class LacunaServer(RpcServer):
         self._shown_messages.clear()
 
     def _publish_status(self, status: names.StatusParams) -> None:
-        self.protocol.tell(names.STATUS, status)
+        self.protocol.tell(names.STATUS_CHANGED, status)
 
     # configuration
 
     async def pull_configuration(self) -> None:
-        """Ask the client for the settings, also folder by folder; a client that cannot be asked keeps what it sent."""
-        folders = list(self.workspace.folders)
+        """Ask the client for the settings, also folder by folder; a client that cannot be asked keeps what it sent.
+
+        Returns once they are there, or have taken too long: then they count from when they come.
+        """
         self.privacy.set_roots(self.roots())
         self.files.update()
         workspace = self.client_capabilities.workspace
         if workspace is None or not workspace.configuration:
             self._report_options([])
             return
+        # not wait_for: a client that was asleep, or is starting up, answers late and once
+        pull = self.spawn(self._pull())
+        await asyncio.wait([pull], timeout=CONFIGURATION_WAIT_S)
+        if not pull.done():
+            logger.warning("The client has not answered workspace/configuration yet; until then its options stay.")
+            self._report_options([])
+
+    async def _pull(self) -> None:
+        folders = list(self.workspace.folders)
         items = [types.ConfigurationItem(section="lacuna")]
         items += [types.ConfigurationItem(scope_uri=uri, section="lacuna") for uri in folders]
+        self._num_pulls += 1
+        number = self._num_pulls
         try:
-            answer = await asyncio.wait_for(
-                self.workspace_configuration_async(types.ConfigurationParams(items=items)), 5.0
-            )
+            answer = await self.workspace_configuration_async(types.ConfigurationParams(items=items))
         except Exception:
-            logger.warning("The client did not answer workspace/configuration; its initial options stay.")
+            logger.warning("The client did not answer workspace/configuration; its options stay.")
             self._report_options([])
             return
+        if number < self._last_pull:
+            # it was overtaken by one that was asked later
+            return
+        self._last_pull = number
         values: list[Any] = list(answer) if answer else []
         own = values[0] if values else None
         self.apply_options(own, dict(zip(folders, values[1:], strict=False)))
@@ -318,10 +343,15 @@ class LacunaServer(RpcServer):
             self.engine.reload()
 
     def _report_options(self, messages: list[str]) -> None:
-        for message in [*self._pending_messages, *messages]:
-            logger.warning("%s", message)
-            self.show(message)
+        # of a workspace's settings there may be any number, of any length
+        found = [message[:MAX_CHARS] for message in (*self._pending_messages, *messages)]
         self._pending_messages.clear()
+        for message in found:
+            logger.warning("%s", message)
+        for message in found[:MAX_SHOWN]:
+            self.show(message)
+        if len(found) > MAX_SHOWN:
+            self.show(f"{len(found) - MAX_SHOWN} more of Lacuna's settings cannot be used; its log names them.")
 
     def options_for(self, document: Document) -> Options:
         """The options that hold in this document: its folder's, with the overrides of its language."""

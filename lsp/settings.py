@@ -109,7 +109,6 @@ def check(row: Row, raw: object) -> tuple[Any, str]:
         parsed = int(cast(float, raw)) if ok else raw
     elif kind == "float":
         ok = isinstance(raw, int | float) and not isinstance(raw, bool) and raw == raw
-        parsed = float(cast(float, raw)) if ok else raw
     elif kind == "str":
         ok = isinstance(raw, str)
     elif kind == "list":
@@ -130,7 +129,8 @@ def check(row: Row, raw: object) -> tuple[Any, str]:
     if ok and kind in ("int", "float") and not low <= parsed <= high:
         ok, want = False, f"a number from {low:g} to {high:g}"
     if ok:
-        return parsed, ""
+        # only now, because a whole number may be beyond all floats
+        return float(parsed) if kind == "float" else parsed, ""
     shown = repr(raw) if len(repr(raw)) <= 60 else repr(raw)[:57] + "..."
     return row.default, f"lacuna.{row.name}: {shown} is not {want}; using {row.default!r}."
 

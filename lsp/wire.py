@@ -1,7 +1,7 @@
 """The wire: JSON-RPC frames over stdin and stdout, with threads for both so that the event loop never blocks.
 
-stdout belongs to the protocol alone: anything else that writes to file descriptor 1 lands on stderr. Knows frames;
-knows no method and no document.
+stdin and stdout belong to the protocol alone: anything else that reads file descriptor 0 finds its end, and what it
+writes to descriptor 1 lands on stderr. Knows frames; knows no method and no document.
 """
 
 from __future__ import annotations
@@ -21,6 +21,23 @@ MAX_FRAME_BYTES = 512 * 1024 * 1024
 _LENGTH = re.compile(rb"(?i)^content-length\s*:\s*(\d+)\s*$")
 
 
+def guard_stdin() -> BinaryIO:
+    """Keep the real stdin for the wire and point file descriptor 0 at nothing. Returns the real one.
+
+    On Windows this is what lets numpy load: its Fortran library looks at descriptor 0, and a look at a pipe that
+    another thread reads from waits until the editor writes again.
+    """
+    wire = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(wire, os.O_BINARY)
+    return os.fdopen(wire, "rb")
+
+
 def guard_stdout() -> BinaryIO:
     """Keep the real stdout for the wire and point file descriptor 1 at stderr. Returns the real one, unbuffered."""
     sys.stdout.flush()
@@ -31,7 +48,6 @@ def guard_stdout() -> BinaryIO:
         import msvcrt
 
         msvcrt.setmode(wire, os.O_BINARY)
-        msvcrt.setmode(0, os.O_BINARY)
     return os.fdopen(wire, "wb", buffering=0)
 
 

@@ -17,7 +17,7 @@ import pytest
 ROOMS = ("lsp", "infill", "engine", "kernels", "training", "bench")
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/EDITORS.md", "docs/ENGINE_H200.md",
-    "docs/NEGATIVE_KNOWLEDGE.md", "docs/SEARCH.md", "docs/TRAINING.md",
+    "docs/NEGATIVE_KNOWLEDGE.md", "docs/OTHER_EDITORS.md", "docs/SEARCH.md", "docs/TRAINING.md",
 )  # fmt: skip
 
 

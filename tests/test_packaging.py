@@ -141,7 +141,7 @@ def imported(repository: Path, folder: str) -> set[str]:
                 names |= {word for word in words if "." not in word}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 # grammars are rows of a table and imported by name
-                names |= {found[0] for found in [re.match(r"tree_sitter_[a-z]+", node.value)] if found}
+                names |= {found[0] for found in [re.match(r"tree_sitter_[a-z_]+", node.value)] if found}
     return names - set(sys.stdlib_module_names)
 
 

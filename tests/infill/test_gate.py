@@ -87,6 +87,35 @@ def test_what_the_lines_around_need(name):
         assert adds_errors(tree, snapshot, at, at, answer), answer
 
 
+def _is_refused(language, marked, text):
+    at = marked.index("^")
+    whole = marked.replace("^", "")
+    tree = SyntaxTree.around(language_for(language), whole, at, at)
+    return adds_errors(tree, Snapshot(whole), at, at, text)
+
+
+def test_an_error_far_away_of_a_window_that_is_broken_anyway_is_no_reason():
+    text = "module.exports = {\n" + "\tf(a) {\n\t\tif (a) {\n\t\t\treturn 1;\n\t\t}\n\t},\n" * 400 + "};\n"
+    at = text.index("\t\t}\n", len(text) // 2)
+    broken = text[:at] + "\t\t^" + text[at + len("\t\t}") :]
+    assert not _is_refused("javascript", broken, "}")
+    header = text.index("if (a) {", len(text) // 2) + len("if (")
+    broken = text[:header] + "^" + text[header + 1 :]
+    assert not _is_refused("javascript", broken, "a")
+    assert _is_refused("javascript", broken, "a]")
+
+
+@pytest.mark.parametrize("tail", [")", "]"])
+def test_what_the_user_still_has_to_write_is_no_error(tail):
+    opening = {")": "(", "]": "["}[tail]
+    marked = f"void f(void)\n{{\n    int x = g{opening}^{tail}\n    h();\n}}\n"
+    assert not _is_refused("c", marked, "a")
+    assert _is_refused("c", marked, "a b")
+    # where nothing stands to the right, the proposal ends its statement itself
+    assert _is_refused("c", marked.replace(f"^{tail}", "^"), f"a{tail}")
+    assert not _is_refused("c", marked.replace(f"^{tail}", "^"), f"a{tail};")
+
+
 def test_who_writes_inside_of_an_open_bracket_may_go_on():
     text = "def f(self):\n    return self.g(\n        a,\n        \n\n\ndef g(self):\n    return 1\n"
     at = text.index("a,\n        ") + len("a,\n        ")
@@ -191,3 +220,21 @@ def marked(text: str) -> tuple[SyntaxTree, Snapshot, int]:
     at = text.index("^")
     text = text.replace("^", "")
     return SyntaxTree.around(PYTHON, text, at, at), Snapshot(text), at
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        ("if f(^)", ""),
+        ("    for a in g(^)", ""),
+        ("while a[^]", ""),
+        ("def f(^)", "    return 1\n"),
+        ("class A(^)", "    a = 1\n"),
+    ],
+)
+def test_a_header_may_still_lack_its_colon(head, rest):
+    before = "def g():\n    a = 1\n" if head[0] == " " else "a = 1\n"
+    marked = f"{before}{head}\n{rest}"
+    assert not _is_refused("python", marked, "a")
+    assert _is_refused("python", marked, "a b")
+    assert _is_refused("python", marked, "a))")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import string
 import threading
 import time
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -200,7 +202,7 @@ def test_many_files_are_read_as_far_as_memory_goes(tmp_path):
 
 def test_only_what_can_be_wanted_is_looked_at(tmp_path):
     """The rules look at the disk; a name costs nothing."""
-    for name in ("a.py", "b.bin", "c.lock", "node_modules", "README"):
+    for name in ("a.py", "b.bin", "c.lock", "d.json", "node_modules", "README"):
         (tmp_path / name).touch()
     asked_about: list[str] = []
     read_all(WorkspaceIndexer(LineIndex(), [tmp_path], lambda path: bool(asked_about.append(path))))
@@ -397,6 +399,27 @@ def test_a_busy_flag_that_fails_stops_nothing(tmp_path):
         wait_until(lambda: len(index) == 1)
     finally:
         stop()
+
+
+def test_who_stops_in_the_middle_leaves_nothing_open(tmp_path):
+    for number in range(50):
+        (tmp_path / f"{number}.py").write_text(SOURCE)
+
+    def read_some() -> weakref.ref[LineIndex]:
+        index = LineIndex()
+        stop = WorkspaceIndexer(index, [tmp_path], lambda path: False).start(slice_ms=0.0, pause_ms=1.0)
+        wait_until(lambda: len(index))
+        stop()
+        assert len(index) < 50
+        return weakref.ref(index)
+
+    gc.disable()
+    try:
+        # at once: whoever loads an infiller freezes all there is, and garbage that waits to be found stays for good
+        left = read_some()
+        wait_until(lambda: left() is None)
+    finally:
+        gc.enable()
 
 
 def wait_until(is_so) -> None:

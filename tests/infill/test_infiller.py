@@ -104,6 +104,18 @@ def test_a_declined_request_costs_no_engine_work():
     assert subject.refusals["excluded"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "language"),
+    [
+        pytest.param(f"x = {B}" + " " * 100_000, "f(1)", "python", id="blanks beyond the window"),
+        pytest.param("var a=1;" * 5_000 + f"x = {B};y(" + "var a=1;" * 5_000, "f(", "javascript", id="one long line"),
+    ],
+)
+def test_a_line_that_goes_on_beyond_the_window_is_no_trouble(text, answer, language):
+    result = infiller(answer).fill(asked(text, language, is_explicit=True))
+    assert [proposal.text for proposal in result.proposals] == (["f(1)"] if language == "python" else [])
+
+
 def test_cancelled_is_a_value():
     subject = infiller("f(1)")
     result = subject.fill(asked(f"x = {B}\n"), cancelled=lambda: True)
@@ -394,7 +406,6 @@ def test_open_documents_stay_in_a_full_index_and_their_folders_are_read_first(tm
     for i in range(len(neighbours)):
         # one is learnt with each, and what is remembered is not asked
         subject.fill(asked(f"z = {i}\ny = {B}\n", path=here, neighbours=neighbours))
-    subject._stop_indexing()
     indexer = subject._indexer
     while indexer.step(5.0):
         pass

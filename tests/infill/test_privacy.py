@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
+from lacuna_ls.infill import privacy
 from lacuna_ls.infill.privacy import REDACTED, PathRules, redact
 
 
@@ -123,6 +126,8 @@ def test_a_worktree_has_the_exclude_file_of_its_repository(repo):
         pytest.param("[z-a].py\nb.py\n", ["b.py"], ["m.py"], id="a range that runs backwards"),
         pytest.param("[[:digit:]].py\n[^[:alpha:]]b\n", ["1.py", "_b"], ["a.py", "ab"], id="classes"),
         pytest.param("a.py \nb\\ \nc/  \n", ["a.py", "b ", "c/x"], ["b"], id="blanks at the end"),
+        pytest.param("*a*b**c*d\n", ["abcd", "xaxbxcxd", "s/abbccd"], ["abc", "acbd", "abcdx"], id="stars"),
+        pytest.param("a/**/b*/**/c\n", ["a/b/c", "a/x/by/b/z/c"], ["a/c", "x/a/b/c", "a/xb/c"], id="folders between"),
     ],
 )
 def test_an_ignore_file_means_what_git_says(tmp_path, lines, ignored, kept):
@@ -140,6 +145,64 @@ def test_an_ignore_file_means_what_git_says(tmp_path, lines, ignored, kept):
         command = [git, "-C", str(tmp_path), "check-ignore", "--no-index", "-z", "--stdin"]
         said = subprocess.run(command, input=asked, capture_output=True, check=False).stdout
         assert said.decode().split("\0")[:-1] == ignored
+
+
+def test_the_users_own_ignore_file_counts_where_git_says_so(repo, monkeypatch):
+    home = repo.parent / "home"
+    (home / ".config" / "git").mkdir(parents=True)
+    (home / ".config" / "git" / "ignore").write_text("scratch.py\nkept.py\n")
+    (repo / "backend" / ".gitignore").write_text("!kept.py\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    rules = PathRules([repo])
+    assert rules.is_excluded(repo / "backend" / "scratch.py")
+    assert not rules.is_excluded(repo / "backend" / "kept.py"), "a repository's own rules overrule the user's"
+    (home / ".gitconfig").write_text('[core]\n\texcludesFile = "~/mine"  ; not in the usual place\n')
+    (home / "mine").write_text("other.py\n")
+    rules = PathRules([repo])
+    assert rules.is_excluded(repo / "backend" / "other.py")
+    assert not rules.is_excluded(repo / "backend" / "scratch.py")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_an_ignore_file_without_an_end_is_none(tmp_path):
+    os.mkfifo(tmp_path / ".gitignore")
+    (tmp_path / ".lacunaignore").symlink_to("/dev/zero")
+    (tmp_path / ".copilotignore").write_text("a.py\n")
+    # in a process of its own, because one that waits for a pipe cannot be stopped
+    code = f"from lacuna_ls.infill.privacy import PathRules; print(PathRules([{str(tmp_path)!r}])"
+    code += f".is_excluded({str(tmp_path / 'a.py')!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        pytest.param("*a*a*a*a*a*a*a*a*b", "a" * 250, id="many stars"),
+        pytest.param("*?a*?a*[ab]a*[ab]a*a?b", "a" * 250, id="stars between other marks"),
+        pytest.param("*" * 300 + "b", "a" * 250, id="stars side by side"),
+        pytest.param("a/**/a*/**/a/**/*a/**/a/**/a/**/b", "a/" * 300, id="many folders"),
+    ],
+)
+def test_no_pattern_takes_long(tmp_path, pattern, name):
+    """A workspace can bring any pattern, and its settings, too (`disable.paths`)."""
+    (tmp_path / ".gitignore").write_text(pattern)
+    started = time.process_time()
+    assert not PathRules([tmp_path], [pattern]).is_excluded(tmp_path / name)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(("case", "is_excluded"), [(re.IGNORECASE, True), (re.NOFLAG, False)])
+def test_patterns_have_case_where_file_names_have_it(repo, monkeypatch, case, is_excluded):
+    # with core.ignorecase, as git sets it on Windows and macOS, `git check-ignore` says the same
+    monkeypatch.setattr(privacy, "CASE", case)
+    (repo / ".gitignore").write_text("Secret_Config.py\nBuild/\n")
+    rules = PathRules([repo], ["*.DUMP"])
+    for path in ("secret_config.py", "build/a.py", "a.dump"):
+        assert rules.is_excluded(repo / path) is is_excluded, path
+    assert rules.is_excluded(repo / "Secret_Config.py")
 
 
 def test_a_changed_ignore_file_is_read_again(tmp_path):
@@ -197,6 +260,13 @@ def test_the_users_own_patterns_and_bad_lines(tmp_path):
         pytest.param('PASSWORD = """hunter2hunter2"""', "hunter2", id="three quotes"),
         pytest.param("x = 'sk-proj-abcdefghijklmnopqrst1234'", "mnop", id="a model's key by its shape"),
         pytest.param('token = f(password="hunter2hunter2")', "hunter2", id="a secret in an argument"),
+        pytest.param('password = "it\'s-hunter2"', "hunter2", id="another quote inside"),
+        pytest.param(r'password = "a\"bc-hunter2"', "hunter2", id="the same quote inside"),
+        pytest.param("signing_key = 'abc123def456'", "abc123", id="a key that signs"),
+        pytest.param('"Server=x;Uid=u;Pwd=Hunter2!x;Encrypt=True"', "Hunter2", id="what a database is opened with"),
+        pytest.param("'Endpoint=sb://x/;SharedAccessKey=" + "aB1/" * 10 + "='", "aB1/", id="a message bus"),
+        pytest.param("https://hooks.slack.com/services/T01234567/B01234567/" + "aB1" * 8, "aB1", id="a web hook"),
+        pytest.param("bot('123456789:AA" + "F1-" * 11 + "')", "F1-", id="a bot's token"),
     ],
 )
 def test_secrets_are_redacted_and_lines_stay(text, secret):
@@ -235,6 +305,9 @@ def test_secrets_are_redacted_and_lines_stay(text, secret):
         pytest.param(".sk-estimator-html-representation-container {", id="a class of a stylesheet"),
         pytest.param("# Basic internationalization is done", id="a word behind another"),
         pytest.param('h = f"Bearer {self.access_token_value}"', id="a bearer token that is put in"),
+        pytest.param("token = 'it' if a else 'that'", id="two short strings"),
+        pytest.param('f"Server={host};Pwd={password};"', id="a database's password that is put in"),
+        pytest.param("a=1;Pwd=form.elements.Pwd;send(Pwd)", id="a statement that gives one on"),
     ],
 )
 def test_ordinary_code_is_left_alone(text):
@@ -245,9 +318,9 @@ def test_ordinary_code_is_left_alone(text):
     "text",
     ["password = " * 20_000 + "'" * 1000, "token" * 60_000, "\ntoken=" + "a" * 300_000, "token:" * 50_000,
      "\n" * 100_000 + "token = \n" * 10_000, "\napi_key=a(" + "a1" * 100_000, "sk-" * 100_000, "://:" * 100_000,
-     "authorization:" + "\t" * 100_000 + "authorization " * 10_000],
+     "authorization:" + "\t" * 100_000 + "authorization " * 10_000, "eyJa-" * 60_000],
     ids=["assignments", "one word", "a long value", "colons", "empty lines", "a long call", "beginnings of a key",
-         "addresses", "headers"],
+         "addresses", "headers", "beginnings of a signed token"],
 )  # fmt: skip
 def test_redacting_is_linear(text):
     started = time.process_time()

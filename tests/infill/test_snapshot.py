@@ -58,6 +58,11 @@ def test_offset_at_refuses_places_that_are_not_there(line, column):
         pytest.param(
             "x = f(a,\n      b)\nif x:\n    y\nif z:\n    w\n", "    ", id="continuation lines do not count more"
         ),
+        pytest.param(
+            "class A {\n  int a =\n      1;\n  f(\n      b,\n      c(\n          d));\n}\n",
+            "  ",
+            id="what goes on with a statement is deeper",
+        ),
     ],
 )
 def test_detect_indent(text, unit):

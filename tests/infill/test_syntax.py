@@ -94,6 +94,22 @@ def test_the_scanner_knows_the_literals_of_a_language(language, text):
     assert scan_brackets(language_for(language), text).num_unbalanced == 0
 
 
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        pytest.param("cpp", "struct TORCH_API Foo final : Bar {\n  C10_CUDA_API int get(int a);\n};\n", id="exported"),
+        pytest.param("cpp", "__global__ void __launch_bounds__(256) f(float* __restrict__ a) {}\n", id="a kernel"),
+        pytest.param("cpp", "void f() {\n  g<<<grid, block>>>(a);\n  _CCCL_PRAGMA_UNROLL()\n  h();\n}\n", id="launch"),
+        pytest.param("c", "int f(void)\n{\n    SIZE_T a = 1;\n    return a > MAX_A ? A_B : C_D;\n}\n", id="not macros"),
+    ],
+)
+def test_macros_that_the_grammar_does_not_know_are_no_errors(language, text):
+    tree = SyntaxTree.parse(language_for(language), text)
+    assert tree.damage() == Damage(0, 0)
+    broken = SyntaxTree.parse(language_for(language), text.replace(";", " b c;", 1).replace(") {}", " {}"))
+    assert broken.damage() > Damage(0, 0)
+
+
 def test_damage_exceeds_in_either_respect():
     assert Damage(1, 0).exceeds(Damage(0, 5))
     assert Damage(0, 1).exceeds(Damage(5, 0))
@@ -152,14 +168,6 @@ def test_a_lone_surrogate_keeps_offsets_true():
     assert SyntaxTree.parse(PYTHON, text).is_in_comment(len(text))
 
 
-def test_blocks_are_found_by_the_tree():
-    text = "def f():\n    if a:\n        b = 1\n    c\n"
-    span = SyntaxTree.parse(PYTHON, text).enclosing_block(text.index("b = 1"))
-    assert span is not None
-    assert text[slice(*span)] == "b = 1"
-    assert SyntaxTree.parse(PYTHON, text).enclosing_block(0) is None
-
-
 @pytest.mark.parametrize(
     ("language", "text", "state", "num_unbalanced"),
     [
@@ -188,5 +196,7 @@ def test_a_deeply_nested_text_is_not_climbed_for_a_name():
     tree = SyntaxTree.parse(language_for("javascript"), text)
     begun = time.perf_counter()
     assert not tree.repeats_name(4 + depth, 5 + depth)
+    # four seconds where every step up begins at the root
+    assert tree.is_code_at(4 + depth)
     # half a second where every level is looked at
     assert time.perf_counter() - begun < 0.1

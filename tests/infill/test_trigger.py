@@ -86,6 +86,12 @@ def test_an_excluded_path_is_declined_before_anything_else():
         pytest.param("javascript", "function f() {‸\n", "\n  ", "\n}", id="nobody has closed the brace"),
         pytest.param("javascript", "const a = {‸}\n", "", "", id="an object literal is no block"),
         pytest.param("go", "func f() {‸}\n", "\n\t", "\n", id="Go indents by tabs"),
+        pytest.param("go", "func f() {\n\tif a &&\n\t\tb {‸}\n}\n", "\n\t\t", "\n\t", id="a header of two lines"),
+        pytest.param("java", "class A {\n    void f(int a,\n           int b) {‸}\n}\n", "\n        ", "\n    ",
+                     id="parameters below each other"),
+        pytest.param("python", "if x:\n    def f(a,\n          b):‸\n", "\n        ", "", id="the same in Python"),
+        pytest.param("c", "int f(void)\n{‸}\n", "\n    ", "\n", id="a brace on a line of its own"),
+        pytest.param("javascript", "f();\n{‸}\n", "", "", id="a block of its own"),
     ],
 )
 def test_lead_and_tail(language, marked, lead, tail):

@@ -56,6 +56,13 @@ def test_natural_end(marked, answer, expected):
         pytest.param("python", f"x = {B}b or c\n", "a or b or c", "x = a or b or c\n", id="words are not joined"),
         pytest.param("python", f"x = {B} else c\n", "a if b else c", "x = a if b else c\n", id="it has its own space"),
         pytest.param("javascript", f"f({B});\n", "a);", "f(a);\n", id="bracket and semicolon"),
+        pytest.param("go", f"\tif ({B})\n", "a > 0) {\n", "\tif (a > 0)\n", id="it went on behind a closed bracket"),
+        pytest.param("javascript", f"f({B})\n", "a, (b) => {{\n  g();", "(unfinished)", id="beyond the line"),
+        pytest.param("rust", f"fn f() {{\n    g({B})\n}}\n", "a).b(|c| {\n        d", "fn f() {\n    g(a)\n}\n",
+                     id="beyond the line, but behind a closed bracket"),
+        pytest.param("c", f"// see ({B})\n", "f) for it.", "// see (f)\n", id="a closed bracket in a comment"),
+        pytest.param("java", f"class A {{ void f() {{\n    g({B})\n}} }}\n", "a, b",
+                     "class A { void f() {\n    g(a, b)\n} }\n", id="the semicolon is the user's to write"),
         pytest.param(
             "javascript", f"if (a {B}) {{\n}}\n", "=== b) {", "if (a === b) {\n}\n", id="the rest of a header"
         ),
@@ -70,9 +77,9 @@ def test_overlap_with_the_rest_of_the_line_is_removed(language, marked, answer, 
     [
         pytest.param("python", f"x = {B}0\n", "self", "(syntax)", id="a number"),
         pytest.param("javascript", f"const a = {B}require('b');\n", "re", "(syntax)", id="a name"),
-        pytest.param("toml", f"line-length = {B}120\n", "1", "(syntax)", id="in a language that is not parsed"),
-        pytest.param("toml", f'name = {B}"a"\n', '"b"', "(syntax)", id="two strings"),
-        pytest.param("toml", f"[{B}project]\n", '"x"', "(syntax)", id="a string and a word"),
+        pytest.param("ini", f"line-length = {B}120\n", "1", "(syntax)", id="in a language that is not parsed"),
+        pytest.param("ini", f'name = {B}"a"\n', '"b"', "(syntax)", id="two strings"),
+        pytest.param("ini", f"[{B}project]\n", '"x"', "(syntax)", id="a string and a word"),
         pytest.param("python", f"x = {B}name\n", "self.", "x = self.name\n", id="something between"),
         pytest.param("javascript", f"a.{B}Name();\n", "getName();", "a.getName();\n", id="the model saw it"),
         pytest.param("python", f"x = f(a, {B}b)\n", "c, ", "x = f(a, c, b)\n", id="its own comma"),
@@ -363,8 +370,40 @@ def test_repeats_below_wants_something_substantive():
 
 
 @pytest.mark.parametrize(
+    ("language", "marked", "answer", "expected"),
+    [
+        pytest.param(
+            "c",
+            f"void f(void)\n{{{B}}}\n",
+            "a();\n#ifdef X\n    b();\n#endif\nout:\n    c();",
+            "void f(void)\n{\n    a();\n#ifdef X\n    b();\n#endif\nout:\n    c();\n}\n",
+            id="directives and labels end no block",
+        ),
+        pytest.param(
+            "c",
+            f"void f(void)\n{{\n    a();\n#ifdef X\n    b();\n{B}\n    c();\n}}\n",
+            "#endif",
+            "void f(void)\n{\n    a();\n#ifdef X\n    b();\n#endif\n    c();\n}\n",
+            id="a directive stands at the margin",
+        ),
+        pytest.param(
+            "c",
+            f"void f(int a)\n{{\n    switch (a) {{{B}}}\n}}\n",
+            "case 1:\n        b();\n    case 2:\n        c();",
+            "void f(int a)\n{\n    switch (a) {\n    case 1:\n        b();\n    case 2:\n        c();\n    }\n}\n",
+            id="the first label stands where the next one does",
+        ),
+    ],
+)
+def test_what_stands_further_out_in_a_block(language, marked, answer, expected):
+    assert filled(marked, answer, language) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "is_lost"),
     [
+        pytest.param("mask = 0xFFFFFFFFFFFFFFFF", False, id="a mask"),
+        pytest.param("a" * 40, True, id="a letter over and over"),
         pytest.param("self.self.self.self.self.", True, id="a word over and over"),
         pytest.param("a = 1\na = 1\na = 1", True, id="a line three times"),
         pytest.param("a = 1\nb = 2\n" * 3, True, id="two lines three times"),

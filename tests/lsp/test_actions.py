@@ -83,6 +83,20 @@ def test_a_single_hole_is_filled_by_the_command_for_all(start):
     assert applied("def other(a):\n\n\nx = 1\n", edit) == "def other(a):\n    filled_0\n\n\nx = 1\n"
 
 
+def test_a_stub_file_is_not_full_of_holes(start):
+    server = start()
+    uri = f"{URI}i"
+    server.open(uri, "def first() -> int: ...\ndef second() -> int: ...\nthird: int\n")
+
+    def titles(line):
+        params = {"textDocument": {"uri": uri}, "range": at(line, 0), "context": {"diagnostics": []}}
+        return [action["title"] for action in server.request("textDocument/codeAction", params)]
+
+    assert titles(2) == []
+    # who points at one may have it filled
+    assert titles(0) == ["Lacuna: fill this hole"]
+
+
 def test_no_hole_no_action(start):
     server = start()
     server.open(URI, HOLES)
@@ -126,6 +140,14 @@ def test_an_instruction_is_read_by_the_model_and_not_left_in_the_text(start, jou
     ]
 
 
+def test_an_instruction_is_a_comment_of_the_language(start, journal):
+    server = start()
+    server.open(URI, "a {\n  top: 0;\n}\n", "css")
+    action = listed(server, at(1, 2, 1, 9))["rewrite selection"]
+    server.request("lacuna/previewEdit", {"action": action, "instruction": "to the left"})
+    assert "  /* to the left */\n  top: 0;" in journal()[-1]["text"]
+
+
 def test_repair_here(start, journal):
     server = start()
     text = "a = 1\nx = = 2\nb = 3\n"
@@ -134,7 +156,29 @@ def test_repair_here(start, journal):
     action = listed(server, at(1, 3))["repair here"]
     assert action["kind"].startswith("quickfix")
     edit = server.request("codeAction/resolve", action)["edit"]
-    assert applied(text, edit) == "a = 1\nfilled_0\nb = 3\n"
+    assert applied(text, edit) == "a = 1\nx = 2\nb = 3\n"
+
+
+def test_a_repair_is_what_the_model_chooses_among_small_ones(start, journal):
+    server = start()
+    text = "def f():\n    a = join('a', 'b'\n    return a\n"
+    server.open(URI, text)
+    # noticed by a parser in the line below, which is whole
+    action = listed(server, at(1, 8))["repair here"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    choices = journal()[-1]["choices"]
+    assert "a = join('a', 'b')" in choices
+    assert applied(text, edit) == f"def f():\n    {choices[-1]}\n    return a\n"
+
+
+def test_a_repair_that_writes_something_else_is_refused(start, journal):
+    server = start()
+    text = "def f():\n    first = 1 +* ] -> [ second !\n    return 1\n"
+    server.open(URI, text)
+    action = listed(server, at(1, 8))["repair here"]
+    assert "edit" not in server.request("codeAction/resolve", action)
+    assert not journal()[-1]["choices"]
+    assert server.messages()[-1] == "Lacuna: repair here (line 2): what the model wrote is something else"
 
 
 def test_kinds_asked_for(start):
@@ -249,6 +293,42 @@ def test_actions_that_are_not_ours_come_back_as_they_were(start, data):
     assert server.request("lacuna/previewEdit", {"action": action}) is None
     server.request("workspace/executeCommand", {"command": "lacuna.applyEdit", "arguments": [data]})
     assert ["not one of Lacuna's" in message for message in server.messages()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("client", "span"),
+    [
+        ("helix", at(1, 7, 1, 8)),
+        ("helix", at(1, 8, 2, 0)),
+        ("ale", at(1, 4, 1, 8)),
+        ("eglot", at(0, 0, 1, 8)),
+        ("vscode", at(1, 0, 2, 0)),
+    ],
+    ids=["the character under the cursor", "the line break under it", "the word", "the statement", "the line"],
+)
+def test_a_hole_where_a_selection_ends_is_filled(start, client, span):
+    server = start(client)
+    server.open(URI, HOLES)
+    actions = listed(server, span)
+    # a single character is a cursor, where editors have no other
+    assert ("rewrite selection" in actions) == (client != "helix")
+    assert next(iter(actions)) == "fill this hole"
+    assert actions["fill this hole"]["data"]["start"] == HOLES.index("pass") + 4
+
+
+def test_what_is_broken_under_a_character_can_be_repaired(start):
+    server = start("helix")
+    server.open(URI, "x = (1\ny = 2)(\nz = 3\n")
+    assert "repair here" in listed(server, at(1, 2, 1, 3))
+
+
+def test_a_refused_action_is_not_resolved_again(start):
+    # Eglot resolves what has data and neither edit nor command, until it has
+    server = start("eglot")
+    server.open(URI, f"# DECLINE\n{HOLES}")
+    resolved = server.request("codeAction/resolve", listed(server, at(2, 6))["fill this hole"])
+    assert "edit" not in resolved
+    assert "data" not in resolved
 
 
 def test_a_client_that_cannot_resolve_gets_a_command(start):

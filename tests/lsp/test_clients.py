@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
+from lacuna_ls.lsp.completion import TYPED_S
 from lacuna_ls.lsp.options import Options
 from lacuna_ls.lsp.server import create_server
 from lsp_client import ResponseError, initialize_params
@@ -87,6 +89,86 @@ def test_completion_that_cannot_be_offered_later_is_told_once(start):
     server.request("lacuna/status")
     (message,) = server.messages()
     assert "initialization options" in message
+
+
+def empty_range(line, character):
+    position = {"line": line, "character": character}
+    return {"start": position, "end": position}
+
+
+EDITORS = ["eglot", "lsp-mode", "helix", "ale"]
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_editors_with_ordinary_completion_get_the_lines_as_they_are(start, editor):
+    server = start(editor, options=FALLBACK)
+    server.open(URI, "def f():\n    # BLOCK\n")
+    context = {} if editor == "ale" else {"context": {"triggerKind": 1}}
+    request = {"textDocument": {"uri": URI}, "position": {"line": 1, "character": 11}, **context}
+    (item,) = server.request("textDocument/completion", request)["items"]
+    lines = "BLOCKif x:\n        y\n\n    z"
+    assert item["textEdit"]["newText"] == item["filterText"] == lines
+    assert item["textEdit"]["range"]["start"]["character"] == 6
+    # lsp-mode would indent each line by guess; Helix takes what is of the kind of a snippet for one, dollars and all
+    assert item["insertTextMode"] == types.InsertTextMode.AsIs
+    assert item["insertTextFormat"] == types.InsertTextFormat.PlainText
+    assert item["kind"] == types.CompletionItemKind.Text
+    assert item["label"] == "BLOCKif x:"
+    assert "4 lines" in item["detail"]
+
+
+def test_a_client_that_can_only_indent_gets_relative_lines(start):
+    params = initialize_params("lsp-mode")
+    params["capabilities"]["textDocument"]["completion"]["completionItem"]["insertTextModeSupport"] = {"valueSet": [2]}
+    server = start(params, options=FALLBACK)
+    server.open(URI, "    # BLOCK\n    # BLOCK DEDENT\n")
+    request = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 11}}
+    (item,) = server.request("textDocument/completion", request)["items"]
+    assert item["textEdit"]["newText"] == "BLOCKif x:\n    y\n\nz"
+    assert item["insertTextMode"] == types.InsertTextMode.AdjustIndentation
+    # to the left of the line's own indentation it can put nothing
+    request["position"] = {"line": 1, "character": 18}
+    assert server.request("textDocument/completion", request)["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("editor", "context"),
+    [
+        ("helix", {"context": {"triggerKind": 1}}),
+        ("eglot", {"context": {"triggerKind": 1}}),
+        ("ale", {}),
+        ("lsp-mode", {"context": {"triggerKind": 3}}),
+    ],
+)
+def test_a_list_that_comes_while_typing_keeps_the_floor(start, journal, editor, context):
+    # what these editors say of the list that comes by itself, and of a key
+    server = start(editor, options=FALLBACK)
+    server.open(URI, "GUESS\n")
+    server.change(URI, 2, {"range": empty_range(0, 5), "text": " "})
+    params = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 6}, **context}
+    assert server.request("textDocument/completion", params)["items"] == []
+    time.sleep(TYPED_S)
+    assert len(server.request("textDocument/completion", params)["items"]) == 1
+    assert [each["explicit"] for each in journal() if each["what"] == "fill"] == [False, True]
+
+
+def test_a_list_that_is_not_about_what_is_typed_is_asked_for_by_a_key(start, journal):
+    server = start("eglot", options={**FALLBACK, "trigger": {"automatic": False}})
+    server.open(URI, "x = 1\nval\n")
+    server.change(URI, 2, {"range": empty_range(0, 5), "text": "0"})
+    at = {"line": 1, "character": 3}
+    params = {"textDocument": {"uri": URI}, "position": at, "context": {"triggerKind": 1}}
+    assert len(server.request("textDocument/completion", params)["items"]) == 1
+    assert server.request("textDocument/completion", {**params, "position": {"line": 0, "character": 6}})["items"] == []
+
+
+def test_alternatives_are_items_of_the_list(start):
+    server = start("helix", options={**FALLBACK, "proposal": {"alternatives": 3}})
+    server.open(URI, "MANY\n")
+    params = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 4}, "context": {"triggerKind": 1}}
+    items = server.request("textDocument/completion", params)["items"]
+    assert [each["label"] for each in items] == ["MANYfirst", "MANYsecond", "MANYthird"]
+    assert sorted(items, key=lambda each: each["sortText"]) == items
 
 
 def test_nothing_to_complete_is_an_empty_list(start):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lacuna_ls.engine.plan import CONTEXT_BYTES, plan_folder
 from lacuna_ls.lsp.doctor import _adapter, _folder, findings
+from lacuna_ls.lsp.metrics import default_file
 from lacuna_ls.lsp.options import EngineOptions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nvidia-smi is pretended by a shell script")
@@ -160,3 +161,21 @@ def test_a_home_that_is_no_folder_is_said(tmp_path):
     found = _folder("state", tmp_path / "file" / "lacuna")
     assert found.state == "note"
     assert "is no folder" in found.advice
+
+
+def test_a_drive_that_is_not_there_is_said(monkeypatch, tmp_path):
+    # as on Windows, where even the top of a path may be missing
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    found = _folder("state", tmp_path)
+    assert found.state == "note"
+    assert "There is no /;" in found.advice
+
+
+def test_the_state_folder_is_the_one_that_is_written_to(monkeypatch, tmp_path):
+    # on Windows platformdirs puts a folder of the author's between, unless it is told that there is none
+    def of_windows(name, appauthor=None):
+        return tmp_path / name if appauthor is False else tmp_path / name / name
+
+    monkeypatch.setattr("platformdirs.user_state_path", of_windows)
+    told = {each.name: each.found for each in findings(EngineOptions())}
+    assert told["state"].startswith(f"{default_file().parent},")

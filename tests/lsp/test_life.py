@@ -118,6 +118,15 @@ def test_messages_that_make_no_sense_change_nothing(start, message):
     assert not server.messages()
 
 
+def test_a_client_that_answers_its_own_request_gets_the_servers_answer(start):
+    server = start()
+    server.open(URI, "SLEEP300 \n")
+    request = server.start_inline(URI, 0, 9)
+    server.send({"id": request, "result": 5})
+    server.send({"id": request, "error": {"code": 1, "message": "x"}})
+    assert server.wait(request)[0]["insertText"] == "filled"
+
+
 def test_unknown_methods_and_commands_are_answered(start):
     server = start()
     with pytest.raises(ResponseError, match="-32601"):
@@ -239,15 +248,17 @@ def test_pause_resume_and_unload(start, journal):
     assert orders == ["load", "load", "unload", "load", "unload", "load"]
 
 
-def test_stdout_is_the_wire_alone(tmp_path):
-    # a library that prints, also from C, must not break the protocol
+def test_stdin_and_stdout_are_the_wire_alone(tmp_path):
+    # a library that prints or reads, also from C or in a child, must not break the protocol
     script = tmp_path / "noisy.py"
     support = Path(FAKE_SERVER[-1]).parent
     script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(support)!r})\nimport fake_infiller\n"
+        f"import os, subprocess, sys\nsys.path.insert(0, {str(support)!r})\nimport fake_infiller\n"
         "from lacuna_ls.lsp.serve import serve\n"
         "def load(options, roots, progress):\n"
         "    print('printed'); os.write(1, b'written to descriptor 1\\n'); os.system('echo from a child')\n"
+        "    assert not sys.stdin.read() and not os.read(0, 9)\n"
+        "    assert not subprocess.run('cat', capture_output=True).stdout\n"
         "    return fake_infiller.load(options)\n"
         "serve(level='info', load_infiller=load)\n"
     )

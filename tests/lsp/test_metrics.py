@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -107,6 +108,18 @@ def test_a_folder_that_cannot_be_written_costs_the_counts_only(tmp_path):
     metrics.count("num_shown")
     metrics.flush()
     assert metrics.result().num_shown == 0
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(self, data, **_):
+        self.write_bytes(data[:3].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    metrics = Metrics(tmp_path / "metrics.json")
+    metrics.count("num_shown")
+    metrics.flush()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_deleted_is_not_said_to_be(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import PurePosixPath, PureWindowsPath
 
 import hypothesis.strategies as st
@@ -17,7 +18,7 @@ from lacuna_ls.lsp.options import (
     read_options,
     vscode_configuration,
 )
-from lacuna_ls.lsp.server import is_inside
+from lacuna_ls.lsp.server import CONFIGURATION_WAIT_S, is_inside
 from lacuna_ls.lsp.settings import check
 
 URI = "file:///workspace/a.py"
@@ -62,6 +63,7 @@ def test_limits_are_inclusive(row):
     assert check(row, low - 1)[0] == row.default
     assert check(row, high + 1)[0] == row.default
     assert check(row, float("nan"))[1]
+    assert check(row, 10**400)[1]
     assert check(row, True)[1]
 
 
@@ -201,6 +203,14 @@ def test_messages_reach_the_user_once(start):
     assert server.messages() == shown
 
 
+def test_a_flood_of_unknown_settings_is_no_flood_of_messages(start):
+    server = start(options={f"{i}{'x' * 10_000}": 1 for i in range(1000)})
+    shown = server.messages()
+    assert len(shown) == 6
+    assert max(map(len, shown)) <= 500
+    assert shown[-1].startswith("995 more")
+
+
 def test_did_change_configuration_with_the_settings_in_it(start):
     server = start()
     server.open(URI, "x = \n")
@@ -241,6 +251,21 @@ def test_a_client_that_answers_configuration_with_null(start):
     server = start("vscode", settings=None, options={"proposal": {"alternatives": 3}})
     server.open(URI, "MANY\n")
     assert len(server.inline(URI, 0, 4)) == 3
+
+
+def test_settings_that_come_late_count_from_then_on(start):
+    # an editor that was asleep, or is busy starting up
+    waits = [CONFIGURATION_WAIT_S + 0.5]
+
+    def settings(item):
+        time.sleep(waits.pop() if waits else 0)
+        return {"enable": False}
+
+    server = start("vscode", settings=settings, is_ready=False)
+    server.open(URI, "x = \n")
+    server.wait_for(lambda: "inactive" in [each["kind"] for each in server.statuses()], what="the settings")
+    assert server.inline(URI, 0, 4) == []
+    assert any("not answered workspace/configuration" in line for line in server.stderr)
 
 
 def test_another_model_is_loaded_when_the_options_say_so(start, journal):

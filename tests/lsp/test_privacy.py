@@ -44,7 +44,13 @@ def test_excluded_documents_are_neither_filled_nor_read(start, journal, workspac
     server = begin(start, workspace)
     secret, open_one = uri(workspace / name), uri(workspace / "a.py")
     server.open(secret, "password = 1\n")
-    assert server.inline(secret, 0, 11, kind=1) == []
+    assert server.inline(secret, 0, 11) == []
+    assert not server.messages()
+    for _ in range(2):
+        # who asks by a key is told why, once
+        assert server.inline(secret, 0, 11, kind=1) == []
+    (why,) = server.messages()
+    assert why.startswith(f"Lacuna proposes nothing in {(workspace / name).name}: an ignore file")
     server.open(open_one, "x = \n")
     assert server.inline(open_one, 0, 4) != []
     assert journal()[-1]["neighbours"] == []

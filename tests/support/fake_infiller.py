@@ -4,6 +4,7 @@ SLEEP<ms>   works that long, polling the cancel flag every 2 ms           CRASH 
 DECLINE     proposes nothing                                              MANY      proposes up to three
 DEAF<ms>    works that long without polling                               ECHO      proposes sha1 of prefix and suffix
 AHEAD<ms>   as SLEEP, behind its own proposal only             GUESS     proposes at a confidence of 0.05
+BLOCK       proposes lines at the indentation of the line, one deeper; with DEDENT one less deep
 Anything else: the proposal is "filled". The environment variable LACUNA_FAKE (JSON): load_ms, load_error, load_crash,
 lazy (the model comes with the first request, and tells of its thirds).
 """
@@ -86,6 +87,10 @@ class FakeInfiller:
         texts = ["first", "second", "third"][: request.num_alternatives] if "MANY" in line else ["filled"]
         if "ECHO" in line:
             texts = [echo(request.text, request.start, request.end)]
+        if "BLOCK" in line:
+            indent = line[: len(line) - len(line.lstrip())]
+            last = indent[:-4] if "DEDENT" in line else indent
+            texts = [f"if x:\n{indent}    y\n\n{last}z"]
         confidence = 0.05 if "GUESS" in line else 0.9
         if confidence < request.min_confidence:
             return InfillResult(declined="low-confidence")
@@ -111,13 +116,16 @@ class FakeInfiller:
                 "gaps": [[gap.start, gap.end, gap.lead, gap.tail] for gap in request.gaps],
                 "jointly": request.jointly,
                 "seed": request.seed,
+                "choices": list(request.choices),
             },
         )
         if (match := re.search(r"SLEEP(\d+)?", request.text)) and not self._sleep(
             float(match.group(1) or 300), request.text[:100], cancelled
         ):
             return GapsResult(is_cancelled=True)
-        if "STUBBORN" in request.text and request.seed < 2:
+        if request.choices:
+            spans = [request.choices[-1]]
+        elif "STUBBORN" in request.text and request.seed < 2:
             # the first two tries change nothing
             spans = [request.text[gap.start : gap.end] for gap in request.gaps]
         else:

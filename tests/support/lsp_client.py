@@ -204,7 +204,7 @@ class Client:
         return [params["message"] for method, params, _ in self.notifications if method == "window/showMessage"]
 
     def statuses(self) -> list[dict[str, Any]]:
-        return [params for method, params, _ in self.notifications if method == "lacuna/status"]
+        return [params for method, params, _ in self.notifications if method == "$/lacuna/status"]
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Until the model is loaded."""
