@@ -136,11 +136,13 @@ class CodeActions:
         if not is_on or not self._server.privacy.may_propose(document, options):
             return []
         start, end = document.offset_at(params.range.start), document.offset_at(params.range.end)
-        revision, text, only = document.revision, document.text, params.context.only
+        revision, text, context = document.revision, document.text, params.context
 
         def look() -> list[tuple[ActionKind, int, int]]:
             # many may wait in line, and the user has gone on since
-            return self._possible(document, revision, text, start, end, only) if document.revision == revision else []
+            if document.revision != revision:
+                return []
+            return self._possible(document, revision, text, start, end, context)
 
         possible = await asyncio.get_running_loop().run_in_executor(self._reader, look)
         if document.revision != revision:
@@ -148,9 +150,10 @@ class CodeActions:
         return [self._action(Plan(kind, document.uri, revision, low, high)) for kind, low, high in possible]
 
     def _possible(
-        self, document: Document, revision: int, text: str, start: int, end: int, only: Sequence[str] | None
+        self, document: Document, revision: int, text: str, start: int, end: int, context: types.CodeActionContext
     ) -> list[tuple[ActionKind, int, int]]:
         # in the reader's thread
+        only = context.only
 
         def wanted(kind: ActionKind) -> bool:
             name = TITLES[kind][1]
@@ -167,7 +170,9 @@ class CodeActions:
             found.append(("repair", cursor, cursor))
         if wanted("rewrite") and len(chosen) > 1 and (trimmed := _trimmed(text, start, end)) is not None:
             found.append(("rewrite", *trimmed))
-        if wanted("fillAll"):
+        # what is about the whole file would light a lamp on every line
+        is_lamp = context.trigger_kind is types.CodeActionTriggerKind.Automatic
+        if wanted("fillAll") and (not is_lamp or any(kind == "fillHole" for kind, _, _ in found)):
             known = self._num_holes.get(document.uri)
             if known is None or known[0] != revision:
                 known = self._num_holes[document.uri] = (revision, _num_holes(document, text))

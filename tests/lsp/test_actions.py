@@ -28,8 +28,8 @@ def at(line, character, end_line=None, end_character=None):
     return {"start": start, "end": end}
 
 
-def listed(server, span, only=None):
-    context = {"diagnostics": [], "triggerKind": 1, **({"only": only} if only else {})}
+def listed(server, span, only=None, trigger=1):
+    context = {"diagnostics": [], "triggerKind": trigger, **({"only": only} if only else {})}
     params = {"textDocument": {"uri": URI}, "range": span, "context": context}
     return {
         action["title"].removeprefix("Lacuna: "): action for action in server.request("textDocument/codeAction", params)
@@ -179,6 +179,15 @@ def test_a_repair_that_writes_something_else_is_refused(start, journal):
     assert "edit" not in server.request("codeAction/resolve", action)
     assert not journal()[-1]["choices"]
     assert server.messages()[-1] == "Lacuna: repair here (line 2): what the model wrote is something else"
+
+
+def test_no_lamp_is_lit_where_there_is_no_hole(start):
+    server = start()
+    server.open(URI, HOLES)
+    here, elsewhere = at(1, 4), at(HOLES.count("\n"), 0)
+    assert set(listed(server, here, trigger=2)) == {"fill this hole", "fill all holes in this file"}
+    assert listed(server, elsewhere, trigger=2) == {}
+    assert set(listed(server, elsewhere)) == {"fill all holes in this file"}
 
 
 def test_kinds_asked_for(start):
