@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from .errors import ResultsError, SnapshotError
-from .snapshot import Snapshot, SourceFile, read_snapshot
+from .snapshot import Snapshot, SourceFile, git_environment, read_snapshot
 from .subject import split_keys
 
 GIT_TIMEOUT_S = 60
@@ -109,7 +109,7 @@ def _git(*words: str, cwd: Path | None = None, **environment: str) -> bytes:
         done = subprocess.run(
             ["git", *words],
             cwd=cwd,
-            env=os.environ | environment,
+            env=git_environment() | environment,
             check=True,
             capture_output=True,
             timeout=GIT_TIMEOUT_S,
@@ -155,7 +155,8 @@ def from_commits(root: Path, revisions: str) -> list[Writing]:
         # the objects alone, in a repository of our own: theirs may name programs that git would run over each file
         objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=root)
         own = {"GIT_OBJECT_DIRECTORY": os.fsdecode(objects).rstrip("\n"), "GIT_NO_LAZY_FETCH": "1"}
-        _git("init", "-q", "--bare", cwd=Path(folder))
+        form = _git("rev-parse", "--show-object-format", cwd=root).decode().strip()
+        _git("init", "-q", "--bare", f"--object-format={form}", cwd=Path(folder))
         for revision in (first, second):
             archive = Path(folder, "state.tar")
             # --end-of-options: a revision is never an option

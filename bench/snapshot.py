@@ -83,7 +83,7 @@ def archive_kind(path: Path) -> SnapshotKind | None:
 
 
 def read_snapshot(path: Path, languages: Sequence[str] = (), *, include_tests: bool = True) -> Snapshot:
-    """Read the source files of known languages, or only those of the languages named.
+    """Read the files of all languages that are code (`Language.is_source`), or those of the languages named.
 
     Raises: SnapshotError where there is nothing usable at path, or more than the limits of this module.
     """
@@ -214,11 +214,17 @@ def _from_folder(root: Path) -> Iterator[tuple[str, bytes | None]]:
                 yield path.relative_to(root).as_posix(), _read(path)
 
 
+def git_environment() -> dict[str, str]:
+    """The environment for git in a folder that is named: within a hook of git's it names another repository."""
+    named = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+    return {name: value for name, value in os.environ.items() if name not in named}
+
+
 def _from_git(root: Path) -> Iterator[tuple[str, bytes | None]]:
     # its own configuration may name a program that git would start to learn what changed
     command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "ls-files", "-z"]
     try:
-        done = subprocess.run(command, check=True, capture_output=True, timeout=60)
+        done = subprocess.run(command, env=git_environment(), check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         # without git, or with a broken repository, it is a folder like any other
         yield from _from_folder(root)

@@ -7,6 +7,7 @@ said how much and been told yes. Knows no tensor.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -232,4 +233,5 @@ def free_bytes(folder: Path) -> int:
 
 def existing(folder: Path) -> Path | None:
     """The folder, or the nearest one above it that exists; None on a drive of Windows that is not there."""
-    return next((each for each in (folder, *folder.parents) if each.exists()), None)
+    # what cannot be looked at, as in another user's home, is not there for us; Path.exists would raise
+    return next((each for each in (folder, *folder.parents) if os.path.exists(each)), None)  # noqa: PTH110

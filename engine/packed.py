@@ -37,7 +37,7 @@ from .formats import Part, Progress, Scheme, parts, source_format, stream
 from .manifest import Altered
 from .modelfile import read_json
 from .packed_model import PackedModel
-from .shards import MAX_NAME_CHARS, Shards, check_finite, fault_of_values
+from .shards import Shards, check_finite, fault_of_values, is_file_name
 
 MANIFEST = "lacuna.json"
 FORMAT, VERSION = "lacuna-packed", 1
@@ -336,7 +336,7 @@ def _check_entry(name: str, entry: dict[str, Any]) -> None:
     if sorted(tensors) not in (["plain"], ["data"], ["data", "scale"]):
         raise ValueError(f"{name} has tensors {sorted(tensors)}")
     for about in tensors.values():
-        if Path(about["file"]).name != about["file"] or len(about["file"]) > MAX_NAME_CHARS:
+        if not is_file_name(about["file"]):
             raise ValueError(f"{name} is in {about['file']!r}, which is not a file of the folder")
         if not all(isinstance(size, int) for size in about["shape"]):
             raise ValueError(f"{name} has shape {about['shape']!r}")

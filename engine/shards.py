@@ -22,7 +22,7 @@ from .errors import CheckpointError, ModelNotFoundError, shown
 from .modelfile import MAX_HEADER_BYTES, loads, opened, read_json
 
 INDEX = "model.safetensors.index.json"
-MAX_NAME_CHARS = 255
+MAX_NAME_BYTES = 255
 """No file system knows longer names."""
 
 REMAP_BYTES = 1 << 28
@@ -137,6 +137,11 @@ class Shards:
         return digest.hexdigest()
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name that a model gives can be that of a file in its folder, and can be shown."""
+    return Path(name).name == name and name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
+
+
 def find_files(source: Path) -> list[Path]:
     """The safetensors files of a folder, as its index names them. Raises: ModelNotFoundError, CheckpointError."""
     if source.is_file():
@@ -145,7 +150,7 @@ def find_files(source: Path) -> list[Path]:
     if index is not None:
         names = sorted(set(index.values()))
         for name in names:
-            if Path(name).name != name or len(name) > MAX_NAME_CHARS:
+            if not is_file_name(name):
                 raise CheckpointError(
                     f"{source / INDEX} names {shown(name)}, which is not a file of the folder; copy it again"
                 )

@@ -3,8 +3,10 @@
 Three witnesses, each compared like with like (the same window before the change, and the same window without the line
 that is being written): errors of the tree, unbalanced brackets, and for Python the interpreter's own parser, because
 tree-sitter's Python grammar forgives missing bodies and wrong indentation. That one also tells what the lines below
-need, and whether what stands above may still become a program. Some errors no parser sees: a name that is given twice
-in one list of parameters, and in Python what cannot be meant (vain.py). Knows nothing of how a proposal was made.
+need, and whether what stands above may still become a program. In a window that is broken anyway, unless indentation
+makes its blocks, brackets count more than errors, and errors only near the gap. Some errors no parser sees: a name that
+is given twice in one list of parameters, and in Python what cannot be meant (vain.py). Knows nothing of how a proposal
+was made.
 """
 
 from __future__ import annotations
@@ -78,7 +80,12 @@ def _breaks(
         return True
     after = changed.damage(tree.margins(snapshot.line_start(start), _after_line(snapshot, end)))
     is_broken = bool(after.num_errors or after.num_unbalanced)
+    limit = MAX_DOUBTFUL_CHARS if is_broken else MAX_PARSED_CHARS
     if is_broken and _is_more_broken(tree, snapshot, start, end, text, changed):
+        if tree.language.name == "python" and tree.damage().num_errors:
+            # an error further up makes errors of whole definitions below it; the interpreter reads each by itself
+            low, high = _piece(changed, snapshot, start, end, text, limit)
+            return high - low > limit or not is_python(snapshot.text[low:start] + text + snapshot.text[end:high])
         line_end = snapshot.line_end(end)
         if tree.language.blocks != "braces" or not snapshot.text[end:line_end].strip():
             return True
@@ -92,7 +99,6 @@ def _breaks(
             return True
     if tree.language.name != "python":
         return False
-    limit = MAX_DOUBTFUL_CHARS if is_broken else MAX_PARSED_CHARS
     low, high = _piece(changed, snapshot, start, end, text, limit)
     return high - low <= limit and _breaks_python(tree, snapshot, (low, high), start, end, text, is_body_due)
 
@@ -128,10 +134,11 @@ def _is_worse(
 
     Where it is broken anyway (the window begins inside of something, the grammar does not know a macro), a parser that
     recovers counts now more, now fewer errors for reasons far away: then brackets count more, and errors have to be
-    near.
+    near. Not where lines end statements: there recovery stays near, and this would let through more that is wrong.
     """
     after, before = changed.damage(margins), tree.damage(margins)
-    if not before.num_errors and not before.num_unbalanced:
+    is_whole = not before.num_errors and not before.num_unbalanced
+    if is_whole or tree.language.blocks == "indentation":
         return after.exceeds(before)
     if after.num_unbalanced != before.num_unbalanced:
         return after.num_unbalanced > before.num_unbalanced

@@ -186,10 +186,14 @@ _RUST_CHAR = r"'(?:[^'\\\n]|\\(?:u\{[^}\n]*\}|x\w\w|[^\n]))'"
 _RAW_RUST = r'r(?<![^\Wbc]r)(?P<hashes>#*)".*?"(?P=hashes)'
 _RAW_CPP = r'R"(?P<mark>[^()\\\s"]{0,16})\(.*?\)(?P=mark)"'
 _GROUPED_DIGITS = r"\d(?<!\w\d)[\w.]*(?:'\w+)+"
-# a macro in front of a type or of what a keyword declares, not one that is the type itself; and one that is a statement
+# a macro in front of a type that a name follows, or of the name that a keyword declares: not one that is the type
+# itself, nor a value; and one that is a statement
 _MACRO_NAME = r"(?=\w*_)[A-Z_][A-Z0-9_]{2,}\b"
 _MACRO = (
-    rf"\b{_MACRO_NAME}(?=[ \t]+(?!(?:else|while)\b)[A-Za-z_:~][\w:]*(?![\w:])(?! *\())"
+    rf"\b{_MACRO_NAME}(?=[ \t]+(?:(?:const|volatile)[ \t]+)?"
+    r"(?!(?:const|volatile|else|while|and|or|xor|not_eq|bitand|bitor)\b)(?:::)?[A-Za-z_][\w:]*(?:<[^;{}()\n]*>)?"
+    r"(?:\s+|\s*[*&]+\s*)[A-Za-z_~:])"
+    rf"|(?:(?<=class )|(?<=struct )|(?<=union )|(?<=enum )){_MACRO_NAME}(?=[ \t]+[A-Za-z_][\w:]*\s*(?:\{{|:(?!:)))"
     rf"|(?:(?<=[;{{}}\n]\n)|(?<=[;{{}}\n]\r\n))[ \t]*{_MACRO_NAME}(?: *\([^;{{}}\n]*\))?(?=[ \t]*\r?\n\s*[\w{{}}/#])"
 )
 _CUDA = (

@@ -135,6 +135,10 @@ class SyntaxTree:
         """The spans of ERROR and MISSING nodes, in document offsets."""
         return [self.span_of(node) for node in self._errors()]
 
+    def num_nodes(self) -> int:
+        """How many nodes the window has; none without a grammar."""
+        return self.tree.root_node.descendant_count if self.tree is not None else 0
+
     def is_code_at(self, offset: int) -> bool:
         """Whether what is written at offset is neither in a string nor in a comment."""
         return not self.is_in_string(offset) and not self.is_in_comment(offset)

@@ -89,6 +89,9 @@ def _is_misplaced(tree: SyntaxTree, node: tree_sitter.Node, start: int) -> bool:
         return True
     if node.type != "return_statement" or _scope(tree, node) == "function_definition":
         return False
+    if tree.tree is not None and tree.tree.root_node.has_error:
+        # one further up may hide the header
+        return False
     outermost = node
     while outermost.parent is not None and outermost.parent.parent is not None:
         outermost = outermost.parent

@@ -343,7 +343,8 @@ class _Task:
             if found and not self._is_good(found):
                 reason = NOT_PARSED
                 continue
-            if found and self.kind == "repair" and not self._is_like(found[0]):
+            # a small mend of a short line may be little like it
+            if found and self.kind == "repair" and not self.request.choices and not self._is_like(found[0]):
                 reason = "what the model wrote is something else"
                 continue
             if found:

@@ -151,7 +151,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="the language server, over stdin and stdout (started by editors)")
+    def added(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    serve = added("serve", "the language server, over stdin and stdout (started by editors)")
     serve.add_argument("--stdio", action="store_true", help="accepted for editors that add it; there is nothing else")
     serve.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: warning")
     serve.add_argument("--log-file", type=Path, metavar="FILE", help="append the log here instead of stderr")
@@ -159,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--record-contents", action="store_true", help="with the texts, not only their shapes")
     serve.set_defaults(command=_serve)
 
-    fill = commands.add_parser("fill", help="fill one gap of a file")
+    fill = added("fill", "fill one gap of a file")
     fill.add_argument("file", type=Path, metavar="FILE")
     where = fill.add_mutually_exclusive_group(required=True)
     where.add_argument("--at", metavar="LINE:COL", help="the cursor, both counted from 1")
@@ -174,8 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     fill.add_argument("--write", action="store_true", help="put the best proposal into the file")
     fill.set_defaults(command=_fill)
 
-    doctor = commands.add_parser("doctor", help="what was found on this machine, and what to do about what is missing")
-    doctor.add_argument("--json", action="store_true")
+    doctor = added("doctor", "what was found on this machine, and what to do about what is missing")
+    doctor.add_argument("--json", action="store_true", help="print it as JSON")
     doctor.add_argument("--model", default="", metavar="DIR", help="also its memory plan, before anything is loaded")
     doctor.add_argument(
         "--engine", type=_address, default="local", metavar="URL", help="also whether this server answers"
@@ -183,17 +186,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_budgets(doctor)
     doctor.set_defaults(command=_doctor)
 
-    options = commands.add_parser("options", help="every option with its type, default and meaning")
+    options = added("options", "every option with its type, default and meaning")
     options.add_argument("--format", choices=("markdown", "vscode", "json"), default="markdown")
     options.set_defaults(command=_options)
 
-    metrics = commands.add_parser("metrics", help="what was counted on this machine")
-    metrics.add_argument("--json", action="store_true")
-    metrics.add_argument("--purge", action="store_true", help="delete it, after showing it")
+    metrics = added("metrics", "what was counted on this machine")
+    metrics.add_argument("--json", action="store_true", help="print it as JSON")
+    metrics.add_argument("--purge", action="store_true", help="delete what was counted, after showing it")
     metrics.set_defaults(command=_metrics)
 
-    replay = commands.add_parser("replay", help="send a recorded session to a server again, and compare the times")
-    replay.add_argument("file", type=Path, metavar="FILE")
+    replay = added("replay", "send a recorded session to a server again, and compare the times")
+    replay.add_argument("file", type=Path, metavar="FILE", help="written by `lacuna serve --record FILE`")
     replay.add_argument("--speed", type=float, default=1.0, help="so many times faster than it was; default: 1")
     replay.set_defaults(command=_replay)
 

@@ -1,8 +1,9 @@
 """Inline completion: from a request to items, and what is learnt from what becomes of them.
 
 The answer policy suits every editor: an empty range at the cursor, a plain string, `[]` for nothing here, null for a
-superseded request, never an error. Knows documents and the scheduler; how a gap is filled is infill's business. Longer
-than other files because asking, answering and learning from the answer share the memory of what was shown.
+superseded request, never an error. The ordinary completion list, for clients without ghost text, is made of the same
+answers. Knows documents and the scheduler; how a gap is filled is infill's business. Longer than other files because
+asking, answering and learning from the answer share the memory of what was shown.
 """
 
 from __future__ import annotations
@@ -236,7 +237,8 @@ class InlineCompletions:
         options = self._server.options_for(document)
         if (reason := self._why_quiet(document, options, params.position, is_explicit)) is not None:
             self._log(document, params.position, start, f"declined: {reason}")
-            if is_explicit and reason in _WHY_QUIET:
+            # where proposals come in the ordinary list, a key may be about any server's entries
+            if is_explicit and reason in _WHY_QUIET and not options.features.completion_fallback:
                 name = unquote(document.uri.rsplit("/", 1)[-1])
                 self._server.show(f"Lacuna proposes nothing in {name}: {_WHY_QUIET[reason]}.", types.MessageType.Info)
             return []

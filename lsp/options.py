@@ -160,7 +160,7 @@ class PrivacyOptions:
 
     ignore_files: bool = value(
         True,
-        "Honour .gitignore, .lacunaignore and .copilotignore for reading context and for proposing.",
+        "What git ignores, or a .lacunaignore or .copilotignore names, is neither read as context nor proposed in.",
         scope="user",
     )
     deny: tuple[str, ...] = value(

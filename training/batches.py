@@ -8,7 +8,7 @@ no device.
 One row of a batch is `[encoder: prompt, middle, its ending, pad] [canvas 1] .. [canvas R]`. Encoder rows are causal;
 the rows of canvas r see the prompt, the first k_r tokens of the middle, and each other. k_r > 0 is what a long fill
 looks like when it goes on block by block.
-Source: uniform-noise loss of TRL/NeMo for DiffusionGemma (facts/infill.md), with weights by row kind instead of a mean.
+Source: uniform-noise loss of TRL/NeMo for DiffusionGemma, with weights by row kind instead of a mean.
 """
 
 from __future__ import annotations

@@ -116,6 +116,24 @@ def test_commits_are_read_without_the_programs_of_their_repository(repository_fo
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_a_hook_s_own_repository_is_left_alone(
+    repository_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+):
+    git(repository_folder, "init", "-q", f"--object-format={form}")
+    for text in ("a = 1\n", "a = 2\n"):
+        (repository_folder / "a.py").write_text(text, encoding="utf-8")
+        git(repository_folder, "add", ".")
+        git(repository_folder, "commit", "-qm", text)
+    other = tmp_path / "other"
+    git(tmp_path, "init", "-q", str(other))
+    config = (other / ".git" / "config").read_text(encoding="utf-8")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert [writing.path for writing in from_commits(repository_folder, "HEAD~1..HEAD")] == ["a.py"]
+    assert "a.py" in {file.path for file in read_snapshot(repository_folder).files}
+    assert (other / ".git" / "config").read_text(encoding="utf-8") == config
+
+
 @pytest.mark.parametrize("revisions", ["HEAD", "..HEAD", "A...B", "--output=x..HEAD"])
 def test_a_wrong_range_says_so(repository_folder: Path, revisions: str):
     git(repository_folder, "init", "-q")

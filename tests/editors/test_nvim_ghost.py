@@ -680,3 +680,13 @@ def test_the_core_s_own_ghost_text_does_not_double_ours(nvim, is_late, scope):
     assert ed.ghost("nvim.lsp.inline_completion") is None
     ed.keys("<Tab>")
     ed.see_text("import os\n\n" + MULTI)
+
+
+def test_nor_does_it_where_the_user_s_own_config_replaces_ours(nvim):
+    own = "vim.lsp.config('lacuna', { on_init = function() vim.g.was_told = true end })\n"
+    ed = nvim(init=own + "vim.lsp.inline_completion.enable()\n")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    time.sleep(0.4)
+    assert ed.vim.vars["was_told"]
+    assert ed.ghost("nvim.lsp.inline_completion") is None

@@ -362,9 +362,9 @@ def test_stopped_by_the_editor_s_own_means_it_stays_away(nvim, command):
     until(lambda: clients(ed) == 1, "the client")
 
 
-@pytest.mark.parametrize("command", ["write", "saveas"])
+@pytest.mark.parametrize("command", ["write", "saveas", "file"])
 def test_a_new_file_that_gets_its_name(nvim, command):
-    """The editor takes the buffer for another one then, and forgets its autocommands."""
+    """The editor may take the buffer for another one then, and forget its autocommands."""
     ed = nvim()
     ed.vim.command("enew")
     ed.lua("vim.keymap.set('i', '<Tab>', 'plain', { buffer = true })")
@@ -385,6 +385,24 @@ def test_a_new_file_that_gets_its_name(nvim, command):
     ed.keys("<CR>", "<Tab>")
     # indented by the editor
     until(lambda: ed.text.startswith(MULTI) and ed.text.endswith("plain"), "the mapping that was there before")
+
+
+def test_a_file_that_gets_another_name(nvim):
+    ed = nvim()
+    ed.vim.command(f"file {ed.file.with_name('new.py')}")
+    uris = [f"file://{ed.file.with_name(name)}" for name in ("a.py", "new.py")]
+
+    def told(method):
+        return [row["params"]["textDocument"]["uri"] for row in ed.messages(method)]
+
+    until(lambda: told("textDocument/didOpen") == uris, "opening it under its name")
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.keys("<Esc>")
+    ed.vim.command("write")
+    ed.settle()
+    assert told("textDocument/didOpen") == uris
+    assert told("textDocument/didClose") == uris[:1]
 
 
 def test_a_pause_outlives_a_crash(nvim):

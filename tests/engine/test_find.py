@@ -102,7 +102,7 @@ def test_pull_asks_with_the_size_and_fetches_no_pickle(hub: dict[str, object], c
 
 def test_a_drive_that_is_not_there_is_said(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch):
     # as on Windows, where even the top of a path may be missing
-    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr("os.path.exists", lambda path: False)
     with pytest.raises(ModelError, match="there is no /, where "):
         pull("org/model", lambda *_: True)
 

@@ -334,7 +334,16 @@ def test_json_that_is_nested_too_deeply_is_an_error_of_ours(tmp_path: Path, name
         read.get(name, Shards)(tmp_path / "source")
 
 
-@pytest.mark.parametrize("name", ["../m.safetensors", "/etc/passwd", "a" * 5000], ids=["up", "elsewhere", "no name"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("../m.safetensors", id="up"),
+        pytest.param("/etc/passwd", id="elsewhere"),
+        pytest.param("a" * 5000, id="no name"),
+        pytest.param("\u00e9" * 200, id="too many bytes"),
+        pytest.param("\ud800", id="cannot be shown"),
+    ],
+)
 def test_an_index_names_files_of_its_folder(tmp_path: Path, name: str):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
     with pytest.raises(CheckpointError, match="is not a file of the folder") as caught:

@@ -105,6 +105,17 @@ def test_an_error_far_away_of_a_window_that_is_broken_anyway_is_no_reason():
     assert _is_refused("javascript", broken, "a]")
 
 
+@pytest.mark.parametrize(
+    ("marked", "proposal"),
+    [
+        ("a(\n  {\n    'd': f(1),\n    ^\n      'v',\n      i=None,\n    ),\n  }\n)\n", "'e': f"),
+        ("class A:\n    def __i^\n        self,\n        a: int,\n    ) -> None:\n        pass\n", "nit__"),
+    ],
+)
+def test_what_the_line_breaks_by_itself_excuses_no_error_in_it(marked, proposal):
+    assert _is_refused("python", marked, proposal)
+
+
 @pytest.mark.parametrize("tail", [")", "]"])
 def test_what_the_user_still_has_to_write_is_no_error(tail):
     opening = {")": "(", "]": "["}[tail]
@@ -238,3 +249,11 @@ def test_a_header_may_still_lack_its_colon(head, rest):
     assert not _is_refused("python", marked, "a")
     assert _is_refused("python", marked, "a b")
     assert _is_refused("python", marked, "a))")
+
+
+@pytest.mark.parametrize("broken", ["def total(values)", "x = [1, 2", "if a", "class A"])
+def test_an_error_further_up_makes_none_of_a_definition_that_is_whole(broken):
+    marked = f"import os\n\n\n{broken}\n    return sum(values)\n\n\ndef f(paths):\n    return ^\n"
+    assert not _is_refused("python", marked, "len(paths)")
+    assert _is_refused("python", marked, "len(paths")
+    assert _is_refused("python", marked, "len(paths))")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from infill_cases import TOKENIZER
@@ -52,6 +53,44 @@ def mended(marked: str, language: str = "python") -> list[str]:
 )
 def test_the_change_that_was_meant_is_among_them(language, marked, expected):
     assert expected in mended(marked, language)
+
+
+@pytest.mark.parametrize(
+    ("marked", "expected"),
+    [
+        (f"x = [1, 2, 3{B}\ny = 4\n", "x = [1, 2, 3]\ny = 4\n"),
+        (f"x = f(a, b{B}\ny = 4\n", "x = f(a, b)\ny = 4\n"),
+        (f"def f():\n    retrun x{B}\n", "def f():\n    return x\n"),
+    ],
+)
+def test_the_usual_mend_is_first(marked, expected):
+    """It is the answer where the model cannot say how likely it finds a text, as one behind a server."""
+    assert mended(marked)[0] == expected
+
+
+def test_many_marks_in_a_broken_window_take_no_time():
+    line = 'return g(a, [b, {"k": (1, 2)}], "s", x=1, y=[i for i in z], w={1: 2}, q=lambda t: t, r=[[1], [3]])'
+    text = f"def f(a, b):\n    {line}\n" * 80
+    at = text.index("return", 4000)
+    text = text[:at] + text[at:].replace(", {", " {", 1).replace("lambda t: t", "lambda t t", 1)
+    started = time.process_time()
+    found = repair_at(PYTHON, text, at)
+    assert found is not None
+    assert not found.texts, "two mistakes"
+    assert time.process_time() - started < 5
+
+
+def test_what_makes_text_of_the_code_mends_nothing():
+    # without its mark all of a PHP file is text, in which nothing is wrong
+    assert mended(f"<?php\n$a = [1, 2{B}\n$b = 3;\n", "php") == []
+
+
+def test_a_line_near_by_that_the_tree_does_not_reach_is_left_alone():
+    long = "y = '" + "a" * 5000 + "'\n"
+    text = "a (\n" * 3 + long * 3 + "a b c)\n" + long * 3 + "]]\n"
+    found = repair_at(PYTHON, text, text.index("a b c"))
+    assert found is not None
+    assert text[found.start : found.end] == "a b c)"
 
 
 def test_what_is_whole_is_left_alone():

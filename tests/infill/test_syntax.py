@@ -110,6 +110,21 @@ def test_macros_that_the_grammar_does_not_know_are_no_errors(language, text):
     assert broken.damage() > Damage(0, 0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "typedef struct _UNICODE_STRING UNICODE_STRING;\nstruct FOO_BAR a;\nenum FOO_KIND b = FOO_ONE;\n",
+        "static const UINT_PTR a = 1;\nextern UINT_PTR b;\nUINT_PTR const *c = d;\n",
+        "enum class FOO_KIND : int { A };\nstruct A {\n  UINT_PTR a;\n  UINT_PTR b{1};\n  int FOO_FLAG : 3;\n};\n",
+        "void f() {\n  for (auto FOO_A : FOO_B) g();\n  switch (a) {\n    case FOO_C : h();\n  }\n}\n",
+        "bool a = FOO_A and b or FOO_B not_eq c;\n",
+    ],
+    ids=["tags", "types", "colons", "values before colons", "words that are marks"],
+)
+def test_a_name_in_capitals_that_says_something_is_read(text):
+    assert SyntaxTree.parse(language_for("cpp"), text).damage() == Damage(0, 0)
+
+
 def test_damage_exceeds_in_either_respect():
     assert Damage(1, 0).exceeds(Damage(0, 5))
     assert Damage(0, 1).exceeds(Damage(5, 0))

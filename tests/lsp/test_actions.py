@@ -171,6 +171,16 @@ def test_a_repair_is_what_the_model_chooses_among_small_ones(start, journal):
     assert applied(text, edit) == f"def f():\n    {choices[-1]}\n    return a\n"
 
 
+def test_a_small_mend_of_a_short_line_is_no_other_line(start, journal):
+    server = start()
+    text = "x = f(\n    1,\n]\n"
+    server.open(URI, text)
+    action = listed(server, at(2, 0))["repair here"]
+    edit = server.request("codeAction/resolve", action)["edit"]
+    assert journal()[-1]["choices"] == [")"]
+    assert applied(text, edit) == "x = f(\n    1,\n)\n"
+
+
 def test_a_repair_that_writes_something_else_is_refused(start, journal):
     server = start()
     text = "def f():\n    first = 1 +* ] -> [ second !\n    return 1\n"

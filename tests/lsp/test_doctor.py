@@ -163,9 +163,22 @@ def test_a_home_that_is_no_folder_is_said(tmp_path):
     assert "is no folder" in found.advice
 
 
+def test_a_home_that_cannot_be_looked_at_is_no_reason_to_reinstall(monkeypatch, tmp_path):
+    # as that of root is, for a user of a container
+    stat = os.stat
+
+    def denied(path, **given):
+        if Path(path).is_relative_to(tmp_path / "root"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **given)
+
+    monkeypatch.setattr("os.stat", denied)
+    assert _folder("state", tmp_path / "root" / "lacuna").state == "ok"
+
+
 def test_a_drive_that_is_not_there_is_said(monkeypatch, tmp_path):
     # as on Windows, where even the top of a path may be missing
-    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr("os.path.exists", lambda path: False)
     found = _folder("state", tmp_path)
     assert found.state == "note"
     assert "There is no /;" in found.advice

@@ -125,7 +125,8 @@ wrap(
 section('EDIT PREVIEWS', 'lacuna-preview')
 wrap(
   'Filling a hole, rewriting, repairing and the next edit show what would change before anything does: old lines are '
-    .. 'struck, new lines stand below them. While a preview is open these keys work in normal mode:',
+    .. 'struck, new lines stand below them. (What is chosen from the editor\'s own menu of code actions, |gra|, is done at '
+    .. 'once; one undo takes it back.) While a preview is open these keys work in normal mode:',
   ''
 )
 put('')

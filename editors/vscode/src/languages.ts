@@ -3,7 +3,8 @@
 import * as vscode from 'vscode';
 import { extraLanguages } from './settings';
 
-/** Languages with a grammar in the server. Others are treated as plain text, and only when the user adds them. */
+/** Languages with a grammar in the server, though not each of them starts it: a look at JSON need not. Others are treated
+ * as plain text, and only when the user adds them. */
 export const LANGUAGES = [
   'python',
   'javascript',
@@ -15,6 +16,19 @@ export const LANGUAGES = [
   'java',
   'c',
   'cpp',
+  'cuda-cpp',
+  'csharp',
+  'php',
+  'ruby',
+  'lua',
+  'shellscript',
+  'css',
+  'html',
+  'json',
+  'jsonc',
+  'toml',
+  'yaml',
+  'dockercompose',
 ] as const;
 
 const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'] as const;

@@ -110,7 +110,7 @@ M.subcommands = {
   },
   {
     name = 'repair',
-    help = 'Rewrite the syntax error at the cursor, or in the line given, with a preview.',
+    help = 'Mend the syntax error at the cursor, or in the line given, with a preview.',
     run = function(_, args)
       require('lacuna.edit').repair(lines_of(args))
     end,

@@ -520,12 +520,12 @@ local function put_repeatable(text, put)
   end
   local ok, message = pcall(api.nvim_paste, text, false, -1)
   vim.paste = paste
-  if not ok then
-    return message:find('E565', 1, true) == nil and error(message, 0)
-  elseif not is_put then
+  if ok and not is_put then
     put()
+  elseif not ok and not message:find('E565', 1, true) then
+    error(message, 0)
   end
-  return true
+  return ok
 end
 
 -- what to take when the key comes that was sent for it

@@ -47,19 +47,31 @@ function M.hook()
     callback = function(args)
       local client = vim.lsp.get_client_by_id(args.data.client_id)
       if client and client.name == 'lacuna' then
+        -- where the user's own config has an on_init, ours did not run
+        require('lacuna.server').take_over(client)
         M.attach(args.buf)
       end
     end,
   })
-  -- a buffer without a name that is given one loses its autocommands, and the server knows nothing under that name
-  vim.api.nvim_create_autocmd('BufNew', {
+  -- a buffer that is given another name: the server knows nothing under that. Where a write gives the first one, the
+  -- buffer loses its autocommands too
+  vim.api.nvim_create_autocmd({ 'BufFilePre', 'BufNew' }, {
     group = vim.api.nvim_create_augroup('lacuna.named', {}),
     callback = function(args)
       local client = require('lacuna.server').client(args.buf)
       if client then
-        vim.schedule(function()
+        local function close()
           if vim.lsp.buf_is_attached(args.buf, client.id) then
             vim.lsp.buf_detach_client(args.buf, client.id)
+          end
+        end
+        if args.event == 'BufFilePre' then
+          -- under the name that it still has
+          close()
+        end
+        vim.schedule(function()
+          close()
+          if vim.api.nvim_buf_is_loaded(args.buf) and not client:is_stopped() then
             vim.lsp.buf_attach_client(args.buf, client.id)
           end
         end)

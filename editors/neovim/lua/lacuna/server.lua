@@ -101,10 +101,17 @@ function M.client(bufnr)
   end
 end
 
+--- Have this plugin show what the server proposes. One ghost is enough: whatever switches the core's own client on, and
+--- whenever, it finds nothing to ask here.
+---@param client vim.lsp.Client
+function M.take_over(client)
+  can_complete[client.id] = M.can_complete(client) or nil
+  client.server_capabilities.inlineCompletionProvider = nil
+end
+
 --- Does the client's server propose anything?
 ---@param client vim.lsp.Client
 function M.can_complete(client)
-  -- the latter where the user's own config has an on_init, which stands in for ours
   return can_complete[client.id] or client:supports_method('textDocument/inlineCompletion')
 end
 
@@ -137,10 +144,8 @@ local function reuse_client(client, config)
 end
 
 local function on_init(client)
-  can_complete[client.id] = client.server_capabilities.inlineCompletionProvider and true
   if is_used then
-    -- one ghost is enough: whatever switches the core's own client on, and whenever, it finds nothing to ask here
-    client.server_capabilities.inlineCompletionProvider = nil
+    M.take_over(client)
   end
   -- the one that initialize has told is the root's
   local joined = vim.list_slice(client.workspace_folders or {}, client.root_dir and 2 or 1)

@@ -200,7 +200,7 @@ return {
     kind = "bool",
     default = true,
     values = "",
-    meaning = "Honour .gitignore, .lacunaignore and .copilotignore for reading context and for proposing.",
+    meaning = "What git ignores, or a .lacunaignore or .copilotignore names, is neither read as context nor proposed in.",
     by_language = false,
   },
   {
