@@ -18,7 +18,8 @@ import warnings
 import tree_sitter
 
 from .snapshot import Snapshot
-from .syntax import SyntaxTree
+from .span import begins_header
+from .syntax import Damage, SyntaxTree
 from .vain import is_in_vain
 
 Span = tuple[int, int]
@@ -41,7 +42,6 @@ _INCOMPLETE = 0x4000
 _STILL_DUE = (";", ",", " {}")
 """What may end a statement, an element or a header in languages with braces."""
 
-_HEADER_WORD = re.compile(r"\s*(\w+)")
 _LINE_BELOW = re.compile(r"[^\n]*\s*[^\n]*")
 
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
@@ -67,8 +67,7 @@ def adds_errors(
 def _lacks_colon(tree: SyntaxTree, snapshot: Snapshot, end: int) -> bool:
     """Whether a gap's line begins as a header, and goes on behind the gap to no colon."""
     tail = snapshot.text[end : snapshot.line_end(end)].strip()
-    word = _HEADER_WORD.match(snapshot.line_at(end))
-    return word is not None and word[1] in tree.language.block_words and bool(tail) and not tail.endswith(":")
+    return bool(tail) and not tail.endswith(":") and begins_header(snapshot.line_at(end), tree.language)
 
 
 def _breaks(
@@ -111,7 +110,8 @@ def _is_more_broken(
     line = snapshot.line_start(start), _after_line(snapshot, end)
     margins = tree.margins(*line)
     here = line[0], start + len(text)
-    if _is_worse(changed, here, tree, (line[0], end), margins):
+    after = changed.damage(margins)
+    if _is_worse(changed, after, here, tree, (line[0], end), margins):
         return True
     # the line being written is broken by nature; without it the text shows what the proposal has to live up to, unless
     # a brace of the user's own would go with it, and make good for one that the window's edge cut off
@@ -119,7 +119,7 @@ def _is_more_broken(
     is_fair = own.count("{") == own.count("}") or len(tree.text) == len(snapshot.text)
     if not is_fair or line[0] < tree.base or line[1] > tree.base + len(tree.text):
         return False
-    return _is_worse(changed, here, tree.replaced(line[0], line[1], ""), (line[0], line[0]), margins)
+    return _is_worse(changed, after, here, tree.replaced(line[0], line[1], ""), (line[0], line[0]), margins)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -128,15 +128,17 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
 
 
 def _is_worse(
-    changed: SyntaxTree, here: Span, tree: SyntaxTree, there: Span, margins: tuple[int, int]
+    changed: SyntaxTree, after: Damage, here: Span, tree: SyntaxTree, there: Span, margins: tuple[int, int]
 ) -> bool:
     """Whether a window is more broken with the proposal, which stands at here, than without it, where the gap is there.
+
+    after: the damage of changed.
 
     Where it is broken anyway (the window begins inside of something, the grammar does not know a macro), a parser that
     recovers counts now more, now fewer errors for reasons far away: then brackets count more, and errors have to be
     near. Not where lines end statements: there recovery stays near, and this would let through more that is wrong.
     """
-    after, before = changed.damage(margins), tree.damage(margins)
+    before = tree.damage(margins)
     is_whole = not before.num_errors and not before.num_unbalanced
     if is_whole or tree.language.blocks == "indentation":
         return after.exceeds(before)

@@ -54,9 +54,12 @@ class _Edit:
 
 def is_broken_at(language: Language, text: str, offset: int) -> bool:
     """Whether a syntax error touches the line of an offset."""
-    snapshot = Snapshot(text)
+    return _is_broken(SyntaxTree.around(language, text, offset, offset), Snapshot(text), offset)
+
+
+def _is_broken(tree: SyntaxTree, snapshot: Snapshot, offset: int) -> bool:
     low, high = snapshot.line_start(offset), snapshot.line_end(offset)
-    return bool(text[low:high].strip()) and _touches(SyntaxTree.around(language, text, offset, offset), low, high)
+    return bool(snapshot.text[low:high].strip()) and _touches(tree, low, high)
 
 
 def _touches(tree: SyntaxTree, low: int, high: int) -> bool:
@@ -68,9 +71,9 @@ def repair_at(language: Language, text: str, offset: int) -> Repair | None:
 
     Where no small change does, the line itself and no texts.
     """
-    if not is_broken_at(language, text, offset):
-        return None
     snapshot, tree = Snapshot(text), SyntaxTree.around(language, text, offset, offset)
+    if not _is_broken(tree, snapshot, offset):
+        return None
     own = _content(snapshot, offset)
     num_left = MAX_TRIED
     for lines in _around(snapshot, own):

@@ -77,10 +77,13 @@ def opens_block(line: str, language: Language) -> bool:
         return True
     if not language.block_openers or not line.endswith(language.block_openers):
         return False
+    return not language.block_words or begins_header(line, language) or _num_closed(line, language) > 0
+
+
+def begins_header(line: str, language: Language) -> bool:
+    """Whether a line begins with one of the words that headers of blocks begin with."""
     first = _FIRST_WORD.match(line)
-    if not language.block_words or (first is not None and first[0].lstrip() in language.block_words):
-        return True
-    return _num_closed(line, language) > 0
+    return first is not None and first[0].lstrip() in language.block_words
 
 
 def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent: Indent) -> str:
