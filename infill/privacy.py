@@ -88,6 +88,12 @@ _BEARER = re.compile(r"""([Bb]earer[ \t]+|[Aa]uthorization["']?[ \t]*[:=,][ \t]*
 _KEY_BLOCK = re.compile(
     r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(.*?)(-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
+_LOGIN = re.compile(
+    r"""(\bcurl\b[^\n|;]{0,200}?\s(?:-u|--user)[ =]?["']?[^\s"':$]{1,100}:
+        |\bauth\s*=\s*\(\s*["'][^"'\n]*["']\s*,\s*["'])([^\s"'`]{6,})""",
+    re.VERBOSE,
+)
+"""A name and a password for curl, and for the HTTP libraries of Python."""
 _IN_URL = re.compile(r"(?<=://)([^\s/:@\"']*):([^\s/@\"']+)(?=@)")
 """Name and password of an address; Redis' have no name."""
 _PUT_IN = re.compile(r"\$?\{[^{}]*\}|\{\{[^{}]*\}\}|\$\w+|%s|%\(\w+\)s|<[^<>]*>")
@@ -97,7 +103,7 @@ _TOKENS = re.compile(
     r"|sk-(?=[a-z_-]{0,60}[A-Z\d])[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
     r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"
     r"|SG\.[\w-]{16,}\.[\w-]{16,}|do[opr]_v1_[a-f0-9]{40,}|dckr_pat_[\w-]{20,}|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"
-    r"|ya29\.[\w-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|(?:(?<=AccountKey=)|(?<=AccessKey=))[A-Za-z0-9+/=]{40,}"
+    r"|ya29\.[\w-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|(?:(?<=AccountKey=)|(?<=AccessKey=)|(?<=[?&]sig=))[A-Za-z0-9+/=%]{40,}"
     r"|(?:(?<=;Password=)|(?<=;Pwd=)|(?<=;PWD=))(?=[^\d\s;]{0,99}\d)[^\s;\"'`{}()<>%$]{6,}(?=[;\"'`])"
     r"|hvs\.[\w-]{20,}|xapp-[\w-]{16,}|ATATT3[\w-]{20,}|\d{8,10}:AA[\w-]{33}"
     r"|(?<=hooks\.slack\.com/services/)\w{8,}/\w{8,}/\w{16,}|(?<=/api/webhooks/)\d{15,}/[\w-]{40,}"
@@ -311,6 +317,7 @@ def redact(text: str) -> str:
     """Text with likely secrets replaced by REDACTED; its lines stay where they are."""
     text = _KEY_BLOCK.sub(lambda m: m[1] + "\n" * m[2].count("\n") + m[3], text)
     text = _IN_URL.sub(lambda m: m[0] if _PUT_IN.fullmatch(m[2]) else f"{m[1] and REDACTED}:{REDACTED}", text)
+    text = _LOGIN.sub(lambda m: m[0] if _PUT_IN.fullmatch(m[2]) else m[1] + REDACTED, text)
     text = _TOKENS.sub(REDACTED, text)
     text = _BEARER.sub(lambda m: m[1] + REDACTED, text)
     return _without_assigned(text)

@@ -95,9 +95,9 @@ class VersionedDocument:
 
 @attrs.define
 class InlineCompletionContext:
-    """LSP's own; repeated because the standard type is closed."""
+    """LSP's own; repeated because the standard type is closed. Who leaves it out asks as a matter of course."""
 
-    trigger_kind: types.InlineCompletionTriggerKind
+    trigger_kind: types.InlineCompletionTriggerKind = types.InlineCompletionTriggerKind.Automatic
     selected_completion_info: types.SelectedCompletionInfo | None = None
 
 
@@ -107,7 +107,7 @@ class InlineCompletionParams:
 
     text_document: VersionedDocument
     position: types.Position
-    context: InlineCompletionContext
+    context: InlineCompletionContext = attrs.Factory(InlineCompletionContext)
     formatting_options: types.FormattingOptions | None = None
     work_done_token: int | str | None = None
 

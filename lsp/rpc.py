@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, BinaryIO, cast
 
@@ -120,18 +120,14 @@ class LacunaProtocol(LanguageServerProtocol):
         if is_request and (problem := self._why_not(str(method), message)) is not None:
             self._answer_error(msg_id, *problem)
             return
-        structured: Any
-        try:
-            structured = self.structure_message(message)
-        except Exception as error:
-            logger.warning("The parameters of %s cannot be understood (%s).", method, type(error).__name__)
-            if method == types.INITIALIZE and (structured := self._structure_initialize(message)) is not None:
-                pass
-            elif is_request:
+        structured = self._structure(message)
+        if structured is None:
+            logger.warning("The parameters of %s cannot be understood.", method)
+            if is_request:
                 self._answer_error(msg_id, INVALID_PARAMS, f"the parameters of {method} cannot be understood")
-                return
-            else:
-                return
+            elif method == types.TEXT_DOCUMENT_DID_CHANGE:
+                self._lose_text(message.get("params"))
+            return
         self.handle_message(structured)
         if method == types.INITIALIZE:
             self._is_initialized = True
@@ -149,12 +145,25 @@ class LacunaProtocol(LanguageServerProtocol):
             return INVALID_REQUEST, "an id is a number or a string"
         return None
 
-    def _structure_initialize(self, message: dict[str, Any]) -> Any:
-        """initialize with the capabilities that can be understood, for clients newer or stranger than our types."""
+    def _structure(self, message: dict[str, Any]) -> Any:
+        """A message as its type; None where it cannot be understood."""
+        for reading in self._readings(message):
+            try:
+                return self.structure_message(reading)
+            except Exception:
+                logger.debug("cannot be understood", exc_info=True)
+        return None
+
+    def _readings(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A message as it came, and what it may have meant, for clients newer or stranger than our types."""
+        yield message
+        # null for what is absent
+        yield _without_nulls(message)
         params = message.get("params")
         given = cast(dict[str, Any], params).get("capabilities") if isinstance(params, dict) else None
-        if not isinstance(given, dict):
-            return None
+        if message.get("method") != types.INITIALIZE or not isinstance(given, dict):
+            return
+        # the capabilities that can be understood
         kept: dict[str, Any] = {}
         for key, group in cast(dict[str, Any], given).items():
             entries = cast(dict[str, Any], group).items() if isinstance(group, dict) else ()
@@ -163,10 +172,16 @@ class LacunaProtocol(LanguageServerProtocol):
                 kept[key] = good
         plain = {"processId", "clientInfo", "rootPath", "rootUri", "initializationOptions", "workspaceFolders"}
         rest = {name: item for name, item in cast(dict[str, Any], params).items() if name in plain}
-        try:
-            return self.structure_message({**message, "params": {"processId": None, **rest, "capabilities": kept}})
-        except Exception:
-            return None
+        yield {**message, "params": {"processId": None, **rest, "capabilities": kept}}
+
+    def _lose_text(self, params: Any) -> None:
+        """A change that cannot be understood: nothing is proposed into a text that is no longer the client's."""
+        item = cast(dict[str, Any], params).get("textDocument") if isinstance(params, dict) else None
+        uri = cast(dict[str, Any], item).get("uri") if isinstance(item, dict) else None
+        if isinstance(uri, str):
+            logger.warning("%s is closed until the client opens it again: its text is not known.", uri)
+            closed = types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri))
+            self.handle_message(types.DidCloseTextDocumentNotification(closed))
 
     def _is_capability(self, key: str, group: dict[str, Any]) -> bool:
         try:
@@ -219,6 +234,14 @@ class LacunaProtocol(LanguageServerProtocol):
         else:
             # one of them has changed alone, and the client goes by what it was told
             logger.warning("initialize was answered otherwise than the server would have: %s", json.dumps(answer))
+
+
+def _without_nulls(value: Any) -> Any:
+    """JSON without the members of objects that are null."""
+    if isinstance(value, dict):
+        members = cast(dict[str, Any], value).items()
+        return {name: _without_nulls(item) for name, item in members if item is not None}
+    return [_without_nulls(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
 
 
 class RpcServer(LanguageServer):

@@ -266,6 +266,9 @@ def test_the_users_own_patterns_and_bad_lines(tmp_path):
         pytest.param('"Server=x;Uid=u;Pwd=Hunter2!x;Encrypt=True"', "Hunter2", id="what a database is opened with"),
         pytest.param("'Endpoint=sb://x/;SharedAccessKey=" + "aB1/" * 10 + "='", "aB1/", id="a message bus"),
         pytest.param("https://hooks.slack.com/services/T01234567/B01234567/" + "aB1" * 8, "aB1", id="a web hook"),
+        pytest.param("curl -X POST -u admin:s3cr3tvalue https://host/x", "s3cr3t", id="curl's user"),
+        pytest.param("requests.get(url, auth=('admin', 's3cr3tvalue'))", "s3cr3t", id="a pair for an HTTP library"),
+        pytest.param("https://x.blob.core.windows.net/a?sv=1&sig=" + "aB1%2F" * 8, "aB1", id="a signed address"),
         pytest.param("bot('123456789:AA" + "F1-" * 11 + "')", "F1-", id="a bot's token"),
     ],
 )
@@ -307,6 +310,9 @@ def test_secrets_are_redacted_and_lines_stay(text, secret):
         pytest.param('h = f"Bearer {self.access_token_value}"', id="a bearer token that is put in"),
         pytest.param("token = 'it' if a else 'that'", id="two short strings"),
         pytest.param('f"Server={host};Pwd={password};"', id="a database's password that is put in"),
+        pytest.param('curl -u "$USER:$PASSWORD" https://example.org', id="a user that a shell puts in"),
+        pytest.param("curl --user {name}:{password} https://example.org", id="a user that is put in"),
+        pytest.param("get(url, auth=(user, password))", id="a pair of names"),
         pytest.param("a=1;Pwd=form.elements.Pwd;send(Pwd)", id="a statement that gives one on"),
     ],
 )
@@ -318,9 +324,10 @@ def test_ordinary_code_is_left_alone(text):
     "text",
     ["password = " * 20_000 + "'" * 1000, "token" * 60_000, "\ntoken=" + "a" * 300_000, "token:" * 50_000,
      "\n" * 100_000 + "token = \n" * 10_000, "\napi_key=a(" + "a1" * 100_000, "sk-" * 100_000, "://:" * 100_000,
-     "authorization:" + "\t" * 100_000 + "authorization " * 10_000, "eyJa-" * 60_000],
+     "authorization:" + "\t" * 100_000 + "authorization " * 10_000, "eyJa-" * 60_000,
+     "curl -u " * 40_000, "curl" + " --user" * 40_000, "auth=('', " * 30_000, "curl -u " + "a" * 300_000],
     ids=["assignments", "one word", "a long value", "colons", "empty lines", "a long call", "beginnings of a key",
-         "addresses", "headers", "beginnings of a signed token"],
+         "addresses", "headers", "beginnings of a signed token", "curls", "users", "pairs", "a long user"],
 )  # fmt: skip
 def test_redacting_is_linear(text):
     started = time.process_time()

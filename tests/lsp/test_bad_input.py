@@ -95,3 +95,34 @@ def test_a_key_is_never_answered_with_an_error(start, client):
         for method in ("textDocument/inlineCompletion", "textDocument/codeAction"):
             assert isinstance(server.request(method, strange.params(method)), list | None), seed
     assert not server.messages()
+
+
+@pytest.mark.parametrize("context", [{}, {"context": None}, {"context": {}}], ids=["none", "null", "empty"])
+def test_a_request_without_a_context_is_answered(start, context):
+    server = start()
+    server.open(URI, "x = \n")
+    where = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 4}}
+    assert server.request("textDocument/inlineCompletion", {**where, **context})[0]["insertText"] == "filled"
+
+
+def test_null_in_a_change_stands_for_what_is_absent(start):
+    server = start()
+    server.open(URI, "x = \n")
+    server.notify(
+        "textDocument/didChange",
+        {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [{"range": None, "text": "\nlonger = \n"}]},
+    )
+    assert server.inline(URI, 1, 9)[0]["insertText"] == "filled"
+
+
+def test_nothing_is_proposed_in_a_text_that_was_lost(start):
+    server = start()
+    server.open(URI, "x = \n")
+    server.notify(
+        "textDocument/didChange",
+        {"textDocument": {"uri": URI, "version": 2}, "contentChanges": 3},
+    )
+    assert server.inline(URI, 0, 4) == []
+    assert any("is closed until the client opens it again" in line for line in server.stderr)
+    server.open(URI, "x = \n")
+    assert server.inline(URI, 0, 4)[0]["insertText"] == "filled"

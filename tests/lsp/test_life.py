@@ -97,7 +97,6 @@ def test_frames_that_make_no_sense(start, data, code):
     "message",
     [
         {"method": "textDocument/didChange", "params": {"nonsense": 1}},
-        {"method": "textDocument/didChange", "params": {"textDocument": {"uri": URI}, "contentChanges": 3}},
         {"method": "lacuna/didShow", "params": None},
         {"method": "lacuna/didPartiallyAccept", "params": {"acceptedLength": "x"}},
         {"method": "$/unknown", "params": {}},
