@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from .config import ModelConfig
 from .errors import CheckpointError, LacunaError, ModelError
 from .formats import Part
 from .model import DiffusionGemma
+from .modelfile import written_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +51,20 @@ class Adapter:
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:
-    """Write the file at once: a server that starts now reads the old adapter or the new one. Raises: LacunaError."""
+    """Raises: LacunaError."""
     tensors: dict[str, Tensor] = {}
     for name, (up, down) in adapter.factors.items():
         tensors[f"{name}|up"] = up.detach().to("cpu", torch.float16).contiguous()
         tensors[f"{name}|down"] = down.detach().to("cpu", torch.float16).contiguous()
     header = {"base": adapter.base, "scale": adapter.scale, "about": dict(adapter.about)}
-    waiting = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        save_file(tensors, waiting, metadata={KEY: VERSION, HEADER_KEY: json.dumps(header)})
-        waiting.chmod(0o600)
-        waiting.replace(path)
+        with written_at_once(path) as waiting:
+            save_file(tensors, waiting, metadata={KEY: VERSION, HEADER_KEY: json.dumps(header)})
+            waiting.chmod(0o600)
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise LacunaError(f"the adapter cannot be stored in {path} ({why}); make room or make it writable") from error
-    finally:
-        waiting.unlink(missing_ok=True)
 
 
 def read_adapter(path: Path) -> Adapter:

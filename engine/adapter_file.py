@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .errors import CheckpointError, LacunaError, ModelError
-from .modelfile import EMBEDDED, loads, read_metadata
+from .modelfile import EMBEDDED, PACKED_MANIFEST, loads, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def fingerprint(source: Path) -> str:
     """Which weights these are, in well under a second: sha256 of a model file, or of a packed folder's manifest, which
     has the checksum of every tensor; of other folders, of sizes and both ends of every file. Raises: ModelError.
     """
-    manifest = source / "lacuna.json"
+    manifest = source / PACKED_MANIFEST
     files = [source] if source.is_file() else sorted(source.glob("*.safetensors"))
     files = [manifest] if manifest.exists() else files
     found = hashlib.sha256()

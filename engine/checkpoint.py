@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError
-from .int8 import QuickLayer, convert, dequantise
+from .int8 import QuickLayer, convert, dequantise, quantise
 from .lookup import TABLE
 from .model import DiffusionGemma
 from .modelfile import CONFIG_KEY, EMBEDDED, FORMAT_KEY, FORMAT_VERSION, loads, read_metadata
@@ -65,8 +65,7 @@ def load_checkpoint(
     """
     if weights not in ("auto", "fp32", "bf16", "int8"):
         raise ValueError(f"unknown weights {weights!r}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+    check_device(device)
     config = load_config(source)
     # shapes without memory first, so that a wrong file costs nothing
     with torch.device("meta"):
@@ -87,6 +86,18 @@ def load_checkpoint(
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_(False)
     return convert(model) if kind == "int8" else model
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raises: DeviceError for a device that is not here."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise DeviceError(f"there is no device {device!r}; choose cpu or cuda") from None
+    if kind not in ("cpu", "cuda"):
+        raise DeviceError(f"the device {device!r} cannot be used here; choose cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
 
 
 def read_tensors(source: Path, expected: Container[str]) -> Iterator[tuple[str, Path, Tensor]]:
@@ -189,9 +200,7 @@ def is_packed(name: str, tensor: Tensor) -> bool:
 def pack(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
     """(int8 of the same shape, fp32 scale that it is multiplied with) of one parameter [..., N, K]."""
     # experts run as one product over all of them: one scale per output row, shared by the experts that add up in it
-    over = (0, 2) if name.endswith("experts.down_proj") else (-1,)
-    scale = tensor.abs().amax(over, keepdim=True).clamp_min(1e-12) / 127
-    return (tensor / scale).round().clamp(-127, 127).to(torch.int8), scale
+    return quantise(tensor, (0, 2) if name.endswith("experts.down_proj") else (-1,))
 
 
 def _must_be_float(model: DiffusionGemma) -> None:

@@ -110,8 +110,6 @@ def denoise(
         else:
             drawn = draw(probs, generator) if draws is None else draws.sample(processed)
         accepted = policy.accept.accept(entropy, is_free)
-        if policy.order == "prefix":
-            accepted &= (accepted | ~is_free).int().cumprod(-1).bool()
         following = torch.where(accepted, drawn, noise())
         current = torch.where(is_pinned, given, following)
         history.append(torch.where(out.finished[:, None], out.tokens, best))

@@ -11,6 +11,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class LacunaError(Exception):
     """Root of the tree. The message is written for the user: what happened, and what to do.
 

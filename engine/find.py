@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from .errors import LacunaError, ModelError, ModelNotFoundError
+from .modelfile import PACKED_MANIFEST
 from .shards import find_files
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def find_model(name: str) -> Path:
             f"{repository}` to download it"
         )
     folder = Path(config).parent
-    if not (folder / "lacuna.json").exists():
+    if not (folder / PACKED_MANIFEST).exists():
         try:
             find_files(folder)
         except ModelError as error:
@@ -137,8 +138,7 @@ def pull(repository: str, is_agreed: Callable[[Download, Path], bool]) -> Path |
     if download.num_bytes + RESERVE_BYTES > free:
         raise ModelError(
             f"{download.num_bytes / 1e9:.1f} GB do not fit on the disk of {folder} ({free / 1e9:.1f} GB free); make "
-            "room, or set HF_HOME to "
-            "a larger disk"
+            "room, or set HF_HOME to a larger disk"
         )
     return Path(_online(repository, lambda: fetch(repository, allow_patterns=list(download.files))))
 

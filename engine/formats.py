@@ -15,6 +15,7 @@ Source: compressed-tensors 0.20, compressors/pack_quantized/helpers.py and nvfp4
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -93,21 +94,35 @@ class Part:
     def num_bytes(self, dtype: torch.dtype) -> int:
         """On the device, padding and scales included. dtype: of plain tensors and of weights in format bf16."""
         if self.kind == "plain":
-            return dtype.itemsize * _product(self.shapes[0])
-        E = self.shapes[0][0] if self.kind != "matrix" else 1
-        K = self.shapes[0][-1]
+            return dtype.itemsize * math.prod(self.shapes[0])
+        data, scale = self.packed_shapes
+        itemsize = {"int4": 4, "int8": 1, "fp8": 1, "bf16": dtype.itemsize}[self.format]
+        return itemsize * math.prod(data) + (4 * math.prod(scale) if scale else 0)
+
+    @property
+    def num_rows(self) -> int:
+        """Of each packed matrix; gate and up are padded to whole panels one by one."""
         num_rows = sum(shape[-2] for shape in self.shapes)
-        if self.kind == "gate_up":
-            num_rows = 2 * _up(num_rows // 2, PANEL)
-        rows, cols = _up(num_rows, PANEL), _up(K, block_k_of(K, self.format, self.group_size))
-        weight = {"int4": 0.5, "int8": 1.0, "fp8": 1.0, "bf16": float(dtype.itemsize)}[self.format]
-        if self.format == "bf16":
-            scale = 0
-        elif not self.group_size:
-            scale = 4 * rows
-        else:
-            scale = 4 * rows * -(-_up(K, self.group_size) // self.group_size // 2)
-        return E * (int(rows * cols * weight) + scale)
+        return 2 * PANEL * -(-num_rows // (2 * PANEL)) if self.kind == "gate_up" else num_rows
+
+    @property
+    def num_cols(self) -> int:
+        return self.shapes[0][-1]
+
+    @property
+    def block_k(self) -> int:
+        return block_k_of(self.num_cols, self.format, self.group_size)
+
+    @property
+    def packed_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of data and scale as kernels/packing.py lays them out; scale is () in format bf16, which has none."""
+        num_matrices = 1 if self.kind == "matrix" else self.shapes[0][0]
+        num_panels, num_blocks = -(-self.num_rows // PANEL), -(-self.num_cols // self.block_k)
+        per_word = 8 if self.format == "int4" else 1
+        data = (num_matrices, num_panels, num_blocks, PANEL, self.block_k // per_word)
+        # a word holds the scales of two groups, or one of a whole row
+        num_words = -(-self.num_cols // self.group_size // 2) if self.group_size else 1
+        return data, () if self.format == "bf16" else (num_matrices, num_words, num_panels * PANEL)
 
 
 def parts(config: ModelConfig, scheme: Scheme) -> list[Part]:
@@ -137,14 +152,8 @@ def parts(config: ModelConfig, scheme: Scheme) -> list[Part]:
             Part(f"{at}.qkv", "attention", "matrix", names, tuple((rows, H) for _, rows in heads), *dense),
             Part(f"{at}.out", "attention", "matrix", (f"{at}.self_attn.o_proj.weight",), ((H, q),), *dense),
             *mlp(f"{at}.mlp", f"{at}.mlp"),
-            Part(
-                f"{at}.experts.gate_up",
-                "experts",
-                "gate_up",
-                (f"{at}.experts.gate_up_proj",),
-                ((E, 2 * I, H),),
-                *sparse,
-            ),
+            Part(f"{at}.experts.gate_up", "experts", "gate_up", (f"{at}.experts.gate_up_proj",), ((E, 2 * I, H),),
+                 *sparse),
             Part(f"{at}.experts.down", "experts", "down", (f"{at}.experts.down_proj",), ((E, H, I),), *sparse),
             plain(f"{at}.router.proj.weight", (E, H)),
             plain(f"{at}.router.scale", (H,)),
@@ -326,7 +335,7 @@ class _Reader:
             f"{self.shards.stored[key].file}: tensor {key} has dtype {dtype}, neither INT4 (I32) nor NVFP4 (U8)"
         )
 
-    def _int4(self, key: str, shape: tuple[int, int] | tuple[int, ...]) -> _Coded:
+    def _int4(self, key: str, shape: tuple[int, ...]) -> _Coded:
         N, K = shape
         words = self.checked(key, (N, -(-K // 8)), "I32").to(self.device)
         base = key.removesuffix("_packed")
@@ -380,6 +389,14 @@ class _Reader:
         codes, scale = quantize(weight, part.format, part.group_size)
         return _Coded(codes, scale, part.format, part.group_size)
 
+    def joined(self, pieces: list[_Coded], part: Part) -> _Coded:
+        """Along their rows. Where a checkpoint leaves some of them unquantised, all are by our own scheme."""
+        if len({(piece.format, piece.group_size) for piece in pieces}) > 1:
+            pieces = [self.coded(piece.weights(), part) for piece in pieces]
+        scales = [piece.scale for piece in pieces if piece.scale is not None]
+        codes, scale = _rows([piece.codes for piece in pieces]), _rows(scales) if scales else None
+        return _Coded(codes, scale, pieces[0].format, pieces[0].group_size)
+
     def _announce_rounding(self, weight: _Coded) -> None:
         """Say once that scales are wider than the kernels' bf16; the truth is then the weights with rounded scales."""
         if self.is_rounding or weight.scale is None or weight.scale.dtype == torch.bfloat16:
@@ -428,15 +445,9 @@ class _Join:
         self.pieces, self.is_taken = {}, True
         if isinstance(pieces[0], Tensor):
             return pieces[0]
-        coded = [piece for piece in pieces if isinstance(piece, _Coded)]
-        if len({(piece.format, piece.group_size) for piece in coded}) > 1:
-            # a checkpoint that leaves one of them unquantised: all of them by our own scheme
-            coded = [self.reader.coded(piece.weights(), self.part) for piece in coded]
-        first = coded[0]
-        scale = (
-            None if first.scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])[None]
-        )
-        return pack(_rows([piece.codes for piece in coded])[None], scale, first.format, first.group_size)
+        joined = self.reader.joined([piece for piece in pieces if isinstance(piece, _Coded)], self.part)
+        scale = None if joined.scale is None else joined.scale[None]
+        return pack(joined.codes[None], scale, joined.format, joined.group_size)
 
 
 @dataclass(slots=True)
@@ -460,9 +471,12 @@ class _Stack:
     def roles(self) -> tuple[str, ...]:
         return ("gate", "up") if self.part.kind == "gate_up" else ("down",)
 
+    def single(self, e: int, role: str) -> str:
+        """Our name of one expert's matrix."""
+        return f"{self.part.name.removesuffix(f'.{self.part.kind}')}.{e}.{role}_proj.weight"
+
     def names(self) -> list[str]:
-        at = self.part.name.removesuffix(f".{self.part.kind}")
-        single = [f"{at}.{e}.{role}_proj.weight" for e in range(self.num_experts) for role in self.roles]
+        single = [self.single(e, role) for e in range(self.num_experts) for role in self.roles]
         return [self.part.sources[0], *single]
 
     def missing(self) -> list[str]:
@@ -470,9 +484,8 @@ class _Stack:
             return []
         if not self.is_packed and not self.halves:
             return [self.part.sources[0]]
-        at = self.part.name.removesuffix(f".{self.part.kind}")
         gone = [(e, role) for e in range(self.num_experts) for role in self.roles if e not in self.is_packed]
-        return [f"{at}.{e}.{role}_proj.weight" for e, role in gone if (e, role) not in self.halves]
+        return [self.single(e, role) for e, role in gone if (e, role) not in self.halves]
 
     @property
     def is_complete(self) -> bool:
@@ -490,14 +503,8 @@ class _Stack:
         weight = self.reader.weight(key, (N // len(self.roles), K))
         self.halves[e, role] = self.reader.coded(weight, self.part)
         if all((e, other) in self.halves for other in self.roles):
-            coded = [self.halves.pop((e, other)) for other in self.roles]
-            if len({(piece.format, piece.group_size) for piece in coded}) > 1:
-                coded = [self.reader.coded(piece.weights(), self.part) for piece in coded]
-            scale = (
-                None if coded[0].scale is None else _rows([piece.scale for piece in coded if piece.scale is not None])
-            )
-            codes = _rows([piece.codes for piece in coded])
-            self._place(e, _Coded(codes, scale, coded[0].format, coded[0].group_size))
+            pieces = [self.halves.pop((e, other)) for other in self.roles]
+            self._place(e, self.reader.joined(pieces, self.part))
 
     def _place(self, e: int, coded: _Coded) -> None:
         codes, scale = coded.codes[None], None if coded.scale is None else coded.scale[None]
@@ -565,14 +572,3 @@ def _weight_name(key: str, shards: Shards) -> str | None:
 
 def _rows(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

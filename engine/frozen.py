@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..kernels.experts import PackedExperts
 from ..kernels.packing import PANEL, PackedMatrix, unpack
 from .config import ModelConfig
-from .formats import Part, Progress, Scheme, stream
+from .formats import Part, Scheme, stream
 from .model import DiffusionGemma, Experts
 from .packed import default_scheme, is_packed, read_packed
 
@@ -77,14 +77,12 @@ class FrozenExperts(Experts):
         return out
 
 
-def load_frozen(
-    source: Path, device: str = "cpu", scheme: Scheme | None = None, progress: Progress | None = None
-) -> DiffusionGemma:
+def load_frozen(source: Path, device: str = "cpu", scheme: Scheme | None = None) -> DiffusionGemma:
     """A folder that PackedEngine would serve, quantised alike. scheme: as in load_packed. Raises: as load_packed."""
     config = ModelConfig.load(source / "config.json")
     if is_packed(source):
-        return frozen_model(config, read_packed(source, config, device, progress))
-    return frozen_model(config, stream(source, config, scheme or default_scheme(source), device, progress))
+        return frozen_model(config, read_packed(source, config, device))
+    return frozen_model(config, stream(source, config, scheme or default_scheme(source), device))
 
 
 def frozen_model(config: ModelConfig, pieces: Iterable[tuple[Part, PackedMatrix | Tensor]]) -> DiffusionGemma:

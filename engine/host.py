@@ -52,18 +52,15 @@ class Turnstile:
         ticket = object()
         with self._condition:
             self._waiting.append(ticket)
-            while self._waiting[0] is not ticket:
-                if cancelled is not None and cancelled():
-                    self._waiting.remove(ticket)
-                    break
-                self._condition.wait(0.005)
-            has_turn = bool(self._waiting) and self._waiting[0] is ticket
         try:
+            with self._condition:
+                while self._waiting[0] is not ticket and not (cancelled is not None and cancelled()):
+                    self._condition.wait(0.005)
+                has_turn = self._waiting[0] is ticket
             yield has_turn
         finally:
             with self._condition:
-                if has_turn:
-                    self._waiting.popleft()
+                self._waiting.remove(ticket)
                 self._condition.notify_all()
 
 
@@ -131,6 +128,9 @@ class EngineHost:
         old = os.umask(0o177)
         try:
             self._socket.bind(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         finally:
             os.umask(old)
         self._inode = path.stat().st_ino
@@ -267,18 +267,7 @@ def fill_in_turn(
 
 def cancelled_results(problem: CanvasProblem) -> list[CanvasResult]:
     """What a problem ends in that nobody worked on."""
-    return [
-        CanvasResult(
-            tokens=tuple(max(0, token) for token in canvas.tokens),
-            entropy=(0.0,) * len(canvas.tokens),
-            logprob=(0.0,) * len(canvas.tokens),
-            end=0,
-            steps=0,
-            is_finished=False,
-            is_cancelled=True,
-        )
-        for canvas in problem.canvases
-    ]
+    return [CanvasResult.untouched(canvas, is_cancelled=True) for canvas in problem.canvases]
 
 
 def _send(connection: socket.socket, value: Any) -> None:

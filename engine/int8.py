@@ -6,7 +6,7 @@ Three kinds of products, chosen once by what the CPU has (`best_products`):
   magnitude / 127. Few rows take their activations as bf16 instead: then reading the weights is all that counts.
 - "half", any other x86 with AVX2, where an integer product is a loop in C: weights in fp16, activations and sums in
   fp32. As exact as fp32 in effect, as quick for many rows, and two to four times as quick for few.
-- "float", everywhere else: plain fp32.
+- "float", everywhere else (ARM above all): plain fp32.
 The truth of a product is its `weight`, fp32; that of a layer is model.py's; tests/engine/test_int8.py compares.
 """
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import math
+import platform
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,17 @@ def has_half() -> bool:
     return has_fbgemm and torch.cpu._is_avx2_supported()  # pyright: ignore[reportPrivateUsage]
 
 
-def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight [..., N, K] float -> (int8 [..., N, K], fp32 scale [..., N, 1])."""
-    scale = weight.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+@functools.cache
+def copies_weights() -> bool:
+    """Whether F.linear puts a whole matrix into another order each time, before it multiplies rows with it: it does on
+    Linux on ARM (torch 2.9, seen with DNNL_VERBOSE=1), and for few rows that is more work than the product.
+    """
+    return platform.machine() == "aarch64" and bool(cast(Any, torch.backends).mkldnn.is_available())
+
+
+def quantise(weight: Tensor, over: tuple[int, ...] = (-1,)) -> tuple[Tensor, Tensor]:
+    """weight [..., N, K] float -> (int8 [..., N, K], fp32 scale [..., N, 1]). over: dimensions that share a scale."""
+    scale = weight.float().abs().amax(over, keepdim=True).clamp_min(1e-12) / 127
     return (weight.float() / scale).round().clamp(-127, 127).to(torch.int8), scale
 
 
@@ -166,9 +175,12 @@ class FloatLinear(nn.Module):
 
     def __init__(self, *weights: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.cat([weight.detach().float() for weight in weights]))
+        joined = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self.register_buffer("weight", joined.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2 and 0 < len(x) <= NUM_FEW and copies_weights():
+            return torch.stack([torch.mv(self.weight, row) for row in x])
         return F.linear(x, self.weight)
 
     multiply = forward
@@ -421,6 +433,8 @@ def convert(model: DiffusionGemma, products: Products | None = None) -> Diffusio
     if products == "half" or (products == "int8" and has_half()):
         table = model.embed_tokens.weight
         model.to_vocabulary, model.from_vocabulary = product_of("half", table), product_of("half", table.t())
+    elif copies_weights():
+        model.to_vocabulary = FloatLinear(model.embed_tokens.weight)
     both = [(layer, layer.experts) for layer in model.layers if isinstance(layer, QuickLayer)]
     dense = [(layer, experts) for layer, experts in both if isinstance(experts, QuickExperts)]
     if len(dense) == len(model.layers):

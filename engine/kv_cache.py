@@ -15,13 +15,15 @@ from .config import ModelConfig
 
 
 class HeldTokens:
-    """Which tokens the valid positions of a cache belong to. KVCache and Slot (slots.py) differ in where they keep
-    them."""
+    """Which tokens the valid positions of a cache belong to, and the encoder's state of one of them. KVCache and Slot
+    (slots.py) differ in where they keep keys and values.
+    """
 
     def __init__(self) -> None:
         self.length = 0
         self.tokens: tuple[int, ...] = ()
         """The token ids whose keys and values are held. Kept by whoever drives the encoder, through `hold`."""
+        self._state: tuple[int, Tensor] | None = None
 
     def common_prefix(self, tokens: tuple[int, ...]) -> int:
         """How many leading tokens of a new prompt are held already."""
@@ -36,6 +38,16 @@ class HeldTokens:
             raise ValueError(f"cannot cut a cache of {self.length} positions to {length}")
         self.length = length
         self.tokens = self.tokens[:length]
+        if self._state is not None and self._state[0] > length:
+            self._state = None
+
+    def keep_state(self, state: Tensor) -> None:
+        """state: of the last token, normed [H], which predicts the one after it. Stays while that token does."""
+        self._state = self.length, state
+
+    def state_after(self, length: int) -> Tensor | None:
+        """What was kept when the cache was so long; None where nothing was, or the token is gone."""
+        return self._state[1] if self._state is not None and self._state[0] == length else None
 
     def hold(self, tokens: tuple[int, ...]) -> None:
         """Note which tokens the positions belong to. Raises: ValueError when the count does not match."""
@@ -101,13 +113,13 @@ class KVCache(HeldTokens):
     def release(self) -> None:
         """Give the memory back; the cache is empty afterwards and grows again when used."""
         self._keys, self._values, self._arrays, self._capacity = [], [], [], 0
-        self.length, self.tokens = 0, ()
+        self.truncate(0)
 
     def copy(self, other: KVCache, length: int) -> None:
         """Hold the first positions of another cache instead of one's own. Raises: ValueError beyond what it holds."""
         if not 0 <= length <= other.length:
             raise ValueError(f"cannot copy {length} positions of a cache of {other.length}")
-        self.length, self.tokens = 0, ()
+        self.truncate(0)
         self.reserve(length)
         for mine, theirs in zip((*self._keys, *self._values), (*other._keys, *other._values)):
             mine[:, :length] = theirs[:, :length]

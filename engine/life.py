@@ -19,11 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 
-from .errors import DeviceError, EngineError, LacunaError
+from .errors import DeviceError, EngineError, LacunaError, first_line
 from .problem import Cancelled, CanvasProblem, CanvasResult, Engine, EngineStatus, Timings
 
 T = TypeVar("T")
@@ -112,7 +113,7 @@ class ManagedEngine:
 
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
         def nothing() -> list[CanvasResult]:
-            return [_cancelled_result(len(canvas.tokens)) for canvas in problem.canvases]
+            return [CanvasResult.untouched(canvas, is_cancelled=True) for canvas in problem.canvases]
 
         with self._lock:
             if _is_cancelled(cancelled):
@@ -125,7 +126,7 @@ class ManagedEngine:
         if engine is None or state in ("loading", "failed"):
             return EngineStatus(state, self._name, detail=detail)
         inner = engine.status()
-        return EngineStatus(state, inner.model or self._name, inner.device, detail, inner.weights_bytes, inner.kv_bytes)
+        return replace(inner, state=state, model=inner.model or self._name, detail=detail)
 
     def close(self) -> None:
         with self._lock:
@@ -182,7 +183,7 @@ class ManagedEngine:
             except LacunaError:
                 raise
             except Exception as error:
-                kind, reason = device_trouble(error), _first_line(error)
+                kind, reason = device_trouble(error), first_line(error)
                 if kind is None:
                     raise
             finally:
@@ -228,7 +229,7 @@ class ManagedEngine:
                 raise
             kind = device_trouble(error)
             if self._is_lost or kind == "lost":
-                self._lose(_first_line(error))
+                self._lose(first_line(error))
             if kind == "memory":
                 self._fail(
                     "the device has too little free memory for the model; close what else uses it, or choose a "
@@ -367,10 +368,6 @@ def _clear_frames(error: BaseException) -> None:
         traceback.clear_frames(each.__traceback__)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _close(engine: Engine) -> None:
     """Close an engine whose device may be in any state."""
     try:
@@ -401,7 +398,3 @@ def probe_device() -> None:
 
 def _is_cancelled(cancelled: Cancelled | None) -> bool:
     return cancelled is not None and cancelled()
-
-
-def _cancelled_result(num_rows: int) -> CanvasResult:
-    return CanvasResult((0,) * num_rows, (0.0,) * num_rows, (0.0,) * num_rows, 0, 0, False, True)

@@ -1,7 +1,7 @@
 """LocalEngine: the model in this process. Keeps the KV cache in step with the prompt and runs a problem's canvases.
 
-Ways to decode, chosen by the problem: diffusion alone; draft (lookup.py, or denoise) and verify with the causal encoder
-of the same weights; the encoder alone, one token at a time, which is the slow truth of that; or a beam search with it.
+Ways to decode, chosen by the problem: diffusion; draft (lookup.py) and verify with the causal encoder of the same
+weights; the encoder alone, one token at a time, which is the slow truth of that; or a beam search with it.
 Knows no text. Calls come from one thread at a time.
 """
 
@@ -53,9 +53,6 @@ SEQUENCE_BYTES = 1 << 26
 MIN_COPIED = 8
 """Tokens at the beginning of another prompt that are worth copying."""
 
-MAX_PAUSE = 8
-"""Tokens at most that are decoded without a draft after drafts that were no help."""
-
 Choice = tuple[int, float, float]
 """(token, entropy, log-probability) of a row."""
 
@@ -70,20 +67,15 @@ class LocalEngine:
         model: TextModel,
         policy: SamplingPolicy = EMBEDDED_POLICY,
         name: str = "",
-        draft_steps: int = 0,
         ngrams: NGrams | None = None,
     ) -> None:
-        """For "verify": ngrams drafts what cannot be looked up; draft_steps: of a draft by diffusion, where neither
-        knows anything; 0: no such draft.
-        """
-        self._model: TextModel | None = model.eval()
-        self._policy, self._name, self._draft_steps = policy, name, draft_steps
+        """ngrams: drafts for "verify" what cannot be looked up."""
+        self._model: TextModel | None = model
+        self._policy, self._name = policy, name
         self._ngrams = ngrams or NGrams()
         self._cache: Cache = KVCache(model.config, model.device, model.dtype)
-        # normed hidden state of the last cached token: predicts the token after it
-        self._last_hidden: Tensor | None = None
-        # the same of other prompts, the latest used last
-        self._others: list[tuple[Cache, Tensor | None]] = []
+        # of other prompts, the latest used last
+        self._others: list[Cache] = []
 
     @classmethod
     def load(
@@ -116,12 +108,11 @@ class LocalEngine:
         if self._model is None:
             return EngineStatus("closed", self._name)
         device, num_bytes = str(self._model.device), self._model.num_bytes
-        kv_bytes = sum(cache.num_bytes for cache in (self._cache, *(cache for cache, _ in self._others)))
+        kv_bytes = sum(cache.num_bytes for cache in (self._cache, *self._others))
         return EngineStatus("ready", self._name, device, "", num_bytes, kv_bytes)
 
     def close(self) -> None:
         self._model = None
-        self._last_hidden = None
         self._cache.release()
         self._others.clear()
 
@@ -135,15 +126,12 @@ class LocalEngine:
         self._check_tokens(prompt, lowest=0)
         self._turn_to(prompt)
         kept = self._cache.common_prefix(prompt)
-        # the state of the last prompt token is needed; the cache alone cannot give it back
-        is_same = kept == len(prompt) == self._cache.length and self._last_hidden is not None
-        kept = kept if is_same else min(kept, len(prompt) - 1)
+        if kept == len(prompt) and self._cache.state_after(kept) is None:
+            # the state of the last token is needed; keys and values alone cannot give it back
+            kept -= 1
         self._cache.truncate(kept)
-        if not is_same:
-            # should encoding fail, nothing stays behind that belongs to another prompt
-            self._last_hidden = None
         for first in range(kept, len(prompt), chunk):
-            self._append(prompt[first : first + chunk], only_last=True)
+            self._cache.keep_state(self._append(prompt[first : first + chunk], only_last=True)[-1])
             if cancelled is not None and cancelled():
                 break
         num_done = self._cache.length - kept
@@ -151,15 +139,10 @@ class LocalEngine:
 
     @torch.inference_mode()
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
-        started = time.monotonic()
-        deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
-        for canvas in problem.canvases:
-            self._check_tokens(canvas.tokens)
+        task = self._task(problem, cancelled)
         timings = self._prefill(problem.prompt, cancelled, PREFILL_CHUNK)
         if self._cache.length < len(problem.prompt):
-            return [unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
-        ends = frozenset((*self.model.config.eos_ids, *problem.stop))
-        task = _Task(problem, ends, self._banned(problem), deadline, cancelled)
+            return [CanvasResult.untouched(canvas, True, timings) for canvas in problem.canvases]
         try:
             if problem.decoding == "denoise":
                 return self._denoise(task, timings)
@@ -169,14 +152,19 @@ class LocalEngine:
                 return self._search(task, timings)
             return [self._decode_causally(task, canvas, timings) for canvas in problem.canvases]
         finally:
-            # whatever a draft added is not the prompt; the state of the prompt's last token is gone with it
-            if self._cache.length > len(problem.prompt):
-                self._cache.truncate(len(problem.prompt))
-                self._last_hidden = None
+            # what was decoded is not the prompt
+            self._cache.truncate(min(self._cache.length, len(problem.prompt)))
 
-    # -- diffusion alone -------------------------------------------------------------------------------------------
+    def _task(self, problem: CanvasProblem, cancelled: Cancelled | None) -> Task:
+        deadline = None if problem.deadline_ms is None else time.monotonic() + problem.deadline_ms / 1e3
+        for canvas in problem.canvases:
+            self._check_tokens(canvas.tokens)
+        ends = frozenset((*self.model.config.eos_ids, *problem.stop))
+        return Task(problem, ends, self._banned(problem), deadline, cancelled)
 
-    def _denoise(self, task: _Task, timings: Timings) -> list[CanvasResult]:
+    # -- diffusion ---------------------------------------------------------------------------------------------------
+
+    def _denoise(self, task: Task, timings: Timings) -> list[CanvasResult]:
         started = time.perf_counter()
         problem = task.problem
         generator = torch.Generator(self.model.device).manual_seed(problem.seed)
@@ -197,7 +185,7 @@ class LocalEngine:
                     tokens=tokens,
                     entropy=tuple(cast(list[float], out.entropy[b, :rows].tolist())),
                     logprob=tuple(cast(list[float], out.logprob[b, :rows].tolist())),
-                    end=_end(tokens, num_region, self.model.config.eos_ids),
+                    end=num_answered(tokens, num_region, self.model.config.eos_ids),
                     steps=int(out.steps[b]),
                     is_finished=bool(out.finished[b]),
                     is_cancelled=out.is_cancelled,
@@ -208,91 +196,65 @@ class LocalEngine:
 
     # -- the causal encoder decides, with or without a draft ---------------------------------------------------------
 
-    def _decode_causally(self, task: _Task, canvas: Canvas, timings: Timings) -> CanvasResult:
-        """The encoder's greedy continuation, pinned rows imposed. "verify" proposes several tokens at once.
+    def _decode_causally(self, task: Task, canvas: Canvas, timings: Timings) -> CanvasResult:
+        """The encoder's greedy continuation, pinned rows imposed. "verify" reads several tokens at once.
 
         Both give the same tokens: a drafted token is kept only if it is the encoder's own choice at its place.
-        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, the draft looked up or by diffusion.
+        Source: greedy speculative decoding, Leviathan et al., arXiv 2211.17192, the draft looked up.
         """
-        prompt, rows = task.problem.prompt, len(canvas.tokens)
-        is_drafting = task.problem.decoding == "verify"
+        began = time.perf_counter()
+        prompt, num_rows, floor = task.problem.prompt, len(canvas.tokens), task.problem.floor
         answer: list[int] = []
-        entropies: list[float] = []
-        logprobs: list[float] = []
-        denoise_ms = verify_ms = 0.0
-        num_forwards = steps = 0
-        draft: list[int] = []
-        # a draft that was no help costs a forward: after each, wait twice as many tokens before the next one
-        pause = waiting = 0
-        self._rewind(prompt)
-        is_finished = is_cancelled = is_given_up = False
+        rows: list[Choice] = []
+
+        def take(choice: Choice) -> None:
+            rows.append(choice)
+            answer.append(choice[0])
+
+        def is_over() -> bool:
+            return answer[-1] in task.ends or len(answer) == num_rows
+
+        self._cache.truncate(len(prompt))
         # of the row after the answer: the state before it, and what the encoder would choose there
-        last = self._last()
+        last = self._last(prompt)
         ahead = self._choices(last[None], task)[0]
+        num_forwards = 0
+        is_given_up = is_cancelled = False
         while True:
-            token, entropy, logprob = self._choose(last, ahead, canvas, answer, task)
-            chosen = [(token, entropy, logprob)]
-            if token in task.ends or len(answer) + 1 == rows:
-                _extend(answer, entropies, logprobs, chosen)
-                is_finished = True
+            take(self._choose(last, ahead, canvas, answer, task))
+            if is_over():
                 break
             guess: list[int] = []
-            is_looked_up = False
-            if is_drafting:
-                found = propose((*prompt[:-1], *answer, token), self._ngrams)[: rows - len(answer) - 1]
+            if task.problem.decoding == "verify":
+                # a prompt's last token marks the gap, and stands between the text and the answer
+                found = propose((*prompt[:-1], *answer), self._ngrams)[: num_rows - len(answer)]
                 guess = _until_end(found, task.ends)
-                is_looked_up = bool(guess)
-            if is_drafting and not guess and self._draft_steps:
-                is_usable = len(draft) > 1
-                if not is_usable and waiting == 0:
-                    began = time.perf_counter()
-                    draft, num_drafted = self._draft(task, canvas, answer, token)
-                    denoise_ms += _ms_since(began)
-                    num_forwards += num_drafted
-                    steps += num_drafted
-                    is_usable = True
-                waiting = max(0, waiting - 1)
-                guess = _until_end(draft[1:], task.ends) if is_usable else []
-            began = time.perf_counter()
-            states = self._append((token, *guess))
+            states = self._append((answer[-1], *guess))
             choices = self._choices(states, task)
             num_forwards += 1
             kept = 0
-            for kept, drafted in enumerate(guess):
-                taken = [*answer, *(each[0] for each in chosen)]
-                choice = self._choose(states[kept], choices[kept], canvas, taken, task)
+            for drafted in guess:
+                choice = self._choose(states[kept], choices[kept], canvas, answer, task)
                 if choice[0] != drafted:
                     break
-                chosen.append(choice)
-            else:
-                kept = len(guess)
-            _extend(answer, entropies, logprobs, chosen)
+                take(choice)
+                kept += 1
+            last, ahead = states[kept], choices[kept]
             self._cache.truncate(len(prompt) + len(answer))
-            self._last_hidden = last = states[kept]
-            ahead = choices[kept]
-            verify_ms += _ms_since(began)
-            # what follows a corrected token may still be right, unless the draft was no help at all; its first row is
-            # the one that was corrected, and the encoder has chosen that one itself
-            draft = draft[1 + kept :] if kept and not is_looked_up else []
-            if guess and not is_looked_up:
-                pause = 0 if kept else min(MAX_PAUSE, max(2, 2 * pause))
-                waiting = pause
-            if answer[-1] in task.ends or len(answer) == rows:
-                is_finished = True
+            if is_over():
                 break
-            if task.problem.floor is not None and sum(logprobs) < task.problem.floor:
+            if floor is not None and sum(logprob for *_, logprob in rows) < floor:
                 is_given_up = True
                 break
-            if task.cancelled is not None and task.cancelled():
+            if task.is_cancelled():
                 is_cancelled = True
                 break
-            if task.deadline is not None and time.monotonic() >= task.deadline:
+            if task.is_late():
                 break
-        timings = replace(timings, denoise_ms=denoise_ms, verify_ms=verify_ms, num_forwards=num_forwards)
-        filled = self._filled(rows, answer, entropies, logprobs, timings)
-        return replace(
-            filled, steps=steps, is_finished=is_finished, is_cancelled=is_cancelled, is_given_up=is_given_up
-        )
+        timings = replace(timings, verify_ms=_ms_since(began), num_forwards=num_forwards)
+        _, entropies, logprobs = zip(*rows, strict=True)
+        filled = self._filled(num_rows, answer, entropies, logprobs, timings)
+        return replace(filled, is_finished=is_over(), is_cancelled=is_cancelled, is_given_up=is_given_up)
 
     def _filled(
         self,
@@ -308,17 +270,16 @@ class LocalEngine:
             tokens=(*answer, *[eos_ids[0]] * filler),
             entropy=(*entropies, *[0.0] * filler),
             logprob=(*logprobs, *[0.0] * filler),
-            end=_end(tuple(answer), len(answer), eos_ids),
+            end=num_answered(tuple(answer), len(answer), eos_ids),
             steps=0,
             is_finished=False,
             timings=timings,
         )
 
-    def _search(self, task: _Task, timings: Timings) -> list[CanvasResult]:
+    def _search(self, task: Task, timings: Timings) -> list[CanvasResult]:
         """The likeliest answers, one for each canvas; one for which there is none is unfinished and has no rows."""
         began = time.perf_counter()
         problem, canvas = task.problem, task.problem.canvases[0]
-        self._rewind(problem.prompt)
         search = Search(
             num_rows=len(canvas.tokens),
             ends=task.ends,
@@ -328,14 +289,13 @@ class LocalEngine:
             opening=problem.opening,
             floor=problem.floor,
         )
-        deadline = task.deadline
         found = beam_search(
             search,
             branches_of(self.model, self._cache),
-            self._last(),
+            self._last(problem.prompt),
             self.model.logits,
-            task.cancelled or (lambda: False),
-            lambda: deadline is not None and time.monotonic() >= deadline,
+            task.is_cancelled,
+            task.is_late,
         )
         timings = replace(timings, verify_ms=_ms_since(began), num_forwards=found.num_forwards)
         # what is only begun is of use where nothing is whole
@@ -351,15 +311,14 @@ class LocalEngine:
             for beam, is_whole in beams[: len(problem.canvases)]
         ]
 
-    def _score(self, task: _Task, timings: Timings) -> list[CanvasResult]:
+    def _score(self, task: Task, timings: Timings) -> list[CanvasResult]:
         """How likely the encoder finds each given canvas: all of them in one forward, the cache untouched."""
         began = time.perf_counter()
         canvases = task.problem.canvases
-        self._rewind(task.problem.prompt)
         L = max(len(canvas.tokens) for canvas in canvases)
         rows = [[*canvas.tokens, *[0] * (L - len(canvas.tokens))] for canvas in canvases]
         tokens = torch.tensor(rows, device=self.model.device)
-        first = self._last().expand(len(canvases), 1, -1)
+        first = self._last(task.problem.prompt).expand(len(canvases), 1, -1)
         states = torch.cat([first, self.model.branch(tokens[:, :-1], self._cache)], dim=1) if L > 1 else first
         logprobs = torch.log_softmax(self.model.logits(states), dim=-1)
         entropies = -(logprobs.exp() * logprobs).sum(-1)
@@ -377,7 +336,7 @@ class LocalEngine:
                     tokens=canvas.tokens,
                     entropy=tuple(e * free for e, free in zip(entropy, is_free, strict=True)),
                     logprob=tuple(p * free for p, free in zip(logprob, is_free, strict=True)),
-                    end=_end(canvas.tokens, min(num_rows, int(num_region[b])), self.model.config.eos_ids),
+                    end=num_answered(canvas.tokens, min(num_rows, int(num_region[b])), self.model.config.eos_ids),
                     steps=0,
                     is_finished=True,
                     timings=timings,
@@ -385,29 +344,14 @@ class LocalEngine:
             )
         return results
 
-    def _draft(self, task: _Task, canvas: Canvas, answer: list[int], token: int) -> tuple[list[int], int]:
-        """Tokens for rows len(answer).. of the canvas, and the steps they took.
-
-        The first is `token`, which the encoder has chosen already.
-        """
-        done = len(answer)
-        tokens = (token, *canvas.tokens[done + 1 :])
-        pinned = (True, *canvas.pinned[done + 1 :])
-        generator = torch.Generator(self.model.device).manual_seed(task.problem.seed + done)
-        out = denoise(
-            _Bound(self.model, self._cache), [Canvas(tokens, pinned)], self._policy, self._draft_steps, generator,
-            task.ends, task.banned, task.deadline,
-        )  # fmt: skip
-        return cast(list[int], out.tokens[0].tolist()), out.num_forwards
-
-    def _choices(self, states: Tensor, task: _Task) -> list[Choice]:
+    def _choices(self, states: Tensor, task: Task) -> list[Choice]:
         """What the encoder would choose after each of the states [T, H], among all that is not banned."""
         logits = self.model.logits(states)
         if task.banned is not None:
             logits = logits.masked_fill(task.banned, -torch.inf)
         return _best(logits)
 
-    def _choose(self, hidden: Tensor, ahead: Choice, canvas: Canvas, taken: Sequence[int], task: _Task) -> Choice:
+    def _choose(self, hidden: Tensor, ahead: Choice, canvas: Canvas, taken: Sequence[int], task: Task) -> Choice:
         """The row after taken, from the state [H] of the token before it and what `_choices` made of that."""
         row = len(taken)
         if canvas.pinned[row]:
@@ -423,22 +367,21 @@ class LocalEngine:
         """Make the sequence current that holds half of the prompt or more; else an empty one, or the one used longest
         ago, with what the prompt has in common with any other.
         """
-        sequences = [*self._others, (self._cache, self._last_hidden)]
-        shared = [cache.common_prefix(prompt) for cache, _ in sequences]
-        best = max(range(len(shared)), key=shared.__getitem__)
-        if 2 * shared[best] < len(prompt) and self._cache.length:
-            num_bytes = (len(sequences) + 1) * self._cache.num_bytes
-            if len(sequences) < MAX_SEQUENCES and num_bytes <= SEQUENCE_BYTES:
-                sequences.insert(0, (KVCache(self.model.config, self.model.device, self.model.dtype), None))
+        caches = [*self._others, self._cache]
+        shared = [cache.common_prefix(prompt) for cache in caches]
+        num_shared = max(shared)
+        best = shared.index(num_shared)
+        if 2 * num_shared < len(prompt) and self._cache.length:
+            num_bytes = (len(caches) + 1) * self._cache.num_bytes
+            if len(caches) < MAX_SEQUENCES and num_bytes <= SEQUENCE_BYTES:
+                caches.insert(0, KVCache(self.model.config, self.model.device, self.model.dtype))
                 best += 1
-            cache, source = sequences[0][0], sequences[best][0]
-            if best and isinstance(cache, KVCache) and isinstance(source, KVCache):
-                if (num_copied := source.common_prefix(prompt)) >= MIN_COPIED:
-                    cache.copy(source, num_copied)
-                sequences[0] = cache, None
+            cache, source = caches[0], caches[best]
+            if best and num_shared >= MIN_COPIED and isinstance(cache, KVCache) and isinstance(source, KVCache):
+                cache.copy(source, num_shared)
             best = 0
-        self._cache, self._last_hidden = sequences.pop(best)
-        self._others = sequences
+        self._cache = caches.pop(best)
+        self._others = caches
 
     @torch.no_grad()
     def _append(self, tokens: Sequence[int], only_last: bool = False) -> Tensor:
@@ -446,22 +389,16 @@ class LocalEngine:
         held = self._cache.tokens
         states = self._encode(tokens, only_last)
         self._cache.hold((*held, *tokens))
-        self._last_hidden = states[-1]
         return states
 
     def _encode(self, tokens: Sequence[int], only_last: bool) -> Tensor:
         return self.model.encode(torch.tensor(tokens, device=self.model.device), self._cache, only_last)
 
-    def _rewind(self, prompt: tuple[int, ...]) -> None:
-        """Back to the end of the prompt, after an earlier canvas was decoded."""
-        if self._cache.length > len(prompt) or self._last_hidden is None:
-            self._cache.truncate(len(prompt) - 1)
-            self._append(prompt[-1:])
-
-    def _last(self) -> Tensor:
-        if self._last_hidden is None:
-            raise EngineError("the engine lost its place in the prompt; fill again")
-        return self._last_hidden
+    def _last(self, prompt: tuple[int, ...]) -> Tensor:
+        """The state of the prompt's last token, which a prefill to the end has left."""
+        state = self._cache.state_after(len(prompt))
+        assert state is not None
+        return state
 
     def _banned(self, problem: CanvasProblem) -> Tensor | None:
         if not problem.banned:
@@ -473,7 +410,7 @@ class LocalEngine:
             raise ValueError(f"all {len(mask)} tokens are banned: a free row could become nothing")
         return mask.to(self.model.device)
 
-    def _banned_rows(self, task: _Task) -> Tensor | None:
+    def _banned_rows(self, task: Task) -> Tensor | None:
         """What no row may become, [V]; with an opening, [L, V], and row 0 is one of its tokens."""
         problem = task.problem
         if not problem.opening:
@@ -501,14 +438,21 @@ class LocalEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class Task:
     """A problem with what every step of it asks again."""
 
     problem: CanvasProblem
     ends: frozenset[int]
     banned: Tensor | None
     deadline: float | None
+    """Of time.monotonic()."""
     cancelled: Cancelled | None
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled is not None and self.cancelled()
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,15 +489,6 @@ class _Bound:
         return torch.where(is_pinned[..., None], known, torch.zeros_like(known))
 
 
-def _extend(
-    answer: list[int], entropies: list[float], logprobs: list[float], chosen: list[Choice]
-) -> None:
-    for token, entropy, logprob in chosen:
-        answer.append(token)
-        entropies.append(entropy)
-        logprobs.append(logprob)
-
-
 def _best(logits: Tensor) -> list[Choice]:
     """logits: [T, V] -> the most likely token of each row."""
     logprobs = torch.log_softmax(logits, dim=-1)
@@ -575,22 +510,12 @@ def _allowed(opening: Opening, taken: Sequence[int]) -> list[int]:
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     """tokens up to and including the first end."""
-    for i, token in enumerate(tokens):
-        if token in ends:
-            return tokens[: i + 1]
-    return tokens
+    return tokens[: next((i for i, token in enumerate(tokens, 1) if token in ends), len(tokens))]
 
 
-def _end(tokens: tuple[int, ...], num_region: int, eos_ids: tuple[int, ...]) -> int:
+def num_answered(tokens: tuple[int, ...], num_region: int, eos_ids: tuple[int, ...]) -> int:
     """Rows of the answer: an end token does not count, any other stop token does."""
     return num_region - 1 if num_region and tokens[num_region - 1] in eos_ids else num_region
-
-
-def unfinished(canvas: Canvas, timings: Timings, is_cancelled: bool) -> CanvasResult:
-    """What becomes of a canvas that no forward has seen."""
-    rows = len(canvas.tokens)
-    tokens = tuple(max(0, t) for t in canvas.tokens)
-    return CanvasResult(tokens, (0.0,) * rows, (0.0,) * rows, 0, 0, False, is_cancelled, timings)
 
 
 def _ms_since(started: float) -> float:

@@ -42,18 +42,24 @@ class NGrams:
 
 
 def read_ngrams(path: Path, vocab_size: int) -> NGrams:
-    """The table of a packed file, an empty one where it has none. Raises: CheckpointError for that of other tokens."""
-    from safetensors import safe_open
+    """The table of a packed file, an empty one where it has none.
 
-    with cast(Any, safe_open(path, framework="numpy")) as file:
-        if f"{TABLE}one" not in file.keys():  # noqa: SIM118  (no mapping)
-            return NGrams()
-        one, two = file.get_tensor(f"{TABLE}one"), file.get_tensor(f"{TABLE}two")
-    usual = (*one.tolist(), *two[:, 1].tolist())
-    if len(one) != vocab_size or not all(0 <= token < vocab_size for token in usual):
+    Raises: CheckpointError for the table of another vocabulary, and for what is no table.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with cast(Any, safe_open(path, framework="numpy")) as file:
+            if f"{TABLE}one" not in file.keys():  # noqa: SIM118  (no mapping)
+                return NGrams()
+            one: list[Any] = file.get_tensor(f"{TABLE}one").tolist()
+            pairs: dict[int, Any] = dict(file.get_tensor(f"{TABLE}two").tolist())
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the table of drafts is damaged ({error}); pack the model again") from None
+    usual = (*one, *pairs.values())
+    if len(one) != vocab_size or not all(isinstance(token, int) and 0 <= token < vocab_size for token in usual):
         raise CheckpointError(f"{path}: {TABLE}one and {TABLE}two are of another vocabulary; pack the model again")
-    pairs: list[tuple[int, int]] = two.tolist()
-    return NGrams(one.tolist(), dict(pairs))
+    return NGrams(one, pairs)
 
 
 def propose(tokens: Sequence[int], ngrams: NGrams, num_tokens: int = NUM_DRAFTED) -> list[int]:

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.packing import PANEL, PackedMatrix, block_k_of
+from ..kernels.packing import PackedMatrix
 from .config import ModelConfig
 from .cuda_graph import StepGraph
+from .errors import first_line
 from .formats import Part, Scheme, parts
 from .packed_engine import FULL_SIZE_POLICY
 from .packed_model import PackedLayer, PackedModel
@@ -122,32 +123,23 @@ def _random_part(part: Part, scheme: Scheme, device: torch.device, generator: to
         if len(shape) == 1:
             return torch.ones(shape, device=device, dtype=scheme.dtype)
         return torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
-    E = part.shapes[0][0] if part.kind != "matrix" else 1
-    K, num_rows = part.shapes[0][-1], sum(shape[-2] for shape in part.shapes)
-    if part.kind == "gate_up":
-        num_rows = 2 * (-(-(num_rows // 2) // PANEL) * PANEL)
-    block_k = block_k_of(K, part.format, part.group_size)
-    panels, blocks = -(-num_rows // PANEL), -(-K // block_k)
-    is_int4 = part.format == "int4"
-    shape = (E, panels, blocks, PANEL, block_k // (8 if is_int4 else 1))
+    data_shape, scale_shape = part.packed_shapes
+    size = (part.num_rows, part.num_cols, part.group_size, part.block_k)
     if part.format == "bf16":
-        data = torch.empty(shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
-        return PackedMatrix(data, None, part.format, num_rows, K, 0, block_k)
-    if is_int4:
-        data = torch.empty(shape, device=device, dtype=torch.int32).random_(-(2**31), 2**31 - 1, generator=generator)
+        data = torch.empty(data_shape, device=device, dtype=scheme.dtype).normal_(0, 0.02, generator=generator)
+        return PackedMatrix(data, None, part.format, *size)
+    data = torch.empty(data_shape, device=device, dtype=torch.int32 if part.format == "int4" else torch.int8)
+    if part.format == "int4":
+        data.random_(-(2**31), 2**31 - 1, generator=generator)
     else:
-        data = torch.empty(shape, device=device, dtype=torch.int8).random_(-100, 100, generator=generator)
-        data = data.to(torch.float8_e4m3fn) if part.format == "fp8" else data
+        data.random_(-100, 100, generator=generator)
     # codes have a standard deviation near 4.6 or 58: scales that make weights of 0.02
-    value = 0.02 / (4.6 if is_int4 else 58.0)
-    if not part.group_size:
-        scale = torch.full((E, 1, panels * PANEL), value, device=device)
-    else:
+    value = 0.02 / (4.6 if part.format == "int4" else 58.0)
+    scale = torch.full(scale_shape, value, device=device)
+    if part.group_size:
         half = int(torch.tensor(value, dtype=torch.bfloat16).view(torch.int16)) & 0xFFFF
-        num_groups = -(-K // part.group_size)
-        words = (num_groups + 1) // 2
-        scale = torch.full((E, words, panels * PANEL), half | (half << 16), device=device, dtype=torch.int32)
-    return PackedMatrix(data, scale, part.format, num_rows, K, part.group_size, block_k)
+        scale = torch.full(scale_shape, half | (half << 16), device=device, dtype=torch.int32)
+    return PackedMatrix(data.to(torch.float8_e4m3fn) if part.format == "fp8" else data, scale, part.format, *size)
 
 
 class Measurement:
@@ -303,7 +295,7 @@ class Measurement:
                 sweep, graph = self._prepared(model, slot, step["rows"], StepOptions(is_forked=True))
                 step["forked_ms"] = self._run(sweep, graph.replay)
             except RuntimeError as error:
-                self.found["left_out"].append(f"{name}: {str(error).splitlines()[0][:200]}")
+                self.found["left_out"].append(f"{name}: {first_line(error)[:200]}")
 
     def _kv_read(self, context: int, rows: int) -> int:
         """Bytes of the cache that a step must read: a sliding layer sees its window only."""
@@ -358,8 +350,8 @@ class Measurement:
         began = time.monotonic()
         try:
             model = self._reference_model(raw, dtype)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            self.found["left_out"].append(f"transformers: {str(error).splitlines()[0]}")
+        except RuntimeError as error:
+            self.found["left_out"].append(f"transformers: {first_line(error)}")
             return
         self.found["reference_build_s"] = time.monotonic() - began
         is_cuda = self.device.type == "cuda"
@@ -374,9 +366,7 @@ class Measurement:
                 ms = self._reference_step(model, rows, context, is_compiled)
             except Exception as error:
                 # somebody else's program at sizes it was not tried at: what it says is a result too
-                self.found["left_out"].append(
-                    f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-                )
+                self.found["left_out"].append(f"{name}: {type(error).__name__}: {first_line(error)[:200]}")
                 continue
             self.found["reference"].append({"rows": rows, "context": context, "is_compiled": is_compiled, "ms": ms})
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query [B, Hq, T, D], key [B, Hkv, T, D], value [B, Hkv, T, D]) -> [B, Hq, T, D]"""
 
-
 Write = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(layer, key [Hkv, T, D], value [Hkv, T, D]) -> all keys and values that the last of these rows may see."""
 
@@ -135,17 +134,11 @@ class Experts(nn.Module):
 
     def dense(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         share = torch.zeros(x.shape[0], self.num_experts, dtype=weights.dtype, device=x.device).scatter(1, ids, weights)
-        gate, up = self.gate_up(x).view(-1, self.num_experts, 2, self.width).unbind(2)
+        every = F.linear(x, self.gate_up_proj.flatten(0, 1))
+        gate, up = every.view(-1, self.num_experts, 2, self.width).unbind(2)
         act = F.gelu(gate, approximate="tanh") * up * share[..., None].to(gate.dtype)
-        return self.down(act.flatten(1))
-
-    def gate_up(self, x: Tensor) -> Tensor:
-        """[T, H] -> [T, E * 2 I], every expert's gate and up rows."""
-        return F.linear(x, self.gate_up_proj.flatten(0, 1))
-
-    def down(self, act: Tensor) -> Tensor:
-        """[T, E * I] -> [T, H], the sum over experts included."""
-        return F.linear(act, self.down_proj.permute(1, 0, 2).flatten(1))
+        # the sum over experts included
+        return F.linear(act.flatten(1), self.down_proj.permute(1, 0, 2).flatten(1))
 
     def gathered(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         out = torch.zeros_like(x)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +23,9 @@ EMBEDDED = Path(__file__).with_name("embedded.safetensors")
 FORMAT_KEY, FORMAT_VERSION = "lacuna.format", "1"
 CONFIG_KEY, TOKENIZER_KEY = "lacuna.config", "lacuna.tokenizer"
 CALIBRATION_KEY, CARD_KEY = "lacuna.calibration", "lacuna.card"
+
+PACKED_MANIFEST = "lacuna.json"
+"""The file that makes a folder one that `lacuna quantize` wrote (packed.py)."""
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1 << 27
@@ -54,6 +60,21 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """What a JSON file says. Raises: OSError, ValueError; see read_text and loads."""
     return loads(read_text(path))
+
+
+@contextmanager
+def written_at_once(path: Path) -> Generator[Path]:
+    """A file to write, which then takes the place of path: who reads meanwhile finds the old one or the new one.
+
+    Where that fails nothing of it stays. Raises: OSError.
+    """
+    waiting = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        yield waiting
+        waiting.replace(path)
+    finally:
+        with suppress(OSError):
+            waiting.unlink()
 
 
 def read_metadata(path: Path) -> dict[str, str]:

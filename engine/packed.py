@@ -28,18 +28,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from ..kernels.packing import GROUP_SIZES, PANEL, Format, PackedMatrix, block_k_of
+from ..kernels.packing import GROUP_SIZES, Format, PackedMatrix
 from .adapter import Adapter, merge_parts
+from .checkpoint import check_device
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, DeviceError, ModelError, ModelNotFoundError
 from .find import expanded, find_model, free_bytes
 from .formats import Part, Progress, Scheme, parts, source_format, stream
 from .manifest import Altered
-from .modelfile import read_json
+from .modelfile import PACKED_MANIFEST as MANIFEST
+from .modelfile import read_json, written_at_once
 from .packed_model import PackedModel
 from .shards import Shards, check_finite, fault_of_values, is_file_name
 
-MANIFEST = "lacuna.json"
 FORMAT, VERSION = "lacuna-packed", 1
 
 FILE_BYTES = 1 << 30
@@ -70,19 +71,17 @@ def load_packed(
     scheme: Scheme | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-    is_verified: bool = True,
     adapter: Adapter | None = None,
 ) -> PackedModel:
     """A model of packed weights from our own folder, or from any folder that formats.py reads, quantised while loading.
 
-    scheme: how to quantise; ignored for our own folder. is_verified: compare checksums (about 10 s for 15 GB).
-    adapter: merged into the weights; the folder stays as it is.
+    scheme: how to quantise; ignored for our own folder. adapter: merged into the weights; the folder stays as it is.
     Raises: ModelError and its kinds, DeviceError.
     """
     check_device(device)
     config = ModelConfig.load(source / "config.json")
     if is_packed(source):
-        pieces = read_packed(source, config, device, progress, is_verified)
+        pieces = read_packed(source, config, device, progress)
     else:
         pieces = stream(source, config, scheme or default_scheme(source), device, progress)
     return PackedModel.from_parts(config, merge_parts(pieces, adapter) if adapter else pieces)
@@ -133,7 +132,7 @@ def quantize(
     except BaseException:
         # also Ctrl-C: nobody could use what is there, and the next run would refuse a folder that is not empty
         with suppress(OSError):
-            for name in (*writer.files, "config.json", *COPIED, f"{MANIFEST}.part", MANIFEST):
+            for name in (*writer.files, "config.json", *COPIED, MANIFEST):
                 (target / name).unlink(missing_ok=True)
             if is_new:
                 target.rmdir()
@@ -177,21 +176,8 @@ def _quantize_into(
         for name in COPIED:
             if (source / name).exists():
                 shutil.copyfile(source / name, target / name)
-        waiting = target / f"{MANIFEST}.part"
-        waiting.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        waiting.replace(target / MANIFEST)
-
-
-def check_device(device: torch.device | str) -> None:
-    """Raises: DeviceError for a device that is not here."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise DeviceError(f"there is no device {device!r}; choose cpu or cuda") from None
-    if kind not in ("cpu", "cuda"):
-        raise DeviceError(f"the device {device!r} cannot be used here; choose cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("no CUDA device was found; set the device to cpu, or check the driver with nvidia-smi")
+        with written_at_once(target / MANIFEST) as waiting:
+            waiting.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -209,11 +195,12 @@ def read_packed(
     config: ModelConfig,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-    is_verified: bool = True,
 ) -> Iterator[tuple[Part, PackedMatrix | Tensor]]:
-    """Every part of a packed folder, on the device, in the order of its files. Raises: CheckpointError, ConfigError."""
+    """Every part of a packed folder, on the device, in the order of its files, its checksums compared (about 10 s for
+    15 GB). Raises: CheckpointError, ConfigError.
+    """
     for shards, part, entry in _stored_parts(source, config, progress):
-        yield part, _read_part(shards, part, entry, torch.device(device), is_verified)
+        yield part, _read_part(shards, part, entry, torch.device(device))
 
 
 def check_packed(source: Path, progress: Progress | None = None) -> tuple[list[Altered], int]:
@@ -351,16 +338,14 @@ def _check_entry(name: str, entry: dict[str, Any]) -> None:
         raise ValueError(f"{name} has format {form!r} in groups of {group_size}")
 
 
-def _read_part(
-    shards: Shards, part: Part, entry: dict[str, Any], device: torch.device, is_verified: bool
-) -> PackedMatrix | Tensor:
+def _read_part(shards: Shards, part: Part, entry: dict[str, Any], device: torch.device) -> PackedMatrix | Tensor:
     if fault := _fault_of_part(part, entry):
         raise CheckpointError(f"{shards.source / MANIFEST}: tensor {part.name} {fault}")
     tensors: dict[str, Tensor] = {}
     for role, about in entry["tensors"].items():
         name = _stored_name(part.name, role)
         tensor = shards.read(name)
-        if fault := _fault_of_tensor(tensor, about, is_verified):
+        if fault := _fault_of_tensor(tensor, about):
             raise CheckpointError(f"{shards.stored[name].file}: tensor {name} {fault}")
         # cloned, so that the file's memory map can go
         tensors[role] = tensor.clone() if device.type == "cpu" else tensor.to(device)
@@ -373,12 +358,12 @@ def _read_part(
     )  # fmt: skip
 
 
-def _fault_of_tensor(tensor: Tensor, about: dict[str, Any], is_verified: bool = True) -> str:
+def _fault_of_tensor(tensor: Tensor, about: dict[str, Any]) -> str:
     """How a stored tensor differs from what the manifest says of it, and what to do; "" where it does not."""
     if list(tensor.shape) != about["shape"] or _dtype_name(tensor.dtype) != about["dtype"]:
         got = f"{_dtype_name(tensor.dtype)} {list(tensor.shape)}"
         return f"is {got}, the manifest says {about['dtype']} {about['shape']}; copy the folder again"
-    if is_verified and _checksum(tensor) != about["sha256"]:
+    if _checksum(tensor) != about["sha256"]:
         return "does not match its checksum; copy the folder again"
     return ""
 
@@ -391,26 +376,17 @@ def _fault_of_part(part: Part, entry: dict[str, Any]) -> str:
         if part.kind == "plain" and shape == list(part.shapes[0]):
             return ""
         return f"has shape {shape}, the config asks for {list(part.shapes[0])}; quantise the model again"
-    rows, cols = sum(shape[-2] for shape in part.shapes), part.shapes[0][-1]
-    if part.kind == "gate_up":
-        # each half padded to whole panels
-        rows = 2 * _up(rows // 2, PANEL)
-    if (entry["num_rows"], entry["num_cols"]) != (rows, cols):
-        got = f"[{entry['num_rows']}, {entry['num_cols']}]"
-        return f"is a matrix {got}, the config asks for {[rows, cols]}; quantise the model again"
     form, group_size = entry["format"], entry["group_size"]
-    block_k = block_k_of(cols, form, group_size)
-    num_matrices = 1 if part.kind == "matrix" else part.shapes[0][0]
-    panels = [num_matrices, _up(rows, PANEL) // PANEL, _up(cols, block_k) // block_k, PANEL]
-    # as kernels/packing.py lays them out
+    stored = replace(part, format=form, group_size=group_size)
+    got, wanted = [entry["num_rows"], entry["num_cols"]], [stored.num_rows, stored.num_cols]
+    if got != wanted:
+        return f"is a matrix {got}, the config asks for {wanted}; quantise the model again"
     dtypes = {"int4": ("int32",), "int8": ("int8",), "fp8": ("float8_e4m3fn",), "bf16": tuple(DTYPES)}[form]
-    data = [*panels, block_k // 8 if form == "int4" else block_k]
-    num_words = _up(_up(cols, group_size) // group_size, 2) // 2 if group_size else 1
-    scale = ("int32" if group_size else "float32", [num_matrices, num_words, _up(rows, PANEL)])
+    data, scale = map(list, stored.packed_shapes)
     if (
-        entry["block_k"] == block_k
+        entry["block_k"] == stored.block_k
         and found["data"] in [(dtype, data) for dtype in dtypes]
-        and found.get("scale") == (None if form == "bf16" else scale)
+        and found.get("scale") == (("int32" if group_size else "float32", scale) if scale else None)
     ):
         return ""
     return f"is said to be {form} in groups of {group_size}, which its shapes are not; quantise the model again"
@@ -466,10 +442,6 @@ class _Writer:
             with _writing(self.folder):
                 save_file(self.waiting, path, metadata={"format": "pt"})
             self.waiting.clear()
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 def _stored_name(part: str, role: str) -> str:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from .adapter import Adapter
 from .blocks import BlockResult, denoise_blocks
+from .checkpoint import check_device
 from .denoise import Denoised
 from .errors import EngineError
-from .formats import Progress, Scheme, source_format
+from .formats import Progress, source_format
 from .kv_cache import KVCache
-from .local import PREFILL_CHUNK, LocalEngine, unfinished
-from .packed import check_device, is_packed, load_packed
+from .local import PREFILL_CHUNK, LocalEngine, Task, num_answered
+from .packed import is_packed, load_packed
 from .packed_model import PackedModel
 from .pipeline import Pipeline, StepOptions
 from .plan import CONTEXT_BYTES, KV_TOKENS, check_host, plan_folder
@@ -36,7 +37,7 @@ from .tuned import apply as use_tuned_tiles
 FUSED_ROWS = 256
 """At most so many rows of the prompt ride along in the first forward; what is before them is encoded alone."""
 
-FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28, stability=0))
+FULL_SIZE_POLICY = SamplingPolicy(stop=RegionEntropySum(limit=1.28))
 """The reference's sampler; but it stops by the entropy of the answer alone: what 256 rows at a mean of 0.005 nats add
 up to.
 """
@@ -83,7 +84,7 @@ def load_engine(
         # a language server that takes all of somebody's memory is worse than none
         check_host(source)
     if device.startswith("cuda") or is_packed(source) or source_format(source) != "float":
-        return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress=progress, adapter=adapter)
+        return PackedEngine.load_folder(source, device, kv_tokens, cap_bytes, progress, adapter)
     return LocalEngine.load(source, device, adapter=adapter)
 
 
@@ -118,9 +119,7 @@ class PackedEngine(LocalEngine):
         device: str = "cuda",
         kv_tokens: int = KV_TOKENS,
         cap_bytes: int | None = None,
-        scheme: Scheme | None = None,
         progress: Progress | None = None,
-        policy: SamplingPolicy = FULL_SIZE_POLICY,
         adapter: Adapter | None = None,
     ) -> PackedEngine:
         """Plan first, then load: nothing is allocated for a model that does not fit.
@@ -133,11 +132,11 @@ class PackedEngine(LocalEngine):
             # others' use of the device is in this number, and our own context, which the plan counts by itself
             free = torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
             use_tuned_tiles(device)
-        plan_folder(source, free, cap_bytes, kv_tokens, scheme).check()
+        plan_folder(source, free, cap_bytes, kv_tokens).check()
         if device.startswith("cuda"):
             cap_memory(cap_bytes, device)
-        model = load_packed(source, scheme, device, progress, adapter=adapter)
-        return cls(model, policy, f"{source.name}, adapted" if adapter else source.name, kv_tokens)
+        model = load_packed(source, None, device, progress, adapter)
+        return cls(model, name=f"{source.name}, adapted" if adapter else source.name, kv_tokens=kv_tokens)
 
     def status(self) -> EngineStatus:
         status, slots = super().status(), self._slots
@@ -177,52 +176,82 @@ class PackedEngine(LocalEngine):
         self._steps.clear()
         # the old storage goes before the new one comes
         self._drop_slots(model)
-        self._last_hidden = None
         self._slots = SlotPool(model.config, model.device, model.dtype, kv_tokens)
 
     @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...], cancelled: Cancelled | None = None) -> Timings:
         self._take(prompt)
-        try:
-            return super().prefill(prompt, cancelled)
-        finally:
-            self._keep_state()
+        return super().prefill(prompt, cancelled)
 
     @torch.inference_mode()
     def fill(self, problem: CanvasProblem, cancelled: Cancelled | None = None) -> list[CanvasResult]:
-        longest = max(len(canvas.tokens) for canvas in problem.canvases)
-        self._take(problem.prompt, longest)
-        if problem.decoding != "denoise":
-            try:
-                return super().fill(problem, cancelled)
-            finally:
-                self._keep_state()
-        for canvas in problem.canvases:
-            self._check_tokens(canvas.tokens)
-        self._check_tokens(problem.prompt, lowest=0)
-        started = time.monotonic()
-        deadline = None if problem.deadline_ms is None else started + problem.deadline_ms / 1e3
-        timings, rest = self._prefill_most(problem.prompt, cancelled)
-        if self._cache.length + len(rest) < len(problem.prompt):
-            return [unfinished(canvas, timings, is_cancelled=True) for canvas in problem.canvases]
-        ends = frozenset((*self.model.config.eos_ids, *problem.stop))
-        sweep = _Sweep(self, problem, ends, self._banned(problem), deadline, cancelled, rest)
+        self._take(problem.prompt, max(len(canvas.tokens) for canvas in problem.canvases))
+        if problem.decoding == "denoise":
+            return self._fill_by_diffusion(self._task(problem, cancelled))
+        return super().fill(problem, cancelled)
+
+    # -- diffusion: all canvases together, or one after the other in blocks when they are long ------------------------
+
+    def _fill_by_diffusion(self, task: Task) -> list[CanvasResult]:
+        canvases, prompt = task.problem.canvases, task.problem.prompt
+        self._check_tokens(prompt, lowest=0)
+        timings, rest = self._prefill_most(prompt, task.cancelled)
+        if self._cache.length + len(rest) < len(prompt):
+            return [CanvasResult.untouched(canvas, True, timings) for canvas in canvases]
+        started = time.perf_counter()
+        if max(len(canvas.tokens) for canvas in canvases) > self.model.config.canvas_length:
+            found = self._one_by_one(task, rest)
+            num_forwards = sum(each.num_forwards for each in found)
+        else:
+            out = self._run_steps(task, canvases, rest, task.problem.seed)
+            found = [self._block(task, out, b, len(canvas.tokens)) for b, canvas in enumerate(canvases)]
+            num_forwards = out.num_forwards
+        timings = replace(timings, denoise_ms=(time.perf_counter() - started) * 1e3, num_forwards=num_forwards)
+        results = [self._result(each, timings) for each in found]
+        not_begun = canvases[len(found) :]
+        return results + [CanvasResult.untouched(canvas, task.is_cancelled(), timings) for canvas in not_begun]
+
+    def _one_by_one(self, task: Task, rest: tuple[int, ...]) -> list[BlockResult]:
+        """Of as many canvases as there is time for: at least of the first."""
+        found: list[BlockResult] = []
+        for canvas in task.problem.canvases:
+            if found and (task.is_cancelled() or task.is_late()):
+                break
+            found.append(self._long(task, canvas, () if found else rest))
+        return found
+
+    def _long(self, task: Task, canvas: Canvas, rest: tuple[int, ...]) -> BlockResult:
+        prompt, seed = task.problem.prompt, task.problem.seed
+        num_blocks = 0
+
+        def denoise_block(block: Canvas) -> BlockResult:
+            nonlocal rest, num_blocks
+            # each block draws from a stream of its own
+            out = self._run_steps(task, [block], rest, seed + num_blocks)
+            rest, num_blocks = (), num_blocks + 1
+            return self._block(task, out, 0, len(block.tokens))
+
+        def commit(tokens: tuple[int, ...]) -> None:
+            # they ride along in the next block's first step
+            nonlocal rest
+            rest = tokens
+
+        config = self.model.config
         try:
-            return sweep.run(timings, longest > self.model.config.canvas_length)
+            return denoise_blocks(canvas, config.canvas_length, denoise_block, commit, config.pad_id)
         finally:
-            # what a long fill committed is not the prompt
-            self._cache.truncate(min(self._cache.length, len(problem.prompt)))
+            # what was committed is not the prompt
+            self._cache.truncate(min(self._cache.length, len(prompt)))
 
-    # -- for _Sweep, which is the rest of fill ------------------------------------------------------------------------
-
-    def run_steps(self, sweep: _Sweep, canvases: Sequence[Canvas], rest: tuple[int, ...], seed: int) -> Denoised:
-        """Denoise over the cache and rest; the cache holds rest afterwards."""
+    def _run_steps(self, task: Task, canvases: Sequence[Canvas], rest: tuple[int, ...], seed: int) -> Denoised:
+        """Denoise over the cache and rest; the cache holds rest afterwards, without the state of its last token, which
+        the causal decodings encode again.
+        """
         held, slot = self._cache.tokens, self._slot
         assert slot is not None
         out = self._steps.denoise(
-            slot, canvases, sweep.problem.max_steps, seed, sweep.ends, rest, sweep.banned, sweep.deadline,
-            sweep.cancelled,
-        )  # fmt: skip
+            slot, canvases, task.problem.max_steps, seed, task.ends, rest, task.banned, task.deadline, task.cancelled
+        )
         if bool(out.entropy.isnan().any()):
             self._cache.truncate(len(held))
             raise EngineError(
@@ -230,14 +259,36 @@ class PackedEngine(LocalEngine):
                 "and check the model's files with `lacuna verify`"
             )
         self._cache.hold((*held, *rest))
-        if rest:
-            # the state of the last prompt token went by in the fused forward; the causal decodings encode it again
-            self._forget_state()
         return out
 
-    def back_to(self, prompt: tuple[int, ...]) -> None:
-        self._cache.truncate(min(len(prompt), self._cache.length))
-        self._forget_state()
+    def _block(self, task: Task, out: Denoised, b: int, num_rows: int) -> BlockResult:
+        tokens = out.tokens[b : b + 1, :num_rows]
+        num_region = int(answer_region(tokens, task.ends).sum())
+        values = cast(list[int], tokens[0].tolist())
+        return BlockResult(
+            tokens=tuple(values),
+            entropy=tuple(cast(list[float], out.entropy[b, :num_rows].tolist())),
+            logprob=tuple(cast(list[float], out.logprob[b, :num_rows].tolist())),
+            num_region=num_region,
+            has_end=values[num_region - 1] in task.ends,
+            steps=int(out.steps[b]),
+            num_forwards=out.num_forwards,
+            is_finished=bool(out.finished[b]),
+            is_cancelled=out.is_cancelled,
+            is_stopped=out.is_cancelled or task.is_late(),
+        )
+
+    def _result(self, found: BlockResult, timings: Timings) -> CanvasResult:
+        return CanvasResult(
+            tokens=found.tokens,
+            entropy=found.entropy,
+            logprob=found.logprob,
+            end=num_answered(found.tokens, found.num_region, self.model.config.eos_ids),
+            steps=found.steps,
+            is_finished=found.is_finished,
+            is_cancelled=found.is_cancelled,
+            timings=timings,
+        )
 
     def _encode(self, tokens: Sequence[int], only_last: bool) -> Tensor:
         assert self._slot is not None
@@ -265,137 +316,22 @@ class PackedEngine(LocalEngine):
         _ = self.model
         assert self._slots is not None
         self._slot = self._slots.take(prompt, num_extra)
-        self._cache, self._last_hidden = self._slot, self._slot.last_hidden
+        self._cache = self._slot
 
     def _turn_to(self, prompt: tuple[int, ...]) -> None:
         """The slots are this engine's sequences, and `_take` has chosen one."""
-
-    def _keep_state(self) -> None:
-        if self._slot is not None:
-            self._slot.last_hidden = self._last_hidden
-
-    def _forget_state(self) -> None:
-        self._last_hidden = None
-        self._keep_state()
 
     def _prefill_most(self, prompt: tuple[int, ...], cancelled: Cancelled | None) -> tuple[Timings, tuple[int, ...]]:
         """Encode all of the prompt but its last rows, which ride along in the first step; returns those."""
         started = time.perf_counter()
         kept = self._cache.common_prefix(prompt)
         self._cache.truncate(kept)
-        if kept < len(prompt):
-            self._forget_state()
         last = max(kept, len(prompt) - self._fused_rows)
         for first in range(kept, last, PREFILL_CHUNK):
             self._append(prompt[first : min(last, first + PREFILL_CHUNK)])
-            self._forget_state()
             if cancelled is not None and cancelled():
                 break
         ms = (time.perf_counter() - started) * 1e3
         done = self._cache.length == last
         num_new = len(prompt) - kept if done else self._cache.length - kept
         return Timings(prefill_ms=ms, num_prefilled=num_new, num_cached=kept), prompt[last:] if done else ()
-
-
-class _Sweep:
-    """One fill by diffusion: all canvases together, or one after the other in blocks when they are long."""
-
-    def __init__(
-        self,
-        engine: PackedEngine,
-        problem: CanvasProblem,
-        ends: frozenset[int],
-        banned: Tensor | None,
-        deadline: float | None,
-        cancelled: Cancelled | None,
-        rest: tuple[int, ...],
-    ) -> None:
-        self.engine, self.problem, self.ends = engine, problem, ends
-        self.banned, self.deadline, self.cancelled = banned, deadline, cancelled
-        self.rest = rest
-
-    def run(self, timings: Timings, is_long: bool) -> list[CanvasResult]:
-        started = time.perf_counter()
-        found = self._one_by_one() if is_long else self._together()
-        timings = replace(
-            timings,
-            denoise_ms=(time.perf_counter() - started) * 1e3,
-            num_forwards=sum(f.num_forwards for f in found) if is_long else found[0].num_forwards,
-        )
-        results = [self._result(each, timings) for each in found]
-        not_begun = self.problem.canvases[len(found) :]
-        return results + [unfinished(canvas, timings, self._is_cancelled()) for canvas in not_begun]
-
-    def _together(self) -> list[BlockResult]:
-        out = self.engine.run_steps(self, self.problem.canvases, self.rest, self.problem.seed)
-        return [self._block(out, b, len(canvas.tokens)) for b, canvas in enumerate(self.problem.canvases)]
-
-    def _one_by_one(self) -> list[BlockResult]:
-        """Of as many canvases as there is time for: at least of the first."""
-        found: list[BlockResult] = []
-        for canvas in self.problem.canvases:
-            if found and (self._is_cancelled() or self._is_late()):
-                break
-            found.append(self._long(canvas))
-        return found
-
-    def _is_cancelled(self) -> bool:
-        return self.cancelled is not None and self.cancelled()
-
-    def _is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def _long(self, canvas: Canvas) -> BlockResult:
-        rest, self.rest = self.rest, ()
-        num_blocks = 0
-
-        def denoise_block(block: Canvas) -> BlockResult:
-            nonlocal rest, num_blocks
-            # each block draws from a stream of its own
-            out = self.engine.run_steps(self, [block], rest, self.problem.seed + num_blocks)
-            rest, num_blocks = (), num_blocks + 1
-            return self._block(out, 0, len(block.tokens))
-
-        def commit(tokens: tuple[int, ...]) -> None:
-            # they ride along in the next block's first step
-            nonlocal rest
-            rest = tokens
-
-        config = self.engine.model.config
-        try:
-            return denoise_blocks(canvas, config.canvas_length, denoise_block, commit, config.pad_id)
-        finally:
-            self.engine.back_to(self.problem.prompt)
-
-    def _block(self, out: Denoised, b: int, num_rows: int) -> BlockResult:
-        tokens = out.tokens[b : b + 1, :num_rows]
-        num_region = int(answer_region(tokens, self.ends).sum())
-        values = cast(list[int], tokens[0].tolist())
-        return BlockResult(
-            tokens=tuple(values),
-            entropy=tuple(cast(list[float], out.entropy[b, :num_rows].tolist())),
-            logprob=tuple(cast(list[float], out.logprob[b, :num_rows].tolist())),
-            num_region=num_region,
-            has_end=values[num_region - 1] in self.ends,
-            steps=int(out.steps[b]),
-            num_forwards=out.num_forwards,
-            is_finished=bool(out.finished[b]),
-            is_cancelled=out.is_cancelled,
-            is_stopped=out.is_cancelled or self._is_late(),
-        )
-
-    def _result(self, found: BlockResult, timings: Timings) -> CanvasResult:
-        last = found.tokens[found.num_region - 1]
-        return CanvasResult(
-            tokens=found.tokens,
-            entropy=found.entropy,
-            logprob=found.logprob,
-            # an end token does not count as a row of the answer, any other stop token does
-            end=found.num_region - 1
-            if found.has_end and last in self.engine.model.config.eos_ids
-            else found.num_region,
-            steps=found.steps,
-            is_finished=found.is_finished,
-            is_cancelled=found.is_cancelled,
-            timings=timings,
-        )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from ..kernels.vocab import VocabStats
 from .config import LayerSpec, ModelConfig
 from .cuda_graph import Fork
 from .formats import LAYER_NORMS, Part
-from .model import DiffusionGemma, rope_table
+from .model import DiffusionGemma, capped_logits, rope_table
 from .text_model import Cache, Place
 
 
@@ -124,9 +123,6 @@ class PackedModel:
         plain = (w.numel() * w.element_size() for w in self._weights.values() if isinstance(w, Tensor))
         return sum(plain) + sum(w.num_bytes for w in self._weights.values() if isinstance(w, PackedMatrix))
 
-    def eval(self) -> Self:
-        return self
-
     # -- the ends of the network -------------------------------------------------------------------------------------
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -135,7 +131,7 @@ class PackedModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., H] after the final norm -> softcapped fp32 logits [..., V]. The fused pass is `vocab_stats`."""
-        return torch.tanh(F.linear(hidden, self.table).float() / self.config.softcap) * self.config.softcap
+        return capped_logits(hidden, self.table, self.config.softcap)
 
     def soft_embedding(self, logits: Tensor) -> Tensor:
         """The expected embedding under softmax(logits). [B, L, V] -> [B, L, H]; the truth of `top_soft_embedding`."""

@@ -36,7 +36,7 @@ BUCKETS = (8, 16, 32, 64, 128, 256)
 PROMPT_BUCKETS = (16, 64, 256)
 """Rows of a prompt in one forward: what a key typed, a line, and a chunk of a place that was not read yet."""
 HISTORY = 5
-"""Argmax canvases that a stop rule may look back on, as in denoise.py."""
+"""Argmax canvases that a stop rule may see, the latest included."""
 MAX_STEPS = 64
 """Size of the tables of temperatures and noise; more steps run in eager sweeps of their own size."""
 MAX_GRAPHS = 12
@@ -120,11 +120,9 @@ class Sweep:
         StepOptions.
         """
         device, R, V = model.device, B * L, model.config.vocab_size
-        if getattr(policy.stop, "stability", 0) >= HISTORY:
-            raise ValueError(
-                f"a stop rule may look back on {HISTORY - 1} canvases, got stability "
-                f"{getattr(policy.stop, 'stability', 0)}"
-            )
+        stability = getattr(policy.stop, "stability", 0)
+        if stability >= HISTORY:
+            raise ValueError(f"a stop rule may look back on {HISTORY - 1} canvases, got stability {stability}")
         self.model, self.cache, self.policy = model, cache, policy
         self.B, self.L, self.max_steps = B, L, max_steps
         self.num_top = min(num_top, 16, V)
@@ -197,17 +195,10 @@ class Sweep:
         self.tokens.copy_(self.current)
         # no token is -1: a step never looks stable beside a step that was not
         self.history.fill_(-1)
-        for buffer in (
-            self.entropy,
-            self.logprob,
-            self.steps,
-            self.finished,
-            self.is_done,
-            self.soft_ids,
-            self.soft_weights,
-            self.soft,
-        ):
-            buffer.zero_()
+        for results in (self.entropy, self.logprob, self.steps, self.finished, self.is_done):
+            results.zero_()
+        for belief in (self.soft_ids, self.soft_weights, self.soft):
+            belief.zero_()
         # self-conditioning of the first step: the embedding of the known token marks a pinned row as clean
         self._set_soft(self.soft_ids, self.soft_weights, self.soft)
         num_rows = torch.tensor([len(canvas.tokens) for canvas in canvases])
@@ -234,9 +225,7 @@ class Sweep:
         B, L = self.B, self.L
         flags = report[1 : 1 + 2 * B].view(2, B)
         tokens, entropy, logprob = report[1 + 2 * B :].view(3, B, L)
-        return Denoised(
-            tokens.long(), entropy, logprob, flags[0].long(), flags[1] > 0, is_cancelled, num_forwards
-        )  # fmt: skip
+        return Denoised(tokens.long(), entropy, logprob, flags[0].long(), flags[1] > 0, is_cancelled, num_forwards)
 
     # -- parts of a step ---------------------------------------------------------------------------------------------
 
@@ -256,8 +245,6 @@ class Sweep:
         best = torch.where(self.is_pinned, self.given, stats.argmax.view(B, L))
         drawn = best if policy.choose == "argmax" else stats.sample.view(B, L)
         accepted = policy.accept.accept(entropy, self.is_free)
-        if policy.order == "prefix":
-            accepted &= (accepted | ~self.is_free).int().cumprod(-1).bool()
         following = torch.where(accepted, drawn, self.noise[self.step_index][0])
         self.current.copy_(torch.where(self.is_pinned, self.given, following))
 

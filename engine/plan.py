@@ -7,10 +7,11 @@ in bytes; GB are 10^9.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,6 @@ def plan(
     kv_tokens: int = KV_TOKENS,
     free: int | None = None,
     cap: int | None = None,
-    context: int = CONTEXT_BYTES,
     found: list[Part] | None = None,
 ) -> MemoryPlan:
     """found: the parts as they are stored, where a folder is packed already; otherwise they follow from the scheme."""
@@ -122,9 +122,8 @@ def plan(
     formats["experts"] = formats["experts"].split()[0]
     size = scheme.dtype.itemsize
     kv_token = sum(2 * spec.num_kv_heads * spec.head_dim * size for spec in config.layers)
-    return MemoryPlan(
-        weights, kv_token, kv_tokens, workspace_bytes(config, MAX_ROWS, size), context, free, cap, formats
-    )
+    workspace = workspace_bytes(config, MAX_ROWS, size)
+    return MemoryPlan(weights, kv_token, kv_tokens, workspace, CONTEXT_BYTES, free, cap, formats)
 
 
 def workspace_bytes(config: ModelConfig, num_rows: int, itemsize: int) -> int:
@@ -216,7 +215,7 @@ def plan_table(found: MemoryPlan) -> list[tuple[str, str]]:
 def _as_stored(part: Part, entry: dict[str, Any]) -> Part:
     if part.kind == "plain" or "format" not in entry:
         return part
-    return Part(part.name, part.label, part.kind, part.sources, part.shapes, entry["format"], entry["group_size"])
+    return replace(part, format=entry["format"], group_size=entry["group_size"])
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -225,11 +224,4 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def total_parameters(found: Sequence[Part]) -> int:
     """Weights of the model, without padding and scales."""
-    total = 0
-    for part in found:
-        for shape in part.shapes:
-            size = 1
-            for side in shape:
-                size *= side
-            total += size
-    return total
+    return sum(math.prod(shape) for part in found for shape in part.shapes)

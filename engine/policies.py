@@ -88,19 +88,9 @@ class RegionEntropySum:
     """
 
     limit: float = 0.5
-    stability: int = 0
 
     def done(self, history: list[Tensor], entropy: Tensor, is_free: Tensor, ends: Ends) -> Tensor:
-        region = answer_region(history[-1], ends)
-        total = (entropy * (region & is_free)).sum(-1)
-        if len(history) <= self.stability:
-            # a stability of 0 leaves an empty history of earlier canvases, and the loop below would accept it too
-            return (total < self.limit) & (self.stability == 0)
-        same = torch.ones_like(region[:, 0])
-        for earlier in history[len(history) - 1 - self.stability : -1]:
-            # rows that a shorter canvas does not use change at random
-            same &= ((earlier == history[-1]) | ~(region & is_free)).all(-1)
-        return same & (total < self.limit)
+        return (entropy * (answer_region(history[-1], ends) & is_free)).sum(-1) < self.limit
 
 
 class StopRule(Protocol):
@@ -114,15 +104,12 @@ class SamplingPolicy:
     """All rules of one denoise. The defaults are the reference's own.
 
     choose: "sample" draws every row from its distribution, "argmax" takes the likeliest token (code wants one answer).
-    order: "entropy" accepts wherever the model is sure; "prefix" also requires that every free row before is accepted,
-        which suits small models whose later rows are sure for the wrong reason.
     """
 
     temperature: TemperatureSchedule = field(default_factory=TemperatureSchedule)
     accept: EntropyBound = field(default_factory=EntropyBound)
     stop: StopRule = field(default_factory=StableAndConfident)
     choose: Literal["sample", "argmax"] = "sample"
-    order: Literal["entropy", "prefix"] = "entropy"
 
 
 EMBEDDED_POLICY = SamplingPolicy(

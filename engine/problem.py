@@ -101,7 +101,6 @@ class CanvasProblem:
                 raise ValueError(f"state {state} of the opening leads nowhere, or back")
 
 
-
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time of one fill went, in milliseconds, and how much work it was."""
@@ -138,6 +137,12 @@ class CanvasResult:
     timings: Timings = field(default_factory=Timings)
     is_given_up: bool = False
     """Its log-probability fell below the problem's floor."""
+
+    @classmethod
+    def untouched(cls, canvas: Canvas, is_cancelled: bool = False, timings: Timings | None = None) -> CanvasResult:
+        """Of a canvas that no forward has seen."""
+        tokens, zeros = tuple(max(0, token) for token in canvas.tokens), (0.0,) * len(canvas.tokens)
+        return cls(tokens, zeros, zeros, 0, 0, False, is_cancelled, timings or Timings())
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,37 +168,34 @@ class RemoteEngine:
             raise EngineError("The remote engine was closed. Restart the server.")
         begun = time.monotonic()
         limit_s = self._timeout_s if problem.deadline_ms is None else min(self._timeout_s, problem.deadline_ms / 1000)
+        untouched = [CanvasResult.untouched(canvas) for canvas in problem.canvases]
         if not self._breaker.allows():
-            return [_empty(canvas) for canvas in problem.canvases]
-        gone = threading.Event()
-
-        def is_over() -> bool:
-            return gone.is_set() or (cancelled is not None and cancelled())
-
+            return untouched
+        is_over = cancelled or (lambda: False)
         try:
             self._find_model(begun + limit_s, is_over)
         except _FailedError as error:
             self._breaker.failed(str(error))
-            return [_empty(canvas) for canvas in problem.canvases]
+            return untouched
         except _LateError:
-            return [_empty(canvas) for canvas in problem.canvases]
+            return untouched
         except _CancelledError:
-            return [_empty(canvas, is_cancelled=True) for canvas in problem.canvases]
+            return [replace(result, is_cancelled=True) for result in untouched]
         calls = [self._pool.submit(self._one, problem, canvas, begun + limit_s, is_over) for canvas in problem.canvases]
         results: list[CanvasResult] = []
         failure: _FailedError | None = None
         is_late = False
-        for call, canvas in zip(calls, problem.canvases, strict=True):
+        for call, nothing in zip(calls, untouched, strict=True):
             try:
                 results.append(call.result())
             except _CancelledError:
-                results.append(_empty(canvas, is_cancelled=True))
+                results.append(replace(nothing, is_cancelled=True))
             except _LateError:
                 is_late = True
-                results.append(_empty(canvas))
+                results.append(nothing)
             except _FailedError as error:
                 failure = error
-                results.append(_empty(canvas))
+                results.append(nothing)
         if failure is not None:
             self._breaker.failed(str(failure))
         elif not is_late and not any(result.is_cancelled for result in results):
@@ -313,7 +310,7 @@ class RemoteEngine:
     ) -> CanvasResult:
         """A free canvas as the answer to one turn; one with pinned rows cannot be asked for in words."""
         if any(canvas.pinned):
-            return _empty(canvas)
+            return CanvasResult.untouched(canvas)
         body = chat_api.body_of(self._model, problem.prompt, len(canvas.tokens), problem.seed)
         answer = self._ask(body, until, cancelled, chat_api.PATH)
         try:
@@ -330,7 +327,7 @@ class RemoteEngine:
         lead = next((row for row, pin in enumerate(canvas.pinned) if not pin), len(canvas.tokens))
         last = next((row for row in range(lead, len(canvas.tokens)) if canvas.pinned[row]), len(canvas.tokens))
         if lead == last:
-            return _empty(canvas)
+            return CanvasResult.untouched(canvas)
         body = self._body(problem, (*problem.prompt, *canvas.tokens[:lead]), last - lead)
         tokens, logprobs = _read_choice(self._ask(body, until, cancelled))
         tokens, logprobs = tokens[: last - lead], logprobs[: last - lead]
@@ -491,13 +488,6 @@ def _shows_pins(canvas: Canvas, tokens: list[int]) -> bool:
         for row, (token, pin) in enumerate(zip(canvas.tokens, canvas.pinned, strict=True))
         if pin
     )
-
-
-def _empty(canvas: Canvas, *, is_cancelled: bool = False) -> CanvasResult:
-    """A canvas that nothing became of."""
-    zeros = (0.0,) * len(canvas.tokens)
-    tokens = tuple(max(0, token) for token in canvas.tokens)
-    return CanvasResult(tokens, zeros, zeros, 0, 0, is_finished=False, is_cancelled=is_cancelled)
 
 
 class _Breaker:

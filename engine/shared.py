@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 import sys
 import tempfile
 import threading
@@ -46,6 +47,8 @@ FRESH_S = 1800.0
 """So often a host touches its files: folders for temporary files are cleaned of what nobody used, some after 6 h."""
 STATUS_TIMEOUT_S = 0.2
 """A host that does not say in this time how it is, is as it was."""
+SEND_US = 1000
+"""Longest wait, in microseconds, for room in the socket."""
 
 
 def is_supported() -> bool:
@@ -84,6 +87,8 @@ class _Link:
             if not is_same_user(self._socket):
                 raise EngineError("The shared engine's socket belongs to another user. Set engine.kind to local.")
             self._socket.settimeout(None)
+            # macOS does not know MSG_DONTWAIT when sending: there a send returns after this time (a struct timeval)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, SEND_US))
         except BaseException:
             # the stream holds the socket open
             self._stream.close()
@@ -92,9 +97,10 @@ class _Link:
         self.pid = 0
         self.status = EngineStatus("loading")
         self._refusal = ""
-        self._answers: dict[int, Value] = {}
         self._news = threading.Condition()
         self._number = 0
+        self._answer: Value | None = None
+        """To the call of that number."""
         self._outgoing = bytearray()
         self._owes_since: float | None = time.monotonic()
         """Since when the host owes an answer and has said nothing."""
@@ -123,10 +129,11 @@ class _Link:
         """The answer; None when cancelled, or when the host is silent. Raises: as check, EngineError as it reports."""
         with self._news:
             self._number += 1
+            self._answer = None
             number = self._number
         is_posted = False
         try:
-            while (answer := self._taken(number)) is None:
+            while (answer := self._answer) is None:
                 self.check()
                 # also while it is silent: it may go on reading in the middle of a frame
                 self._flush()
@@ -139,17 +146,13 @@ class _Link:
                     is_posted = True
                 self._ping_if_due()
                 with self._news:
-                    if number not in self._answers and not self.ended.is_set():
+                    if self._answer is None and not self.ended.is_set():
                         self._news.wait(POLL_S)
         except OSError as error:
             raise ConnectionResetError("the host went away") from error
         if "error" in answer:
             raise EngineError(str(answer["error"]))
         return answer
-
-    def _taken(self, number: int) -> Value | None:
-        with self._news:
-            return self._answers.pop(number, None)
 
     def _post(self, value: Value) -> None:
         self._outgoing += pack(value)
@@ -187,16 +190,13 @@ class _Link:
             while (frame := read_frame(self._stream.read)) is not None:
                 with self._news:
                     self._owes_since = None
-                    number = frame.get("id")
                     if not self.greeted.is_set():
                         self._greet(frame)
                     elif frame.get("op") == "pong":
                         self._pinged_at = None
-                    elif isinstance(number, int):
+                    elif frame.get("id") == self._number:
                         # the answer to a call that was cancelled is not waited for any more
-                        self._answers = {key: value for key, value in self._answers.items() if key == self._number}
-                        if number == self._number:
-                            self._answers[number] = frame
+                        self._answer = frame
                     self._news.notify_all()
         except (OSError, FrameError, ValueError) as error:
             logger.debug("the link to the shared engine ended: %s", error)
@@ -297,7 +297,7 @@ class SharedEngine:
         else:
             return EngineStatus("loading", detail="waiting for the shared engine")
         detail = "; ".join(part for part in (status.detail, where) if part)
-        return EngineStatus(status.state, status.model, status.device, detail, status.weights_bytes, status.kv_bytes)
+        return replace(status, detail=detail)
 
     def close(self) -> None:
         """Leave. A model that is hosted here is closed, and one of the others takes over."""

@@ -28,8 +28,6 @@ class Slot(HeldTokens):
         self._pool = pool
         self.first = self.capacity = 0
         self.last_used = 0
-        # the normed state of the last token, kept by the engine for the causal decodings
-        self.last_hidden: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -153,7 +151,8 @@ class SlotPool:
 
     def drop(self, slot: Slot) -> None:
         """Forget a slot; its extent is free."""
-        slot.length, slot.capacity, slot.tokens, slot.last_hidden = 0, 0, (), None
+        slot.truncate(0)
+        slot.capacity = 0
         if slot in self.slots:
             self.slots.remove(slot)
 

@@ -6,7 +6,7 @@ through kernels/). Two caches fit: KVCache (one sequence, grows) and Slot (slots
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,28 +21,28 @@ class Place(Protocol):
     def length(self) -> int: ...
 
     @property
-    def origin(self) -> int: ...
+    def origin(self) -> int:
+        """Where position 0 lies in a cache's `storage`."""
+        ...
 
 
-class Cache(Protocol):
+class Cache(Place, Protocol):
     """Keys and values of one token sequence. See KVCache for the meaning of each method."""
 
-    length: int
     tokens: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int: ...
-
-    @property
-    def origin(self) -> int:
-        """Where position 0 lies in `storage`."""
-        ...
 
     def common_prefix(self, tokens: tuple[int, ...]) -> int: ...
 
     def truncate(self, length: int) -> None: ...
 
     def hold(self, tokens: tuple[int, ...]) -> None: ...
+
+    def keep_state(self, state: Tensor) -> None: ...
+
+    def state_after(self, length: int) -> Tensor | None: ...
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -73,8 +73,6 @@ class TextModel(Protocol):
     def num_bytes(self) -> int:
         """Of all weights."""
         ...
-
-    def eval(self) -> Self: ...
 
     def embed(self, tokens: Tensor) -> Tensor: ...
 

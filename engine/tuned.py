@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,7 @@ import torch
 from ..kernels import dispatch, tiles, tune
 from ..kernels.tiles import Table
 from .errors import DeviceError, LacunaError
-from .modelfile import read_json
+from .modelfile import read_json, written_at_once
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,12 +48,10 @@ def save(device_name: str, table: Table) -> Path:
         # what nobody can read is not worth keeping
         devices = {}
     devices[device_name] = table
-    waiting = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        waiting.write_text(json.dumps({"made_with": _made_with(), "devices": devices}, indent=1), encoding="utf-8")
-        # at once: a server that starts now reads the old file or the new one
-        waiting.replace(path)
+        with written_at_once(path) as waiting:
+            waiting.write_text(json.dumps({"made_with": _made_with(), "devices": devices}, indent=1), encoding="utf-8")
     except OSError as error:
         why = error.strerror or error
         raise LacunaError(f"the tiles cannot be stored in {path} ({why}); make room or make it writable") from error

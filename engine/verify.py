@@ -35,7 +35,7 @@ from .formats import EXACT, source_format, stream
 from .kv_cache import KVCache
 from .manifest import MANIFEST, Altered, check_manifest, files_by_name, manifest_path, write_manifest
 from .model import DiffusionGemma
-from .packed import MANIFEST as PACKED_MANIFEST
+from .modelfile import PACKED_MANIFEST
 from .packed import ProgressLine, check_packed, is_packed
 from .policies import SamplingPolicy
 from .problem import Canvas
@@ -73,7 +73,7 @@ class VerifyReport:
     has_manifest: bool
     num_tensors: int
     seconds: float
-    checked: str = "every weight, keys and values, logits and a denoise, beside transformers' own classes"
+    checked: str
 
     @property
     def passed(self) -> bool:
@@ -87,19 +87,26 @@ def verify(source: Path, model: DiffusionGemma | None = None, use_manifest: bool
     model: the engine's copy where it is loaded already (fp32); None loads it. Raises: ModelError and its kinds.
     """
     started = time.monotonic()
+
+    def report(
+        checked: str, altered: list[Altered], has_manifest: bool, num_tensors: int, *quantities: Quantity
+    ) -> VerifyReport:
+        seconds = time.monotonic() - started
+        return VerifyReport(str(source), quantities, tuple(altered), has_manifest, num_tensors, seconds, checked)
+
     if is_packed(source):
-        faults, num_tensors = check_packed(source, ProgressLine("checking"))
         checked = (
             f"checksum, shape and dtype of every tensor against {PACKED_MANIFEST}, which ones there must be by "
             "config.json, and that no value is NaN or infinite. Not compared with transformers, which cannot read this "
             "form: for that, verify the folder it was packed from"
         )
-        return VerifyReport(str(source), (), tuple(faults), True, num_tensors, time.monotonic() - started, checked)
+        faults, num_tensors = check_packed(source, ProgressLine("checking"))
+        return report(checked, faults, True, num_tensors)
     altered = check_manifest(source) if use_manifest else None
     if altered:
         # what was altered may not even load, and no figure says more than its name
-        checked = f"the sha256 of every tensor against {MANIFEST}"
-        return VerifyReport(str(source), (), tuple(altered), True, 0, time.monotonic() - started, checked)
+        return report(f"the sha256 of every tensor against {MANIFEST}", altered, True, 0)
+    has_manifest = altered is not None
     if source.is_dir() and (form := source_format(source)) != "float":
         # nothing is rounded: only what is read is looked at
         for _ in stream(source, ModelConfig.load(source / "config.json"), EXACT, progress=ProgressLine("checking")):
@@ -108,9 +115,7 @@ def verify(source: Path, model: DiffusionGemma | None = None, use_manifest: bool
             f"name, shape and dtype of every tensor against config.json ({form}), and that no value is NaN or "
             "infinite. Not compared with transformers, which is done for unquantised checkpoints only"
         )
-        return VerifyReport(
-            str(source), (), (), altered is not None, len(Shards(source).stored), time.monotonic() - started, checked
-        )
+        return report(checked, [], has_manifest, len(Shards(source).stored))
     model = load_checkpoint(source, weights="fp32") if model is None else model
     with warnings.catch_warnings(), torch.no_grad():
         # transformers' and torch's own notices are no findings about this checkpoint
@@ -118,9 +123,8 @@ def verify(source: Path, model: DiffusionGemma | None = None, use_manifest: bool
         truth = load_truth(source)
         blamed, num_tensors = _compare_tensors(model, truth, files_by_name(source))
         quantities = (*_compare_prompt(model, truth), *_compare_denoise(model, truth))
-    return VerifyReport(
-        str(source), quantities, tuple(blamed), altered is not None, num_tensors, time.monotonic() - started
-    )
+    checked = "every weight, keys and values, logits and a denoise, beside transformers' own classes"
+    return report(checked, blamed, has_manifest, num_tensors, *quantities)
 
 
 def main(argv: Sequence[str]) -> int:

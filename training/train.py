@@ -27,13 +27,12 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..engine.checkpoint import is_packed, load_checkpoint, pack
+from ..engine.checkpoint import check_device, is_packed, load_checkpoint, pack
 from ..engine.config import LayerSpec, ModelConfig
 from ..engine.errors import ConfigError, ModelNotFoundError
 from ..engine.int8 import dequantise
 from ..engine.model import DiffusionGemma
 from ..engine.modelfile import read_metadata
-from ..engine.packed import check_device
 from ..infill.tokenizer import NUM_RESERVED, Tokenizer
 from .batches import Batch, Batches, BatchShape, LossWeights
 from .command import first_interrupt, guarded

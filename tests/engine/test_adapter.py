@@ -12,6 +12,7 @@ import torch
 from lacuna_ls.engine.adapter import Adapter, load_adapter, read_adapter, save_adapter
 from lacuna_ls.engine.adapter_file import adapter_file, find_adapter, fingerprint, forget_adapter
 from lacuna_ls.engine.checkpoint import load_checkpoint, save_folder, save_packed
+from lacuna_ls.engine.errors import LacunaError
 from lacuna_ls.engine.formats import EXACT, Scheme
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.local import LocalEngine
@@ -210,6 +211,15 @@ def test_other_weights_are_refused(packed_file: Path, tmp_path: Path, caplog: py
     assert find_adapter([tmp_path], other) is None
     assert "is not a safetensors file" in caplog.text
     forget_adapter(tmp_path)
+
+
+def test_an_adapter_that_cannot_be_stored_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where the folder should be")
+    (tmp_path / "folder.safetensors").mkdir()
+    for path in (tmp_path / "file" / "a.safetensors", tmp_path / "folder.safetensors"):
+        with pytest.raises(LacunaError, match=r"cannot be stored in .*safetensors.*make it writable"):
+            save_adapter(Adapter("of some model", {}), path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.safetensors"]
 
 
 def test_the_fingerprint_knows_the_weights(packed_file: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ V, EOS = 16, 15
 KV_TOKENS = 2048
 
 SAMPLED = SamplingPolicy(stop=StableAndConfident(1, 0.3), accept=EntropyBound(0.6))
-ARGMAX = SamplingPolicy(stop=RegionEntropySum(1.0), accept=EntropyBound(0.3), choose="argmax", order="prefix")
+ARGMAX = SamplingPolicy(stop=RegionEntropySum(1.0), accept=EntropyBound(0.3), choose="argmax")
 
 
 @pytest.fixture(scope="module")

@@ -305,5 +305,8 @@ def test_a_device_that_is_not_there(good: Path):
         pytest.skip("there is a CUDA device")
     with pytest.raises(DeviceError, match="no CUDA device"):
         load_checkpoint(good, device="cuda")
+    for device in ("mps", "no device"):
+        with pytest.raises(DeviceError, match="choose cpu or cuda"):
+            load_checkpoint(good, device=device)
     with pytest.raises(ValueError, match="int3"):
         load_checkpoint(good, weights="int3")

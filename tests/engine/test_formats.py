@@ -23,7 +23,8 @@ from lacuna_ls.engine.errors import CheckpointError, ConfigError, DeviceError, M
 from lacuna_ls.engine.formats import EXACT, Scheme, parts, source_format, stream
 from lacuna_ls.engine.kv_cache import KVCache
 from lacuna_ls.engine.model import DiffusionGemma
-from lacuna_ls.engine.packed import MANIFEST, load_packed, quantize, quantize_main, read_manifest
+from lacuna_ls.engine.modelfile import PACKED_MANIFEST as MANIFEST
+from lacuna_ls.engine.packed import load_packed, quantize, quantize_main, read_manifest
 from lacuna_ls.engine.packed_model import PackedModel, row_ranges
 from lacuna_ls.engine.plan import plan_folder
 from lacuna_ls.engine.shards import Shards

@@ -120,6 +120,31 @@ def test_the_vocabulary_is_read_in_fp16_only_where_that_is_quick(monkeypatch: py
             assert isinstance(model.from_vocabulary, HalfLinear) == is_half
 
 
+def test_few_rows_copy_no_weights_where_a_product_would(monkeypatch: pytest.MonkeyPatch):
+    """As on ARM: few rows are multiplied one by one, and F.linear is left to many. The answers are the same."""
+    generator = torch.Generator().manual_seed(7)
+    model, tokens = random_model(seed=7), torch.arange(11) % CONFIG.vocab_size
+    monkeypatch.setattr(int8, "copies_weights", lambda: False)
+    convert(model, "float")
+    assert model.to_vocabulary is None
+    linear, layer = F.linear, model.layers[0].mlp.gate_up
+    rows = [torch.randn(number, CONFIG.hidden_size, generator=generator) for number in (0, 1, NUM_FEW, NUM_FEW + 1)]
+    want, states = [linear(x, layer.weight) for x in rows], model.encode(tokens, KVCache(CONFIG, "cpu", torch.float32))
+    logits = model.logits(states)
+    monkeypatch.setattr(int8, "copies_weights", lambda: True)
+    num_copied: list[int] = []
+    monkeypatch.setattr(F, "linear", lambda x, weight: num_copied.append(len(x)) or linear(x, weight))
+    assert all(torch.allclose(layer(x), y, atol=1e-5) for x, y in zip(rows, want, strict=True))
+    assert num_copied == [0, NUM_FEW + 1]
+    model = convert(random_model(seed=7), "float")
+    cache = KVCache(CONFIG, model.device, torch.float32)
+    num_copied.clear()
+    one_by_one = torch.cat([model.logits(model.encode(token[None], cache)) for token in tokens])
+    assert num_copied == []
+    assert torch.allclose(one_by_one, logits, atol=1e-4)
+    assert model.to_vocabulary.weight.data_ptr() == model.embed_tokens.weight.data_ptr()
+
+
 @pytest.mark.parametrize("largest", [1e-4, 1e6, 0.0])
 def test_a_matrix_that_fp16_does_not_hold_stays_fp32(largest: float):
     weight = torch.full((3, 32), largest)
@@ -338,4 +363,5 @@ def test_the_shipped_weights_read_alike_in_int8_and_fp32():
     parted = chosen != other
     assert parted.float().mean() < 0.04
     margin = logprobs["fp32"].gather(1, chosen[:, None]) - logprobs["fp32"].gather(1, other[:, None])
-    assert margin[parted].max() < 0.7
+    # a CPU whose products are exact parts nowhere
+    assert (margin[parted] < 0.7).all()

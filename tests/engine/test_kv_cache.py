@@ -103,6 +103,20 @@ def test_the_common_prefix(held: tuple[int, ...], wanted: tuple[int, ...], commo
     assert cache.common_prefix(wanted) == common
 
 
+def test_a_state_stays_as_long_as_its_token():
+    cache, hidden = encode(MODEL, range(6))
+    cache.hold(tuple(range(6)))
+    assert cache.state_after(6) is None
+    cache.keep_state(hidden[-1])
+    MODEL.encode(torch.tensor([8, 9]), cache)
+    cache.truncate(6)
+    assert torch.equal(cache.state_after(6), hidden[-1])
+    assert cache.state_after(5) is None
+    cache.truncate(5)
+    MODEL.encode(torch.tensor([8]), cache)
+    assert cache.state_after(6) is None
+
+
 def test_misuse_is_refused():
     cache, _ = encode(MODEL, range(4))
     with pytest.raises(ValueError, match="4 positions to 5"):

@@ -39,14 +39,14 @@ def change(problem: CanvasProblem, **values: object) -> CanvasProblem:
     return replace(problem, **values)  # type: ignore[arg-type]
 
 
-def fill(problem: CanvasProblem, model: int = 0, **options: object) -> CanvasResult:
-    return LocalEngine(MODELS[model], **options).fill(problem)[0]  # type: ignore[arg-type]
+def fill(problem: CanvasProblem, model: int = 0) -> CanvasResult:
+    return LocalEngine(MODELS[model]).fill(problem)[0]
 
 
 @settings(max_examples=30, deadline=None)
-@given(problem=problems(), model=st.integers(0, 2), draft_steps=st.integers(0, 3))
-def test_verify_gives_exactly_the_tokens_of_autoregressive(problem: CanvasProblem, model: int, draft_steps: int):
-    drafted = fill(problem, model, draft_steps=draft_steps)
+@given(problem=problems(), model=st.integers(0, 2))
+def test_verify_gives_exactly_the_tokens_of_autoregressive(problem: CanvasProblem, model: int):
+    drafted = fill(problem, model)
     plain = fill(change(problem, decoding="autoregressive"), model)
     assert drafted.tokens == plain.tokens
     assert drafted.end == plain.end
@@ -115,20 +115,15 @@ def test_a_right_draft_saves_forwards():
     model = random_model(seed=2, sharpness=3.0, reach=1e-3)
     rows = 12
 
-    def num_forwards(decoding: Decoding, canvas: Canvas, draft_steps: int = 1) -> int:
-        engine = LocalEngine(model, draft_steps=draft_steps)
-        result = engine.fill(CanvasProblem((5, 6, 9), (canvas,), decoding=decoding))[0]
+    def num_forwards(decoding: Decoding) -> int:
+        problem = CanvasProblem((5, 6, 9), (Canvas.free(rows),), decoding=decoding)
+        result = LocalEngine(model).fill(problem)[0]
         assert result.tokens == (9,) * rows
         return result.timings.num_forwards
 
-    # the decoder repeats what a canvas warm-starts from: one draft of everything, one forward that finds it right
-    right = Canvas((9,) * rows, (False,) * rows)
-    assert num_forwards("autoregressive", right) == rows - 1
-    assert num_forwards("verify", right) == 2
+    assert num_forwards("autoregressive") == rows - 1
     # what was said before is looked up without a forward
-    assert num_forwards("verify", right, draft_steps=0) <= rows // 2
-    # and where it starts from noise every draft is wrong, which may cost a little and never a different answer
-    assert num_forwards("verify", Canvas.free(rows)) <= 2 * rows
+    assert num_forwards("verify") <= rows // 2
 
 
 @settings(max_examples=15, deadline=None)
@@ -156,9 +151,11 @@ def test_only_what_is_new_is_prefilled():
     assert engine.prefill(PROMPT).num_prefilled == 1
     other = engine.prefill((*PROMPT[:10], 60, *PROMPT[11:]))
     assert (other.num_cached, other.num_prefilled) == (10, 10)
-    # what a fill added is gone after it
-    engine.fill(CanvasProblem(PROMPT, (Canvas.free(6),), decoding="verify"))
-    assert engine.prefill(PROMPT).num_prefilled <= 1
+    # what a fill added is gone after it, and the state is still there: letters within a word change no prompt
+    decodings: tuple[Decoding, ...] = ("verify", "autoregressive", "beam", "denoise")
+    for decoding in decodings:
+        engine.fill(CanvasProblem(PROMPT, (Canvas.free(6),), decoding=decoding))
+        assert engine.prefill(PROMPT).num_prefilled == 0
 
 
 @pytest.mark.parametrize("decoding", ["denoise", "verify", "autoregressive"])
@@ -176,8 +173,7 @@ def test_a_cancelled_fill_stops_within_one_step(decoding: Decoding):
     assert result.is_cancelled
     assert not result.is_finished
     assert polls == 3
-    # two rounds; one of "verify" is a draft and its verification
-    assert result.timings.num_forwards <= (4 if decoding == "verify" else 2)
+    assert result.timings.num_forwards == 2
     assert len(result.tokens) == 12
     # and the engine goes on as if nothing had been
     after = engine.fill(CanvasProblem(PROMPT, (Canvas.free(4),), decoding=decoding))[0]

@@ -69,3 +69,20 @@ def test_a_table_of_other_tokens_is_refused(tmp_path: Path, one: list[int], two:
     else:
         with pytest.raises(CheckpointError, match=r"model\.safetensors.*vocabulary"):
             read_ngrams(tmp_path / "model.safetensors", 3)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"one": np.array([1, 2, 0])},
+        {"one": np.array([[1], [2], [0]]), "two": np.array([[5, 2]])},
+        {"one": np.array([1.0, 2.0, 0.0]), "two": np.array([[5, 2]])},
+        {"one": np.array([1, 2, 0]), "two": np.array([5, 2])},
+        {"one": np.array([1, 2, 0]), "two": np.array([[5, 2, 1]])},
+    ],
+    ids=["a half", "another shape", "floats", "no pairs", "threes"],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, tables: dict[str, np.ndarray]):
+    save_file({f"{TABLE}{name}": table for name, table in tables.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*pack the model again"):
+        read_ngrams(tmp_path / "model.safetensors", 3)

@@ -87,6 +87,16 @@ def test_a_second_stream_that_fails_costs_no_other_number(monkeypatch: pytest.Mo
     ]
 
 
+def test_transformers_that_fail_without_a_word_cost_no_other_number(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Measurement, "_reference_model", fail)
+    run = Measurement(tiny.tiny_config(), torch.device("cpu"), 500, 1, (0,), lambda _: None)
+    run.reference({}, torch.float32)
+    assert run.found["left_out"] == ["transformers: RuntimeError"]
+
+
 def test_the_benchmark_in_one_command(tmp_path: Path):
     config = tiny.tiny_config(num_experts=8, top_k=2)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))

@@ -89,8 +89,10 @@ def difference(a: Tensor, b: Tensor) -> float:
     return value
 
 
-def compare(truth: Any, model: Any, num_prompt: int, num_rows: int, split: int = 0) -> None:
-    """split: the prompt is encoded in two pieces, cut there."""
+def compare(
+    truth: Any, model: Any, num_prompt: int, num_rows: int, split: int = 0, tolerance: float = TOLERANCE
+) -> None:
+    """split: the prompt is encoded in two pieces, cut there. tolerance: of logits."""
     V = model.config.vocab_size
     generator = torch.Generator().manual_seed(num_prompt * 1000 + num_rows)
     prompt = torch.randint(0, V, (num_prompt,), generator=generator)
@@ -115,7 +117,7 @@ def compare(truth: Any, model: Any, num_prompt: int, num_rows: int, split: int =
         logits = model.logits(model.decode(canvases, cache, embedded))
         wanted = truth_decode(truth, truth_cache, canvases, belief)
         assert wanted.abs().max() > 1
-        assert difference(logits, wanted) <= TOLERANCE
+        assert difference(logits, wanted) <= tolerance
     assert cache.length == num_prompt
 
 
@@ -188,7 +190,9 @@ def text_configs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-# derandomised: a tie between two experts would be no error of ours, and must not come and go
+# derandomised: a tie between two experts would be no error of ours, and must not come and go. Examples change all the
+# same with the constants of the modules that are loaded, and rounding grows in the smallest shapes: at a hidden size of
+# 4, 4.5e-4 were seen, where each of the two was 2.2e-4 away from the logits in fp64
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(text=text_configs(), num_prompt=st.integers(1, 60), num_rows=st.integers(1, 40), data=st.data())
 def test_any_config_equals_transformers(text: dict[str, Any], num_prompt: int, num_rows: int, data: st.DataObject):
@@ -196,7 +200,7 @@ def test_any_config_equals_transformers(text: dict[str, Any], num_prompt: int, n
     truth = reference(seed=num_prompt, sharpness=1.0, **text)
     # its grouped product wants sizes that are multiples of four
     truth.set_experts_implementation("eager")
-    compare(truth, ours(truth), num_prompt, num_rows, data.draw(st.integers(0, num_prompt - 1)))
+    compare(truth, ours(truth), num_prompt, num_rows, data.draw(st.integers(0, num_prompt - 1)), tolerance=2e-3)
 
 
 def test_both_forms_of_the_experts_are_one_sum(pair: Any):

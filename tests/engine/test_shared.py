@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -462,8 +463,10 @@ def test_a_stopped_host_is_not_waited_for_and_comes_back(processes, join, tmp_pa
     assert loads(tmp_path) == [pid]
 
 
-def test_a_host_that_stops_reading_blocks_nobody(processes, join, impatient, monkeypatch):
+@pytest.mark.parametrize("flag", [getattr(socket, "MSG_DONTWAIT", 0), 0], ids=["flagged", "as macOS sends"])
+def test_a_host_that_stops_reading_blocks_nobody(processes, join, impatient, monkeypatch, flag):
     monkeypatch.setattr(shared, "SILENCE_S", 3.0)
+    monkeypatch.setattr(socket, "MSG_DONTWAIT", flag)
     stopped = processes()
     pid = stopped.joined()["joined"]
     window = join()
@@ -522,6 +525,36 @@ def test_who_attaches_while_the_host_leaves_is_hung_up_on(tmp_path, monkeypatch)
         may_go_on.set()
         assert late.recv(100) == b""
     assert leaving.num_clients == 0
+
+
+def test_a_socket_that_cannot_be_opened_is_closed(tmp_path, recwarn):
+    with pytest.raises(OSError, match="too long"):
+        host.EngineHost(FakeEngine(), tmp_path / ("x" * 200), host.Turnstile())
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_whoever_leaves_the_queue_by_an_exception_holds_nobody_up():
+    turnstile, may_go = host.Turnstile(), threading.Event()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def hold():
+        with turnstile.turn():
+            has_turn.set()
+            may_go.wait(10)
+
+    has_turn, holder = threading.Event(), threading.Thread(target=hold)
+    holder.start()
+    assert has_turn.wait(10)
+    with pytest.raises(KeyboardInterrupt), turnstile.turn(interrupted):
+        pass
+    may_go.set()
+    holder.join()
+    until = time.monotonic() + 1
+    with turnstile.turn(lambda: time.monotonic() > until) as is_next:
+        assert is_next
 
 
 @pytest.mark.parametrize(

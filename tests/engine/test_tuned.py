@@ -240,6 +240,13 @@ def test_a_cache_that_cannot_be_written(card: None, monkeypatch: pytest.MonkeyPa
         tuned.save(CARD, TABLE)
 
 
+def test_what_cannot_be_put_in_its_place_leaves_nothing_behind(card: None):
+    tuned.cache_file().mkdir(parents=True)
+    with pytest.raises(LacunaError, match=r"cannot be stored in .*tiles\.json"):
+        tuned.save(CARD, TABLE)
+    assert [file.name for file in tuned.cache_file().parent.iterdir()] == ["tiles.json"]
+
+
 def test_forget_removes_it(card: None, capsys):
     tuned.save(CARD, TABLE)
     assert tuned.apply()

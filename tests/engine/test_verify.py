@@ -15,7 +15,7 @@ from lacuna_ls.engine.checkpoint import load_checkpoint, save_packed
 from lacuna_ls.engine.errors import CheckpointError, LacunaError, ModelError, ModelNotFoundError
 from lacuna_ls.engine.formats import Scheme
 from lacuna_ls.engine.manifest import MANIFEST, check_manifest, manifest_path, write_manifest
-from lacuna_ls.engine.packed import MANIFEST as PACKED_MANIFEST
+from lacuna_ls.engine.modelfile import PACKED_MANIFEST
 from lacuna_ls.engine.packed import quantize
 from lacuna_ls.engine.reference import Reference
 from lacuna_ls.engine.verify import main, verify
