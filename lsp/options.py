@@ -326,11 +326,12 @@ def vscode_configuration() -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for row in ROWS:
         default = row.json_default
+        scope = "language-overridable" if row.setting.by_language else "resource"
         entry: dict[str, Any] = {
             "type": kinds[row.kind],
             "default": default,
             "markdownDescription": row.setting.description,
-            "scope": "machine" if row.setting.scope == "user" else "resource",
+            "scope": "machine" if row.setting.scope == "user" else scope,
         }
         if row.kind == "list":
             entry["items"] = {"type": "string"}

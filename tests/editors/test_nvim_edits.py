@@ -111,6 +111,17 @@ def test_a_change_that_the_user_wrote_over_is_dropped(nvim):
     ed.see_text("def a():\n    ..\n\n\ndef b():\n    return 42")
 
 
+def test_a_line_written_right_above_a_change_moves_it(nvim):
+    ed = nvim(text=HOLES)
+    ed.vim.command("Lacuna fillall")
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.keys("gg", "o", "x = 1", "<Esc>")
+    ed.settle()
+    preview(ed, ["    ...", "    pass"], ["    return 42", "    return 42"])
+    ed.keys("<CR>")
+    ed.see_text("def a():\n    x = 1\n    return 42\n\n\ndef b():\n    return 42")
+
+
 def test_nothing_to_fill(nvim):
     ed = nvim(text="x = 1\n")
     ed.vim.command("Lacuna fill")

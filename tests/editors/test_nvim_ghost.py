@@ -271,6 +271,42 @@ def test_a_dot_and_a_count_repeat_what_was_accepted(nvim):
     ed.see_text(f"\n{value}+1\n{value}+1")
 
 
+def test_nothing_is_proposed_while_a_macro_is_recorded(nvim):
+    """The key that accepts it would stand in the macro, and find no proposal when that is played."""
+    ed = nvim(text="\n")
+    ed.keys("q", "q")
+    open_line(ed, "def multi")
+    ed.settle()
+    ed.keys("<M-\\>")
+    ed.settle()
+    assert ed.requests() == 0
+    ed.keys("<Tab>")
+    ed.type("x")
+    ed.keys("<Esc>", "q")
+    once = ed.text
+    assert once == "\ndef multi   x"
+    ed.keys("u", "@", "q")
+    ed.see_text(once)
+    # nor does a macro that waits for something accept what comes meanwhile
+    ed.vim.command("let @q = \"odef multi\\<Cmd>sleep 1\\<CR>\\<Tab>x\\<Esc>\"")
+    ed.keys("@", "q")
+    ed.see_text(once + "\ndef multi   x")
+    # played to an end in insert mode, it is over
+    ed.vim.command("let @q = 'odef multi'")
+    ed.keys("@", "q")
+    ed.see(MULTI[9:])
+
+
+def test_lines_that_do_not_fit_below_the_cursor_are_counted(nvim):
+    ed = nvim(text="x\n" * 40)
+    open_line(ed, "def multi")
+    ed.see("(a, b): (+2 lines)\n    x = a\n    return x + b")
+    ed.keys("<Esc>", "<C-e>", "A")
+    ed.see("(a, b):\n    x = a (+1 line)\n    return x + b")
+    ed.keys("<Esc>", "<C-e>", "A")
+    ed.see(MULTI[9:])
+
+
 # a menu that inserts nothing by itself, as most people set it
 QUIET_MENU = "vim.o.completeopt = 'menuone,noselect,noinsert'\n"
 

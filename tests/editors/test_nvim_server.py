@@ -473,8 +473,9 @@ def test_commands_and_their_completion(nvim):
     assert ed.vim.call("getcompletion", "Lac acc", "cmdline") == ["accept"]
     ed.lua("pcall(vim.cmd, 'Lacuna nonsense')")
     until(lambda: 'no subcommand "nonsense"' in notifications(ed))
-    ed.lua("pcall(vim.cmd, 'Lacuna snooze soon')")
-    until(lambda: 'snooze takes a number of minutes, not "soon"' in notifications(ed))
+    for word in ("soon", "nan"):
+        ed.lua(f"pcall(vim.cmd, 'Lacuna snooze {word}')")
+        until(lambda word=word: f'snooze takes a number of minutes, not "{word}"' in notifications(ed))
     assert ed.lua("return require('lacuna').statusline()") != "lacuna zz"
     said = [ed.vim.command_output(f"Lacuna {command}") for command in ("accept", "refuse all")]
     assert said == ["lacuna: no change is previewed here"] * 2
@@ -516,7 +517,26 @@ def test_snooze_and_disable(nvim):
     ed.vim.command("Lacuna enable")
     ed.keys("a")
     ed.see(MULTI[9:])
+    # by a key of insert mode, and no other key after it
+    for off, on in (("snooze", "resume"), ("disable", "enable"), ("pause", "resume")):
+        ed.keys(f"<Cmd>Lacuna {off}<CR>")
+        ed.see_none()
+        ed.keys(f"<Cmd>Lacuna {on}<CR>")
+        ed.see(MULTI[9:])
     assert ed.text == "import os\n\ndef multi"
+
+
+def test_what_is_shown_follows_a_later_setup(nvim):
+    ed = nvim()
+    open_line(ed, "def multi")
+    ed.see(MULTI[9:])
+    ed.lua("require('lacuna').setup({ ghost = { enabled = false } })")
+    ed.see_none()
+    ed.type("(")
+    ed.settle()
+    assert ed.ghost_text() is None
+    ed.lua("require('lacuna').setup({})")
+    ed.see(MULTI[10:])
 
 
 def test_disabled_while_a_request_is_on_its_way(nvim):

@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import pytest
+from lacuna_ls.infill.languages import LANGUAGES, language_for
 from nvim_driver import ROOT
 
 EXTENSION = ROOT / "editors/vscode"
@@ -70,6 +71,19 @@ def test_translators_find_every_string():
     assert set(bundle) == unescaped
     titles = re.findall(r'"%([\w.]+)%"', (EXTENSION / "package.json").read_text())
     assert set(titles) <= set(json.loads((EXTENSION / "package.nls.json").read_text()))
+
+
+def test_each_language_with_a_grammar_is_somewhere_in_the_editors_lists(nvim_binary):
+    """Each name of a language that the server knows is one that an editor uses, and it knows all that they use."""
+    source = (EXTENSION / "src/languages.ts").read_text()
+    vscode = set(re.findall(r"^  '([\w-]+)',$", source, re.MULTILINE))
+    tell = "io.write(vim.json.encode(require('lacuna.config').get().filetypes))"
+    load = f"lua vim.opt.rtp:prepend('{ROOT}/editors/neovim') {tell}"
+    command = [str(nvim_binary), "--clean", "--headless", "-c", load, "+qa"]
+    neovim = set(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert vscode | neovim == {name for row in LANGUAGES if row.grammar for name in row.ids}
+    # and each opens its files of each language, whatever it calls that
+    assert {language_for(name) for name in vscode} == {language_for(name) for name in neovim}
 
 
 def test_only_stable_api():

@@ -173,6 +173,21 @@ def test_fill_a_hole_and_undo_in_one_step(window):
     w.see_file(HOLES)
 
 
+def test_an_edit_is_settled_by_its_keys_in_zen_mode(window):
+    w = window(HOLES)
+    w.focus()
+    w.command("View: Toggle Zen Mode")
+    w.page.locator(".part.sidebar").wait_for(state="hidden")
+    w.focus()
+    w.keys("Control+Alt+Shift+h")
+    preview(w, "Fill all holes")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+    w.command("View: Toggle Zen Mode")
+    w.page.locator(".part.sidebar").wait_for(state="visible")
+
+
 def test_an_edit_is_refused_by_one_key(window):
     w = window(HOLES)
     w.focus()

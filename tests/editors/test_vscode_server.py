@@ -253,6 +253,30 @@ def test_a_language_is_switched_where_the_settings_say_so(start_code_server, ope
     w.open("b.pl", None)
 
 
+def test_the_block_of_a_language_in_the_settings_counts(start_code_server, open_window):
+    """`"[python]"`: the server gets it as an entry of `languages`, which wins where both say something."""
+    block = {"[python]": {"lacuna.enable": False, "lacuna.proposal.extent": "line"}}
+    settings = {"lacuna.languages": {"python": {"proposal.extent": "block"}}}
+    code = start_code_server(command=with_variables(FAKE_PULL=1), settings=settings)
+    w = open_window(code, more={".vscode/settings.json": json.dumps(block)}).wait_ready()
+
+    def told():
+        """Of each time that the server was told the settings: of all, and of the folder."""
+        return [[each["languages"] for each in row["result"]] for row in w.messages() if row["event"] == "pulled"]
+
+    want = {"python": {"enable": False, "proposal.extent": "block"}}
+    assert w.messages("initialize")[0]["params"]["initializationOptions"]["languages"] == want
+    until(lambda: [want, want] in told(), f"the settings (told: {told()})")
+    # the menu knows what the block says, and overrules it
+    for label, is_on in (("Enable", True), ("Disable", False), ("Enable", True)):
+        choose(w, f"{label} for python")
+        want = {"python": {"enable": is_on, "proposal.extent": "block"}}
+        until(lambda want=want: told()[-1] == [want, want], f"{label} (told: {told()})")
+    (w.folder / ".vscode/settings.json").write_text(json.dumps({"[python]": {"lacuna.trigger.automatic": False}}))
+    want = {"python": {"trigger.automatic": False, "enable": True, "proposal.extent": "block"}}
+    until(lambda: told()[-1] == [want, want], f"the block alone (told: {told()})")
+
+
 PYTHON_EXTENSION = """
 const vscode = require('vscode');
 exports.activate = () => {

@@ -7,7 +7,8 @@ the file named by FAKE_LOG as one JSON line with its time.
 The text itself steers it. A line that begins like an entry of COMPLETIONS is completed to it; a line with `slow` is
 answered after FAKE_SLOW_MS (300), cancellable; with `null` it is answered null, with `boom` by an error, with `die` the
 process exits at once. `...` and `pass` are holes. An edit of a text with `late` is answered when the text has changed.
-FAKE_INIT_MS delays the answer to `initialize`, FAKE_STATUS_MS the one to `lacuna/status`.
+FAKE_INIT_MS delays the answer to `initialize`, FAKE_STATUS_MS the one to `lacuna/status`. With FAKE_PULL it asks for
+the settings as the real one does, once for all and once for each folder, and logs what it is given.
 """
 
 import difflib
@@ -63,6 +64,12 @@ def read():
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     return None
+
+
+def pull(folders):
+    if "FAKE_PULL" in os.environ:
+        items = [{"section": "lacuna"}, *({"scopeUri": folder["uri"], "section": "lacuna"} for folder in folders)]
+        send({"id": "pull", "method": "workspace/configuration", "params": {"items": items}})
 
 
 def units(text):
@@ -270,16 +277,19 @@ CAPABILITIES = {
 
 def main():
     note(event="start", pid=os.getpid(), argv=sys.argv[1:])
+    folders: list = []
     while message := read():
         method, ident, params = message.get("method"), message.get("id"), message.get("params") or {}
         note(event="message", method=method, id=ident, params=params)
         if method is None:
-            continue
-        if method == "initialize":
+            note(event="pulled", result=message.get("result"))
+        elif method == "initialize":
+            folders = params.get("workspaceFolders") or []
             time.sleep(INIT_S)
             send({"id": ident, "result": {"capabilities": CAPABILITIES, "serverInfo": {"name": "lacuna"}}})
         elif method == "initialized":
             send({"method": "$/lacuna/status", "params": state})
+            pull(folders)
         elif method == "textDocument/didOpen":
             opened = params["textDocument"]
             documents[opened["uri"]] = opened["version"], opened["text"]
@@ -289,6 +299,7 @@ def main():
         elif method == "textDocument/didClose":
             documents.pop(params["textDocument"]["uri"], None)
         elif method == "workspace/didChangeConfiguration":
+            pull(folders)
             settings = params.get("settings") or {}
             if isinstance(settings.get("lacuna"), dict) and "oops" in settings["lacuna"]:
                 text = "lacuna.oops is not an option; it was left out."

@@ -22,8 +22,8 @@ export function activate(context: vscode.ExtensionContext): void {
       status.reveal();
       // loaded here and not above: a window without a file of ours never reads it
       // eslint-disable-next-line @typescript-eslint/no-require-imports
-      const { createSession } = require('./session') as typeof sessionModule;
-      session = createSession(context, log, status);
+      const { Session } = require('./session') as typeof sessionModule;
+      session = new Session(context, log, status);
       context.subscriptions.push(session);
       void session.restart();
     }

@@ -7,6 +7,7 @@ import { extraLanguages } from './settings';
  * as plain text, and only when the user adds them. */
 export const LANGUAGES = [
   'python',
+  'cython',
   'javascript',
   'javascriptreact',
   'typescript',
@@ -17,10 +18,12 @@ export const LANGUAGES = [
   'c',
   'cpp',
   'cuda-cpp',
+  'objective-cpp',
   'csharp',
   'php',
   'ruby',
   'lua',
+  'luau',
   'shellscript',
   'css',
   'html',
@@ -29,6 +32,7 @@ export const LANGUAGES = [
   'toml',
   'yaml',
   'dockercompose',
+  'github-actions-workflow',
 ] as const;
 
 const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'] as const;

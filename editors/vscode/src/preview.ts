@@ -129,6 +129,8 @@ export class Previews implements vscode.Disposable, vscode.TextDocumentContentPr
     } else {
       await vscode.commands.executeCommand('vscode.changes', title, sides);
     }
+    // in Zen Mode a diff opens without it, and its keys would do nothing
+    await vscode.commands.executeCommand('workbench.action.focusActiveEditorGroup');
     return undefined;
   }
 

@@ -17,23 +17,25 @@ import { LateAsk } from './late';
 import { Lifecycle, MAX_RESTARTS } from './lifecycle';
 import * as protocol from './protocol';
 import { Previews } from './preview';
-import { logLevel } from './settings';
+import { logLevel, withBlocks } from './settings';
 import { type StatusItems } from './status';
 
 /** Settings of the extension: the server knows none of them. */
 const OWN_SECTIONS = ['server', 'editor', 'trace'];
-const MAX_STDERR_LINES = 20;
 /** A server that has not answered `initialize` by then is taken for hung. */
 const START_LIMIT_MS = 60_000;
 const START_CHECK_MS = 200;
 /** What the code actions run: for no palette and no key. */
 const PREVIEW_COMMAND = 'lacuna.previewAction';
 
-function forServer(settings: unknown): unknown {
-  if (typeof settings !== 'object' || settings === null) {
-    return settings;
-  }
-  return Object.fromEntries(Object.entries(settings).filter(([name]) => !OWN_SECTIONS.includes(name)));
+/** The settings that may stand in the block of a language, as the manifest says. */
+function namesInBlocks(context: vscode.ExtensionContext): string[] {
+  const { contributes } = context.extension.packageJSON as {
+    contributes: { configuration: { properties: Record<string, { scope: string }> }[] };
+  };
+  return contributes.configuration.flatMap(({ properties }) =>
+    Object.entries(properties).flatMap(([name, { scope }]) => (scope === 'language-overridable' ? [name.replace('lacuna.', '')] : [])),
+  );
 }
 
 /** Which version of each document the edits were made for, where the server told. */
@@ -60,6 +62,7 @@ export class Session implements vscode.Disposable {
   private readonly lifecycle: Lifecycle;
   private readonly previews = new Previews();
   private readonly trace: vscode.LogOutputChannel;
+  private readonly namesInBlocks: string[];
   private readonly disposables: { dispose(): unknown }[] = [this.previews];
   private told = new Set<string>();
   private hasAskedToInstall = false;
@@ -72,6 +75,7 @@ export class Session implements vscode.Disposable {
     private readonly status: StatusItems,
   ) {
     this.trace = vscode.window.createOutputChannel('Lacuna Trace', { log: true });
+    this.namesInBlocks = namesInBlocks(context);
     this.lifecycle = new Lifecycle({
       start: () => this.start(),
       stop: () => this.stop(),
@@ -169,7 +173,7 @@ export class Session implements vscode.Disposable {
       outputChannel: this.log,
       traceOutputChannel: this.trace,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
-      initializationOptions: () => forServer(vscode.workspace.getConfiguration().get('lacuna')),
+      initializationOptions: () => this.forServer(vscode.workspace.getConfiguration().get('lacuna')),
       initializationFailedHandler: () => false,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
@@ -189,12 +193,27 @@ export class Session implements vscode.Disposable {
     return client;
   }
 
+  /** The settings without the extension's own. */
+  private forServer(settings: unknown, scope?: vscode.Uri): unknown {
+    if (typeof settings !== 'object' || settings === null) {
+      return settings;
+    }
+    const known = Object.fromEntries(Object.entries(settings).filter(([name]) => !OWN_SECTIONS.includes(name)));
+    return withBlocks(known, this.namesInBlocks, scope);
+  }
+
   private middleware(): Middleware {
     return {
       workspace: {
         configuration: async (params, token, next) => {
           const answers: unknown = await next(params, token);
-          return Array.isArray(answers) ? answers.map(forServer) : (answers as never);
+          const scopeOf = (index: number): vscode.Uri | undefined => {
+            const uri = params.items[index]?.scopeUri;
+            return uri === undefined ? undefined : this.client?.protocol2CodeConverter.asUri(uri);
+          };
+          return Array.isArray(answers)
+            ? answers.map((answer, index) => this.forServer(answer, scopeOf(index)))
+            : (answers as never);
         },
       },
       // chosen from the editor's own menu, an edit is shown before it is made, too
@@ -283,7 +302,7 @@ export class Session implements vscode.Disposable {
   }
 
   private onMissing({ places, mistake }: NotFound): void {
-    this.log.warn(`no server found; looked at:\n  ${places.slice(0, MAX_STDERR_LINES).join('\n  ')}`);
+    this.log.warn(`no server found; looked at:\n  ${places.join('\n  ')}`);
     this.status.update({ kind: 'error', message: vscode.l10n.t('server not found'), isMissing: true });
     if (mistake === undefined) {
       void this.watchPython();
@@ -354,6 +373,26 @@ export class Session implements vscode.Disposable {
     }
   }
 
+  /** What a command of the user needs; says what is missing. */
+  private ready(): { editor: vscode.TextEditor; client: LanguageClient } | undefined {
+    const editor = vscode.window.activeTextEditor;
+    const client = this.isRunning ? this.client : undefined;
+    if (client && editor) {
+      return { editor, client };
+    }
+    const missing = client ? vscode.l10n.t('Lacuna: no file is open.') : vscode.l10n.t('Lacuna: the server is not running.');
+    void vscode.window.showInformationMessage(missing);
+    return undefined;
+  }
+
+  /** Show an edit as a diff, or say why there is none to show. */
+  private async show(...given: Parameters<Previews['show']>): Promise<void> {
+    const message = await this.previews.show(...given);
+    if (message) {
+      void vscode.window.showInformationMessage(message);
+    }
+  }
+
   acceptEdit(): Promise<void> {
     return this.previews.accept();
   }
@@ -364,16 +403,11 @@ export class Session implements vscode.Disposable {
 
   /** Ask for the code actions of one kind, then for the instruction where there is one; preview the first. */
   async edit(kind: string, nothing: string, ask?: () => Thenable<string | undefined>): Promise<void> {
-    const editor = vscode.window.activeTextEditor;
-    const client = this.client;
-    if (!client || !this.isRunning) {
-      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+    const ready = this.ready();
+    if (!ready) {
       return;
     }
-    if (!editor) {
-      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no file is open.'));
-      return;
-    }
+    const { editor, client } = ready;
     // a hole or an error is looked for at the cursor, whatever is selected
     const at = kind === protocol.REWRITE_KIND ? editor.selection : new vscode.Range(editor.selection.active, editor.selection.active);
     const actions = await this.request<CodeAction[]>('textDocument/codeAction', {
@@ -406,26 +440,18 @@ export class Session implements vscode.Disposable {
         return;
       }
       const documents = (result.edit.documentChanges ?? []).flatMap((change) => ('textDocument' in change ? [change.textDocument] : []));
-      const message = await this.previews.show(edit, action.title, versionsOf(client, documents));
-      if (message) {
-        void vscode.window.showInformationMessage(message);
-      }
+      await this.show(edit, action.title, versionsOf(client, documents));
     };
     await vscode.window.withProgress({ location: vscode.ProgressLocation.Window, title: 'Lacuna' }, work);
   }
 
   /** What else has to change after the last edit. */
   async nextEdit(): Promise<void> {
-    const editor = vscode.window.activeTextEditor;
-    const client = this.client;
-    if (!client || !this.isRunning) {
-      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: the server is not running.'));
+    const ready = this.ready();
+    if (!ready) {
       return;
     }
-    if (!editor) {
-      void vscode.window.showInformationMessage(vscode.l10n.t('Lacuna: no file is open.'));
-      return;
-    }
+    const { editor, client } = ready;
     const converter = client.code2ProtocolConverter;
     const result = await this.request<protocol.NextEditResult>(protocol.NEXT_EDIT, {
       textDocument: { uri: converter.asUri(editor.document.uri), version: editor.document.version },
@@ -444,14 +470,11 @@ export class Session implements vscode.Disposable {
       return;
     }
     const madeFor = versionsOf(client, result.edits.map((item) => item.textDocument));
-    const message = await this.previews.show(edit, vscode.l10n.t('Lacuna: next edit'), madeFor, () => {
+    await this.show(edit, vscode.l10n.t('Lacuna: next edit'), madeFor, () => {
       for (const command of result.edits.flatMap((item) => item.command ?? [])) {
         void this.request('workspace/executeCommand', { command: command.command, arguments: command.arguments ?? [] });
       }
     });
-    if (message) {
-      void vscode.window.showInformationMessage(message);
-    }
   }
 
   async end(): Promise<void> {
@@ -463,8 +486,4 @@ export class Session implements vscode.Disposable {
       one.dispose();
     }
   }
-}
-
-export function createSession(context: vscode.ExtensionContext, log: vscode.LogOutputChannel, status: StatusItems): Session {
-  return new Session(context, log, status);
 }

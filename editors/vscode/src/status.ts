@@ -3,7 +3,7 @@
 import * as vscode from 'vscode';
 import type { Status } from './protocol';
 import { LANGUAGES, selector } from './languages';
-import { extraLanguages, record, snoozeMinutes, strings } from './settings';
+import { type Override, enabledByBlock, extraLanguages, record, snoozeMinutes, strings } from './settings';
 
 export interface Shown extends Status {
   /** Why there is no server, when there is none. */
@@ -129,7 +129,6 @@ export async function showMenu(status: StatusItems, isRunning: boolean): Promise
   }
 }
 
-type Override = { enable?: boolean } & Record<string, unknown>;
 type Overrides = Record<string, Override>;
 
 /** The values of a setting by level, the level that wins first. */
@@ -159,7 +158,7 @@ function isLanguageOff(document: vscode.TextDocument): boolean {
   return (
     !isSupported(languageId) ||
     strings(settings.get('disable.languages')).includes(languageId) ||
-    record<Override | undefined>(settings.get('languages'))[languageId]?.enable === false
+    (record<Override | undefined>(settings.get('languages'))[languageId]?.enable ?? enabledByBlock(document)) === false
   );
 }
 
@@ -183,13 +182,14 @@ export async function toggleLanguage(document: vscode.TextDocument): Promise<voi
   }
   const all = levels(settings.inspect<Overrides>('languages')).map(({ target, value }) => ({ target, value: record<Override>(value) }));
   const saying = all.filter(({ value }) => value[languageId]?.enable !== undefined);
-  if (isWanted === (saying[0]?.value[languageId]?.enable ?? true)) {
+  const byDefault = enabledByBlock(document) ?? true;
+  if (isWanted === (saying[0]?.value[languageId]?.enable ?? byDefault)) {
     return;
   }
   const { target, value } = saying[0] ?? { target: vscode.ConfigurationTarget.Global, value: all.at(-1)?.value ?? {} };
   const entry = { ...value[languageId], enable: isWanted };
-  if (isWanted && saying[1]?.value[languageId]?.enable !== false) {
-    // what is on by default need not be said, unless a weaker level says otherwise
+  if (isWanted && byDefault && saying[1]?.value[languageId]?.enable !== false) {
+    // what is on by default need not be said, unless a weaker level or the language's own block says otherwise
     delete (entry as { enable?: boolean }).enable;
   }
   const others = Object.entries(value).filter(([id]) => id !== languageId);

@@ -27,17 +27,20 @@ local function describe(status)
   return table.concat(parts, ' · ')
 end
 
-local function ask_status(method)
-  return function()
-    server().request(method, vim.empty_dict(), function(status, message)
-      if status then
-        server().set_status(status)
-        say(describe(status))
-      else
-        say('lacuna: ' .. (message or 'no answer'))
-      end
-    end)
-  end
+--- Send what the server answers with its status, and say that. after: what comes then, whatever the answer.
+---@param after? fun()
+local function ask_status(method, after)
+  server().request(method, vim.empty_dict(), function(status, message)
+    if status then
+      server().set_status(status)
+      say(describe(status))
+    else
+      say('lacuna: ' .. (message or 'no answer'))
+    end
+    if after then
+      after()
+    end
+  end)
 end
 
 --- The lines that the command was given, if any.
@@ -69,7 +72,7 @@ M.subcommands = {
         say(status and describe(status) or 'lacuna: the server is not running')
         return
       end
-      ask_status('lacuna/status')()
+      ask_status('lacuna/status')
     end,
   },
   {
@@ -138,13 +141,21 @@ M.subcommands = {
       settle('refuse', rest)
     end,
   },
-  { name = 'pause', help = 'Stop proposing, in all windows of this server.', run = ask_status('lacuna/pause') },
+  {
+    name = 'pause',
+    help = 'Stop proposing, in all windows of this server.',
+    run = function()
+      require('lacuna.ghost').dismiss()
+      ask_status('lacuna/pause')
+    end,
+  },
   {
     name = 'resume',
     help = 'Go on after `pause` or `snooze`.',
     run = function()
-      require('lacuna.ghost').wake()
-      ask_status('lacuna/resume')()
+      local ghost = require('lacuna.ghost')
+      ghost.wake()
+      ask_status('lacuna/resume', ghost.refresh)
     end,
   },
   {
@@ -153,7 +164,8 @@ M.subcommands = {
     help = 'Keep quiet for a while (|lacuna-config| `snooze_minutes`).',
     run = function(rest)
       local minutes = rest == '' and require('lacuna.config').get().snooze_minutes or tonumber(rest)
-      if not minutes or minutes < 0 then
+      -- `nan` is a number, and not even less than 0
+      if not (minutes and minutes >= 0) then
         vim.notify(('lacuna: snooze takes a number of minutes, not %q'):format(rest), vim.log.levels.ERROR)
         return
       end
@@ -161,7 +173,13 @@ M.subcommands = {
       say(('lacuna: quiet for %g minutes; :Lacuna resume ends it'):format(minutes))
     end,
   },
-  { name = 'unload', help = "Give the model's memory back until the next request.", run = ask_status('lacuna/unload') },
+  {
+    name = 'unload',
+    help = "Give the model's memory back until the next request.",
+    run = function()
+      ask_status('lacuna/unload')
+    end,
+  },
   {
     name = 'disable',
     help = 'No ghost text in this buffer.',

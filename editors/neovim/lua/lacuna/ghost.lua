@@ -30,14 +30,13 @@ local AUTOMATIC, INVOKED = 2, 1
 ---@field after string line right of the anchor
 ---@field proposals lacuna.Proposal[]
 ---@field index integer
----@field accepted integer bytes of the text that were accepted piece by piece
 ---@field told? string id of the last proposal reported as shown
+---@field drawn? integer extmark id of what is on the screen
 
 ---@type lacuna.Shown?
 local shown
 -- what is on its way: the answer of any other request is dropped
-local request = nil ---@type { id?: integer, client: vim.lsp.Client, serial: integer, anchor: integer, bufnr: integer }?
-local serial = 0
+local request = nil ---@type { id?: integer, client: vim.lsp.Client, anchor: integer, bufnr: integer }?
 local last_place = ''
 local dismissed_at = nil ---@type string?
 local snooze_until = 0
@@ -74,9 +73,20 @@ local function is_menu_visible()
   return ask ~= nil and ask() == true
 end
 
-local function erase(bufnr)
-  if api.nvim_buf_is_valid(bufnr) then
-    api.nvim_buf_clear_namespace(bufnr, NS, 0, -1)
+--- Take what is shown off the screen; it may come back.
+local function hide()
+  if shown and shown.drawn then
+    if api.nvim_buf_is_valid(shown.bufnr) then
+      api.nvim_buf_del_extmark(shown.bufnr, NS, shown.drawn)
+    end
+    shown.drawn = nil
+  end
+end
+
+---@param at { bufnr: integer, anchor: integer } a request, its answer, or what is shown
+local function free_anchor(at)
+  if api.nvim_buf_is_valid(at.bufnr) then
+    api.nvim_buf_del_extmark(at.bufnr, ANCHORS, at.anchor)
   end
 end
 
@@ -88,9 +98,7 @@ local function forget_request()
     if request.id then
       request.client:cancel_request(request.id)
     end
-    if api.nvim_buf_is_valid(request.bufnr) then
-      api.nvim_buf_del_extmark(request.bufnr, ANCHORS, request.anchor)
-    end
+    free_anchor(request)
     request = nil
   end
 end
@@ -100,10 +108,8 @@ local function drop(reason)
   if not shown then
     return
   end
-  erase(shown.bufnr)
-  if api.nvim_buf_is_valid(shown.bufnr) then
-    api.nvim_buf_del_extmark(shown.bufnr, ANCHORS, shown.anchor)
-  end
+  hide()
+  free_anchor(shown)
   local proposal = shown.proposals[shown.index]
   if reason and shown.told and proposal.id then
     server.notify('lacuna/didDismiss', { id = proposal.id, reason = reason })
@@ -121,6 +127,10 @@ end
 ---@return string? rest, lacuna.Proposal? proposal, integer? typed bytes of it that stand in the buffer
 local function live()
   if not shown or api.nvim_get_current_buf() ~= shown.bufnr or not is_inserting() or is_beyond_text() then
+    return
+  end
+  -- a macro that is played means the keys that it holds
+  if vim.fn.reg_executing() ~= '' then
     return
   end
   local mark = api.nvim_buf_get_extmark_by_id(shown.bufnr, ANCHORS, shown.anchor, {})
@@ -203,9 +213,15 @@ local function draw(rest, proposal)
       first[#first + 1] = { (' '):rep(covered - drawn), 'LacunaMoved' }
     end
   end
+  -- what does not fit below the cursor is not drawn by the editor: the last line in sight tells how much that is
+  local num_seen = math.min(#below, vim.fn.winheight(0) - vim.fn.winline())
+  local last_seen = below[num_seen] or first
+  local num_hidden = #below - num_seen
+  if num_hidden > 0 then
+    last_seen[#last_seen + 1] = { (' (+%d line%s)'):format(num_hidden, num_hidden == 1 and '' or 's'), 'LacunaGhostInfo' }
+  end
   if #shown.proposals > 1 then
-    local last = #below > 0 and below[#below] or first
-    last[#last + 1] = { (' (%d/%d)'):format(shown.index, #shown.proposals), 'LacunaGhostInfo' }
+    last_seen[#last_seen + 1] = { (' (%d/%d)'):format(shown.index, #shown.proposals), 'LacunaGhostInfo' }
   end
   -- one call moves the mark and its text together: nothing flickers in between
   shown.drawn = api.nvim_buf_set_extmark(bufnr, NS, row, col, {
@@ -231,8 +247,7 @@ local function refresh()
     return false
   end
   if is_menu_visible() and not config.get().ghost.with_menu then
-    erase(shown.bufnr)
-    shown.drawn = nil
+    hide()
   else
     draw(rest, proposal)
   end
@@ -297,6 +312,10 @@ local function ask(kind, on_answer)
   if not client or not server.can_complete(client) or is_beyond_text() then
     return
   end
+  -- a macro would hold the key that accepts, and find no proposal when it is played
+  if vim.fn.reg_recording() ~= '' then
+    return
+  end
   forget_request()
   local cursor = api.nvim_win_get_cursor(0)
   local row, col = cursor[1] - 1, cursor[2]
@@ -306,10 +325,8 @@ local function ask(kind, on_answer)
   if vim.fn.pumvisible() == 1 then
     context.selectedCompletionInfo = selected_completion(bufnr, client.offset_encoding)
   end
-  serial = serial + 1
   -- left gravity: what is typed while the server thinks stands right of the anchor
   local mine = {
-    serial = serial,
     client = client,
     bufnr = bufnr,
     anchor = api.nvim_buf_set_extmark(bufnr, ANCHORS, row, col, { right_gravity = false }),
@@ -338,12 +355,11 @@ local function ask(kind, on_answer)
       after = after,
       proposals = proposals,
       index = 1,
-      accepted = 0,
     }
     on_answer(answer)
-    if shown ~= answer and api.nvim_buf_is_valid(bufnr) then
-      api.nvim_buf_del_extmark(bufnr, ANCHORS, mine.anchor)
-    elseif shown == answer then
+    if shown ~= answer then
+      free_anchor(mine)
+    else
       M.last_ms = (vim.uv.hrtime() - asked_at) / 1e6
       vim.schedule(vim.cmd.redrawstatus)
     end
@@ -354,14 +370,12 @@ local function ask(kind, on_answer)
 end
 
 local function show(answer)
-  if #answer.proposals == 0 then
-    drop('replaced')
-    return
-  end
   drop('replaced')
-  shown = answer
-  if not refresh() then
-    shown = nil
+  if #answer.proposals > 0 then
+    shown = answer
+    if not refresh() then
+      shown = nil
+    end
   end
 end
 
@@ -463,9 +477,8 @@ function M.attach(bufnr)
     buffer = bufnr,
     callback = function()
       -- text is locked here, extmarks are not
-      if shown and not config.get().ghost.with_menu then
-        erase(shown.bufnr)
-        shown.drawn = nil
+      if not config.get().ghost.with_menu then
+        hide()
       end
     end,
   })
@@ -488,12 +501,9 @@ function M.attach(bufnr)
   end
 end
 
---- The server is gone: nothing of it may stay.
+--- The server is gone, or its client is set anew: nothing that was shown or asked for may stay.
 function M.reset()
-  request = nil
-  if shown then
-    shown.told = nil
-  end
+  forget_request()
   drop()
   last_place = ''
 end
@@ -671,7 +681,6 @@ function M.cycle(step)
       return
     end
     local told = shown.told
-    shown.told = nil
     drop()
     answer.proposals, answer.index, answer.told = kept, step > 0 and 2 or #kept, told
     shown = answer
@@ -696,9 +705,9 @@ function M.is_snoozed()
   return vim.uv.now() < snooze_until
 end
 
---- Look again: a setting or the menu changed.
+--- Look again, where something was dismissed, too: the user wants proposals.
 function M.refresh()
-  last_place = ''
+  last_place, dismissed_at = '', nil
   update()
 end
 

@@ -11,6 +11,7 @@ function M.setup(given)
   if is_started then
     local settings = require('lacuna.config').get().settings
     require('lacuna.server').configure(next(settings) and settings or vim.empty_dict())
+    require('lacuna.ghost').reset()
     M.attach_all()
   end
 end

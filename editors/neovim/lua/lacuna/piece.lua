@@ -28,6 +28,16 @@ local function balanced(rest)
   return closing and rest:sub(1, start - 1 + #closing) or line
 end
 
+--- A byte offset as row, col, row, col + 1: the character there, as tree-sitter wants it.
+local function point(text, offset)
+  local row, last = 0, 0
+  for at in text:sub(1, offset):gmatch('()\n') do
+    row, last = row + 1, at
+  end
+  local col = offset - last
+  return row, col, row, col + 1
+end
+
 --- The largest syntax node that begins where the proposal does and ends inside it; failing that, the smallest that the
 --- cursor stands in and that ends inside it.
 ---@param rest string
@@ -53,7 +63,7 @@ function M.node(rest, bufnr, row, col, tail)
   local start = #before + #rest:match('^%s*')
   local limit = #before + #rest
   local best, inside
-  local node = root:descendant_for_range(unpack(M.point(text, start)))
+  local node = root:descendant_for_range(point(text, start))
   while node do
     local _, _, from, _, _, to = node:range(true)
     if to <= limit and to > start then
@@ -70,16 +80,6 @@ function M.node(rest, bufnr, row, col, tail)
     return balanced(rest)
   end
   return rest:sub(1, stop - #before)
-end
-
---- Byte offset -> { row, col, row, col + 1 }, as tree-sitter wants it.
-function M.point(text, offset)
-  local row, last = 0, 0
-  for at in text:sub(1, offset):gmatch('()\n') do
-    row, last = row + 1, at
-  end
-  local col = offset - last
-  return { row, col, row, col + 1 }
 end
 
 return M

@@ -53,7 +53,8 @@ local function draw(hunk, row)
     virt_lines = is_above and #below > 0 and below or nil,
     virt_lines_above = is_above,
     virt_lines_overflow = 'scroll',
-    right_gravity = false,
+    -- old lines go down with a line that is written above them; a place for new ones stays
+    right_gravity = #hunk.old > 0,
   })
   hunk.lines = {}
   if #hunk.old == 0 and not is_above then
