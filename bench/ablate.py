@@ -42,6 +42,7 @@ def variants(policy: Policy) -> list[Variant]:
         Variant("without neighbouring context", policy, has_neighbours=False),
         Variant("neighbouring text in the prompt too", replace(policy, use_neighbours=True)),
         Variant("without drafts from similar lines", replace(policy, use_drafts=False)),
+        Variant("without missing imports and names", replace(policy, use_needs=False)),
         Variant("without the syntax gate", replace(policy, use_syntax_gate=False)),
         Variant("without token healing", replace(policy, use_healing=False)),
         Variant("greedy instead of a beam search", replace(policy, decoding="verify")),
@@ -66,7 +67,7 @@ def run_variant(
         infiller.tokenizer,
         calibration=infiller.calibration,
         policy=variant.policy,
-        rules=infiller.rules,
+        is_excluded=infiller.is_excluded,
     )
     for done, hole in enumerate(by_file(holes), 1):
         others = neighbours_of(snapshot, hole.file, conditions.num_neighbours) if variant.has_neighbours else ()

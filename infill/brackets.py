@@ -63,7 +63,8 @@ def _pattern(language: Language) -> re.Pattern[str]:
         if quote in language.multiline_quotes:
             strings.append(rf"{mark}(?:[^\\]|\\.)*?(?:{mark}|\Z)")
         else:
-            strings.append(rf"{mark}(?:[^{mark}\\\n]|\\.)*(?:{mark}|(?=\n)|\Z)")
+            # behind a backslash a line may go on, whatever ends it
+            strings.append(rf"{mark}(?:[^{mark}\\\n]|\\(?:\r\n|.))*(?:{mark}|(?=\n)|\Z)")
     if strings:
         parts.append(f"(?P<string>{'|'.join(strings)})")
     parts.append(f"(?P<bracket>[{re.escape(''.join(language.brackets))}])")

@@ -149,9 +149,6 @@ class CharTokenizer(ChatTokenizer):
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
         return "".join(chr(i) for i in ids if i < self.eos)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 import tree_sitter
 
-from .languages import Language, language_for, language_for_path
+from .languages import language_for_path
 from .layout import Limits
 from .privacy import redact
 from .request import InfillRequest, Neighbour
 from .snapshot import Snapshot
 from .span import Gap
-from .syntax import SyntaxTree
+from .syntax import SyntaxTree, text_of
 
 NEARBY_LINES = 12
 """The names in use are those of this many lines above and below the gap, and of its own line."""
@@ -87,7 +87,7 @@ class ContextGatherer:
         self._window = window_chars
         self._below = window_chars if below_chars is None else below_chars
         self._is_excluded = is_excluded
-        self._pieces: OrderedDict[tuple[str, str, int], list[Piece]] = OrderedDict()
+        self._pieces: OrderedDict[tuple[str, int], list[Piece]] = OrderedDict()
         self._chosen: OrderedDict[str, tuple[tuple[int, str], list[Piece]]] = OrderedDict()
 
     def __call__(self, request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, gap: Gap) -> str:
@@ -116,7 +116,7 @@ class ContextGatherer:
         pool = list(self._own(request, tree, gap))
         for neighbour in request.neighbours:
             if not self._is_excluded(neighbour.path):
-                pool += self._of(neighbour, tree.language)
+                pool += self._of(neighbour)
         rarity = Counter(name for piece in pool for name in piece.names)
         ranked = sorted(
             ((_score(piece, wanted, rarity, len(pool)), -i, piece) for i, piece in enumerate(pool)), reverse=True
@@ -160,15 +160,14 @@ class ContextGatherer:
             if not gap.start - self._window < start < gap.end + self._below:
                 yield piece
 
-    def _of(self, neighbour: Neighbour, language: Language) -> list[Piece]:
+    def _of(self, neighbour: Neighbour) -> list[Piece]:
         text = neighbour.text[:MAX_NEIGHBOUR_CHARS]
-        key = (neighbour.path, language.name, hash(text))
+        key = (neighbour.path, hash(text))
         known = self._pieces.get(key)
         if known is None:
-            own = language_for_path(neighbour.path)
-            row = own if own.grammar else language_for("", neighbour.path)
             text = redact(text)
-            known = [piece for _, piece in _signatures(SyntaxTree.parse(row, text))]
+            tree = SyntaxTree.parse(language_for_path(neighbour.path), text)
+            known = [piece for _, piece in _signatures(tree)]
             known += list(_regions(text))
             self._pieces[key] = known
             if len(self._pieces) > MAX_REMEMBERED:
@@ -229,14 +228,14 @@ _CONTAINERS = frozenset(
 
 def _signature(node: tree_sitter.Node) -> Piece | None:
     name = node.child_by_field_name("name") or node.child_by_field_name("declarator")
-    if name is None or name.text is None or node.text is None:
+    if name is None or node.text is None:
         return None
     body = node.child_by_field_name("body")
     end = body.start_byte - node.start_byte if body is not None else len(node.text)
     head = " ".join(node.text[: min(end, 4 * MAX_SIGNATURE_CHARS)].decode("utf-8", "replace").split())
     if not head or len(head) > MAX_SIGNATURE_CHARS:
         return None
-    called = re.search(r"[^\W\d]\w*", name.text.decode("utf-8", "replace").split("(", 1)[0][::-1])
+    called = re.search(r"[^\W\d]\w*", text_of(name).split("(", 1)[0][::-1])
     own = called.group()[::-1] if called else ""
     return Piece(redact(head), frozenset((own,)), True) if len(own) > 2 else None
 

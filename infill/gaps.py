@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..engine.problem import NOISE, Canvas, CanvasProblem, CanvasResult
+from ..engine.problem import NOISE, Canvas, CanvasResult
 from .calibration import Features
 from .layout import Prompt
 from .pose import prompt_for
@@ -28,11 +28,11 @@ from .request import (
     InfillTimings,
     Proposal,
 )
-from .span import Extent, Gap, surroundings
+from .span import Extent, Gap, Scene, surroundings
 from .trim import Refusal
 
 if TYPE_CHECKING:
-    from .infiller import LocalInfiller, Scene
+    from .infiller import LocalInfiller
 
 MAX_JOINT_ROWS = 192
 """A joint canvas of more rows than this is not worth its time; the gaps are filled one by one instead."""
@@ -105,25 +105,14 @@ def _chosen(
         scene = infiller.read(one)
         gap = _gap(scene, one, span)
         prompt = prompt_for(infiller.tokenizer, scene.snapshot, gap, replace(infiller.policy, use_healing=False))
-        found = _scores(infiller, infiller.problem(prompt, gap, one, started), texts, cancelled)
+        found = infiller.scores(infiller.problem(prompt, gap, one, started), gap, texts, cancelled)
         if found is None:
             return GapsResult((), is_cancelled=True, timings=_ended(InfillTimings(), started))
-        scores = found
+        scores = [score.logprob_sum for score in found]
     best = max(scores)
     confidence = 1 / sum(math.exp(score - best) for score in scores)
     proposal = Proposal(texts[scores.index(best)], span.start, span.end, confidence)
     return GapsResult((GapFill(span, proposal),), timings=_ended(InfillTimings(), started))
-
-
-def _scores(
-    infiller: LocalInfiller, problem: CanvasProblem, texts: Sequence[str], cancelled: Cancelled | None = None
-) -> list[float] | None:
-    """The encoder's log-probability of each text in the problem's place, its end included; None when cancelled."""
-    encode = infiller.tokenizer.encode
-    tokens = [(*encode(text.replace("\r\n", "\n")), infiller.tokenizer.eos) for text in texts]
-    canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
-    results = infiller.engine.fill(replace(problem, canvases=canvases, decoding="score", opening=()), cancelled)
-    return None if any(result.is_cancelled for result in results) else [sum(result.logprob) for result in results]
 
 
 def _jointly(
@@ -188,8 +177,8 @@ def _likelier(
     if posed is None or texts[0] == texts[1]:
         return joint
     one, whole, prompt = posed
-    scores = _scores(infiller, infiller.problem(prompt, whole, one, started), texts)
-    is_alone = scores is not None and scores[0] > scores[1]
+    scores = infiller.scores(infiller.problem(prompt, whole, one, started), whole, texts)
+    is_alone = scores is not None and scores[0].logprob_sum > scores[1].logprob_sum
     return replace(alone if is_alone else joint, timings=_ended(joint.timings, started))
 
 
@@ -293,17 +282,7 @@ def _with(done: _Filled, best: Proposal | None) -> _Filled:
 
 
 def _added(first: InfillTimings, second: InfillTimings) -> InfillTimings:
-    return InfillTimings(
-        layout_ms=first.layout_ms + second.layout_ms,
-        prefill_ms=first.prefill_ms + second.prefill_ms,
-        denoise_ms=first.denoise_ms + second.denoise_ms,
-        verify_ms=first.verify_ms + second.verify_ms,
-        trim_ms=first.trim_ms + second.trim_ms,
-        num_prefilled=first.num_prefilled + second.num_prefilled,
-        num_cached=first.num_cached + second.num_cached,
-        num_forwards=first.num_forwards + second.num_forwards,
-        steps=first.steps + second.steps,
-    )
+    return InfillTimings(*(a + b for a, b in zip(astuple(first), astuple(second), strict=True)))
 
 
 def _ended(timings: InfillTimings, started: float) -> InfillTimings:

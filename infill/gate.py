@@ -14,15 +14,14 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from dataclasses import dataclass
 
 import tree_sitter
 
 from .snapshot import Snapshot
 from .span import begins_header
-from .syntax import Damage, SyntaxTree
+from .syntax import WHOLE, Damage, Span, SyntaxTree, readable
 from .vain import is_in_vain
-
-Span = tuple[int, int]
 
 MAX_PARSED_CHARS = 8_000
 """Longest piece of Python that the interpreter's parser reads on the keystroke path (about 2 ms)."""
@@ -47,6 +46,39 @@ _LINE_BELOW = re.compile(r"[^\n]*\s*[^\n]*")
 _STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Putting text in place of [start, end). tree: the window around the span as it is; changed: afterwards.
+
+    lines: the whole lines that the span stands in. line_end: where the last of them ends, without its newline.
+    """
+
+    tree: SyntaxTree
+    snapshot: Snapshot
+    start: int
+    end: int
+    text: str
+    changed: SyntaxTree
+    lines: Span
+    line_end: int
+
+    @classmethod
+    def of(cls, tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str) -> _Change:
+        lines, line_end = (snapshot.line_start(start), _after_line(snapshot, end)), snapshot.line_end(end)
+        return cls(tree, snapshot, start, end, text, tree.replaced(start, end, text), lines, line_end)
+
+    @property
+    def grown(self) -> int:
+        """By how much the change makes the document longer."""
+        return len(self.text) - (self.end - self.start)
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether something stands behind the span on its line, whose end the window reaches."""
+        tail = self.snapshot.text[self.end : self.line_end]
+        return bool(tail.strip()) and self.line_end <= self.tree.base + len(self.tree.text)
+
+
 def adds_errors(
     tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
 ) -> bool:
@@ -54,72 +86,67 @@ def adds_errors(
 
     is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
     """
-    if not _breaks(tree, snapshot, start, end, text, is_body_due):
+    change = _Change.of(tree, snapshot, start, end, text)
+    if not _breaks(change, is_body_due):
         return False
-    line_end = snapshot.line_end(end)
-    if not _lacks_colon(tree, snapshot, end) or line_end > tree.base + len(tree.text):
+    at, line = change.line_end, snapshot.line_at(end).rstrip()
+    if not change.has_tail or line.endswith(":") or not begins_header(line, tree.language):
         return True
     # `if f()` with the gap between the brackets: the user has not come to the colon yet
-    with_colon = Snapshot(f"{snapshot.text[:line_end]}:{snapshot.text[line_end:]}")
-    return _breaks(tree.replaced(line_end, line_end, ":"), with_colon, start, end, text, True)
+    with_colon = Snapshot(f"{snapshot.text[:at]}:{snapshot.text[at:]}")
+    return _breaks(_Change.of(tree.replaced(at, at, ":"), with_colon, start, end, text), True)
 
 
-def _lacks_colon(tree: SyntaxTree, snapshot: Snapshot, end: int) -> bool:
-    """Whether a gap's line begins as a header, and goes on behind the gap to no colon."""
-    tail = snapshot.text[end : snapshot.line_end(end)].strip()
-    return bool(tail) and not tail.endswith(":") and begins_header(snapshot.line_at(end), tree.language)
-
-
-def _breaks(
-    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool
-) -> bool:
+def _breaks(change: _Change, is_body_due: bool) -> bool:
     """The same of the text as it stands, without what the user may still put behind the line."""
-    changed = tree.replaced(start, end, text)
-    if changed.repeats_name(start, start + len(text)) or is_in_vain(changed, start, start + len(text)):
+    tree, new = change.tree, (change.start, change.start + len(change.text))
+    if change.changed.repeats_name(*new) or is_in_vain(change.changed, *new):
         return True
-    after = changed.damage(tree.margins(snapshot.line_start(start), _after_line(snapshot, end)))
-    is_broken = bool(after.num_errors or after.num_unbalanced)
-    limit = MAX_DOUBTFUL_CHARS if is_broken else MAX_PARSED_CHARS
-    if is_broken and _is_more_broken(tree, snapshot, start, end, text, changed):
-        if tree.language.name == "python" and tree.damage().num_errors:
-            # an error further up makes errors of whole definitions below it; the interpreter reads each by itself
-            low, high = _piece(changed, snapshot, start, end, text, limit)
-            return high - low > limit or not is_python(snapshot.text[low:start] + text + snapshot.text[end:high])
-        line_end = snapshot.line_end(end)
-        if tree.language.blocks != "braces" or not snapshot.text[end:line_end].strip():
-            return True
-        if line_end > tree.base + len(tree.text):
-            # the end of a line without one in sight
-            return True
-        # what stands to the right keeps the proposal from ending its statement, which the user still has to
-        at = line_end + len(text) - (end - start)
-        ended = (changed.replaced(at, at, mark) for mark in _STILL_DUE)
-        if all(_is_more_broken(tree, snapshot, start, end, text, each) for each in ended):
-            return True
+    is_more_broken = _is_more_broken(change, change.changed)
     if tree.language.name != "python":
+        return is_more_broken and not _may_be_ended(change)
+    # an error further up makes errors of whole definitions below it; the interpreter reads each by itself
+    is_by_itself = is_more_broken and tree.has_errors
+    if is_more_broken and not is_by_itself:
+        return True
+    limit = MAX_DOUBTFUL_CHARS if change.changed.has_errors else MAX_PARSED_CHARS
+    low, high = _piece(change, limit)
+    if high - low > limit:
+        # too long to be read in time: what the tree says counts
+        return is_by_itself
+    piece = readable(tree.language, change.snapshot.text[low:high])
+    before, after = piece[: change.start - low], piece[change.end - low :]
+    if is_python(before + change.text + after):
         return False
-    low, high = _piece(changed, snapshot, start, end, text, limit)
-    return high - low <= limit and _breaks_python(tree, snapshot, (low, high), start, end, text, is_body_due)
+    return is_by_itself or _breaks_python(change, before, after, is_body_due)
 
 
-def _is_more_broken(
-    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, changed: SyntaxTree
-) -> bool:
-    """Whether the window with text in place of [start, end), which is changed, is worse than the window as it is, or
-    than the window without the line that is being written."""
-    line = snapshot.line_start(start), _after_line(snapshot, end)
-    margins = tree.margins(*line)
-    here = line[0], start + len(text)
+def _may_be_ended(change: _Change) -> bool:
+    """Whether the user may still end the statement that what stands to the right keeps the proposal from ending."""
+    if change.tree.language.blocks != "braces" or not change.has_tail:
+        return False
+    at = change.line_end + change.grown
+    return not all(_is_more_broken(change, change.changed.replaced(at, at, mark)) for mark in _STILL_DUE)
+
+
+def _is_more_broken(change: _Change, changed: SyntaxTree) -> bool:
+    """Whether changed, the window after the change, is worse than the window as it is, or than the window without the
+    line that is being written."""
+    tree, text, (low, high) = change.tree, change.snapshot.text, change.lines
+    margins = tree.margins(low, high)
     after = changed.damage(margins)
-    if _is_worse(changed, after, here, tree, (line[0], end), margins):
+    if after == WHOLE:
+        return False
+    here = low, change.start + len(change.text)
+    if _is_worse(changed, after, here, tree, (low, change.end), margins):
         return True
     # the line being written is broken by nature; without it the text shows what the proposal has to live up to, unless
     # a brace of the user's own would go with it, and make good for one that the window's edge cut off
-    own = snapshot.text[line[0] : start] + snapshot.text[end : line[1]]
-    is_fair = own.count("{") == own.count("}") or len(tree.text) == len(snapshot.text)
-    if not is_fair or line[0] < tree.base or line[1] > tree.base + len(tree.text):
+    own = text[low : change.start] + text[change.end : high]
+    is_fair = own.count("{") == own.count("}") or len(tree.text) == len(text)
+    if not is_fair or low < tree.base or high > tree.base + len(tree.text):
         return False
-    return _is_worse(changed, after, here, tree.replaced(line[0], line[1], ""), (line[0], line[0]), margins)
+    return _is_worse(changed, after, here, tree.replaced(low, high, ""), (low, low), margins)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -139,8 +166,7 @@ def _is_worse(
     near. Not where lines end statements: there recovery stays near, and this would let through more that is wrong.
     """
     before = tree.damage(margins)
-    is_whole = not before.num_errors and not before.num_unbalanced
-    if is_whole or tree.language.blocks == "indentation":
+    if before == WHOLE or tree.language.blocks == "indentation":
         return after.exceeds(before)
     if after.num_unbalanced != before.num_unbalanced:
         return after.num_unbalanced > before.num_unbalanced
@@ -154,44 +180,40 @@ def _num_near(tree: SyntaxTree, span: Span) -> int:
     return sum(first <= stop and last >= span[0] for first, last in tree.error_spans())
 
 
-def _breaks_python(
-    tree: SyntaxTree, snapshot: Snapshot, piece: tuple[int, int], start: int, end: int, text: str, is_body_due: bool
-) -> bool:
-    low, high = piece
-    before, after = snapshot.text[low:start], snapshot.text[end:high]
-    if is_python(before + text + after):
-        return False
-    line_end = snapshot.line_end(end)
-    if is_body_due and (text + snapshot.text[end:line_end]).rstrip().endswith(":"):
-        body = f"\n{snapshot.indent_at(start)}{text[: len(text) - len(text.lstrip())]} pass"
-        if is_python(before + text + snapshot.text[end:line_end] + body + snapshot.text[line_end:high]):
+def _breaks_python(change: _Change, before: str, after: str, is_body_due: bool) -> bool:
+    """Whether the change makes no Python of what was Python, or had a place for what is.
+
+    before, after: what stands around the change in the piece that should parse by itself.
+    """
+    text, size = change.text, change.lines[1] - change.end
+    tail, below = after[: change.line_end - change.end], after[change.line_end - change.end :]
+    indent = change.snapshot.indent_at(change.start)
+    if is_body_due and (text + tail).rstrip().endswith(":"):
+        body = f"\n{indent}{text[: len(text) - len(text.lstrip())]} pass"
+        if is_python(before + text + tail + body + below):
             return False
-    line_start = snapshot.line_start(start)
-    head = snapshot.text[low:line_start]
-    rest = snapshot.text[_after_line(snapshot, end) : high]
-    indent = snapshot.indent_at(start)
+    head, rest = before[: len(before) - (change.start - change.lines[0])], after[size:]
     # whole as it stands, whole without the line, or whole with a statement that does nothing in its place
-    baselines = [before + snapshot.text[start:end] + after, head + rest, f"{head}{indent}pass\n{rest}"]
-    if high - low <= MAX_NEED_CHARS:
+    old = change.snapshot.text[change.start : change.end]
+    baselines = [before + old + after, head + rest, f"{head}{indent}pass\n{rest}"]
+    if len(before) + len(old) + len(after) <= MAX_NEED_CHARS:
         # or with what the lines below need there: a body needs a header, a bracket the one that opens it
         baselines += [f"{head}{indent}{line}\n{rest}" for line in _NEEDED]
         baselines.append(f"{before}_:{after}")
     if any(is_python(baseline) for baseline in baselines):
         return True
     # whatever stands below: nothing that the user may write on can mend a beginning that is wrong
-    return tree.is_code_at(start) and may_become_python(before) and not may_become_python(before + text)
+    return change.tree.is_code_at(change.start) and may_become_python(before) and not may_become_python(before + text)
 
 
-def _piece(
-    changed: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, limit: int
-) -> tuple[int, int]:
-    """Whole lines around [start, end) that should parse by themselves: a definition, or top-level statements.
+def _piece(change: _Change, limit: int) -> Span:
+    """Whole lines around the change that should parse by themselves: a definition, or top-level statements.
 
-    changed: the window with text in place of [start, end). The piece is what belongs together there: half a statement
-    may stand around a gap that the text makes whole. Returns a span of the document as it is.
+    The piece is what belongs together after the change: half a statement may stand around a gap that the text makes
+    whole. Returns a span of the document as it is.
     """
-    grown = len(text) - (end - start)
-    line_start, after_line = snapshot.line_start(start), _after_line(snapshot, end)
+    snapshot, changed, grown = change.snapshot, change.changed, change.grown
+    start, end, (line_start, after_line) = change.start, change.end, change.lines
     outermost: tree_sitter.Node | None = None
     node = changed.node_at(line_start + len(snapshot.indent_at(start)))
     while node is not None and node.parent is not None:
@@ -203,7 +225,7 @@ def _piece(
         outermost, node = node, node.parent
     # no further than what may be parsed; a statement's own end is the tree's to say, as strings have lines, too
     base, stop = max(0, line_start - limit), min(len(snapshot.text), end + limit)
-    local = snapshot.text[base:start] + text + snapshot.text[end:stop]
+    local = snapshot.text[base:start] + change.text + snapshot.text[end:stop]
     # the first word of this line has to be seen whole: one that goes on begins no statement
     found = (base + match.start() for match in _STATEMENT.finditer(local, 0, line_start + len("finally ") - base))
     starts = [at for at in found if at <= line_start] or [line_start]

@@ -14,8 +14,8 @@ from typing import Literal
 import tree_sitter
 
 from .languages import Language
-from .request import GapSpan, IndentStyle
-from .snapshot import Indent, Snapshot
+from .request import GapSpan
+from .snapshot import Snapshot
 from .syntax import SyntaxTree
 
 HoleKind = Literal["statement", "value", "todo", "body"]
@@ -40,17 +40,17 @@ class Hole:
     is_sure: bool
 
 
-def find_holes(language: Language, text: str, indent: IndentStyle | None = None) -> list[Hole]:
+def find_holes(language: Language, text: str) -> list[Hole]:
     """The holes of a text, from top to bottom, none inside another. Empty without a grammar and for huge texts."""
     if len(text) > MAX_CHARS:
         return []
-    return _find(SyntaxTree.parse(language, text), Snapshot(text), indent)
+    return _find(SyntaxTree.parse(language, text), Snapshot(text))
 
 
-def hole_at(language: Language, text: str, offset: int, indent: IndentStyle | None = None) -> Hole | None:
+def hole_at(language: Language, text: str, offset: int) -> Hole | None:
     """The hole at an offset, or else on its line; unsure ones count. Costs the same in a file of any length."""
     snapshot = Snapshot(text)
-    holes = _find(SyntaxTree.around(language, text, offset, offset), snapshot, indent)
+    holes = _find(SyntaxTree.around(language, text, offset, offset), snapshot)
     low, high = snapshot.line_start(offset), snapshot.line_end(offset)
     here = [hole for hole in holes if hole.start <= offset <= hole.end]
     return next(iter(here or [hole for hole in holes if hole.start <= high and hole.end >= low]), None)
@@ -62,7 +62,7 @@ def _query(language: Language) -> tree_sitter.Query | None:
     return tree_sitter.Query(grammar, language.holes) if grammar is not None and language.holes else None
 
 
-def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> list[Hole]:
+def _find(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
     query = _query(tree.language)
     if query is None or tree.tree is None:
         return []
@@ -73,12 +73,11 @@ def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> li
                 start, end = tree.span_of(node)
                 # a comment's node takes the carriage return with it
                 end = start + len(snapshot.text[start:end].rstrip())
-                indent = snapshot.indent(start, style, tree.language.indent)
-                hole = _hole(name, node, start, end, tree, snapshot, indent)
+                hole = _hole(name, node, start, end, tree, snapshot)
                 if hole is not None:
                     found.append(hole)
     if tree.language.name == "python":
-        found += _without_body(tree, snapshot, style)
+        found += _without_body(tree, snapshot)
     found.sort(key=lambda hole: (hole.gap.start, -hole.gap.end))
     kept: list[Hole] = []
     for hole in found:
@@ -88,31 +87,38 @@ def _find(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> li
 
 
 def _hole(
-    name: str, node: tree_sitter.Node, start: int, end: int, tree: SyntaxTree, snapshot: Snapshot, indent: Indent
+    name: str, node: tree_sitter.Node, start: int, end: int, tree: SyntaxTree, snapshot: Snapshot
 ) -> Hole | None:
-    newline = snapshot.newline(start, tree.language.newline)
-    outer = snapshot.indent_at(start)
+    is_alone = _is_alone(snapshot, start)
     if name == "body":
-        gap = GapSpan(start + 1, end - 1, newline + outer + indent.unit, newline + outer)
+        gap = GapSpan(start + 1, end - 1, _line_inside(tree, snapshot, start), _line_like(tree, snapshot, start))
         return Hole(gap, start, end, "body", True)
-    if name == "todo":
-        if not _is_alone(snapshot, start) or not _waits(node):
-            return None
+    if name == "todo" and is_alone and _waits(node):
         at = _after_comments(node, end, tree)
-        return Hole(GapSpan(at, at, newline + outer), start, end, "todo", True)
+        return Hole(GapSpan(at, at, _line_like(tree, snapshot, start)), start, end, "todo", True)
     if name != "hole":
         return None
     if node.parent is not None and node.parent.type == "assignment":
         return Hole(GapSpan(start, end, is_multiline=False), start, end, "value", True)
-    if not _is_alone(snapshot, start) and tree.language.blocks == "braces":
+    if is_alone:
+        return Hole(GapSpan(start, end), start, end, "statement", _is_sure(node))
+    if tree.language.blocks == "braces":
         # `let a = todo!();`, `A => todo!(),`, `{ todo!() }`: what replaces it stands where it stood
         kind: HoleKind = "statement" if node.type.endswith("statement") else "value"
         return Hole(GapSpan(start, end, is_multiline=False), start, end, kind, True)
-    if not _is_alone(snapshot, start):
-        # `def f(): ...` on one line: what replaces it stands on lines of its own
-        body = newline + outer + indent.unit
-        return Hole(GapSpan(_after_mark(snapshot, start), end, body), start, end, "statement", _is_sure(node))
-    return Hole(GapSpan(start, end), start, end, "statement", _is_sure(node))
+    # `def f(): ...` on one line: what replaces it stands on lines of its own
+    gap = GapSpan(_after_mark(snapshot, start), end, _line_inside(tree, snapshot, start))
+    return Hole(gap, start, end, "statement", _is_sure(node))
+
+
+def _line_like(tree: SyntaxTree, snapshot: Snapshot, offset: int) -> str:
+    """What begins a new line that is indented like the line of offset."""
+    return snapshot.newline(offset, tree.language.newline) + snapshot.indent_at(offset)
+
+
+def _line_inside(tree: SyntaxTree, snapshot: Snapshot, offset: int) -> str:
+    """The same one level further in."""
+    return _line_like(tree, snapshot, offset) + snapshot.indent(offset, default=tree.language.indent).unit
 
 
 def _is_alone(snapshot: Snapshot, start: int) -> bool:
@@ -178,7 +184,7 @@ def _is_docstring(node: tree_sitter.Node) -> bool:
     return node.type == "expression_statement" and [child.type for child in node.named_children] == ["string"]
 
 
-def _without_body(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None) -> list[Hole]:
+def _without_body(tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
     """Python functions whose body is nothing but a docstring, or nothing at all."""
     found: list[Hole] = []
     stack = [tree.tree.root_node] if tree.tree is not None else []
@@ -189,21 +195,19 @@ def _without_body(tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | Non
             continue
         body = node.child_by_field_name("body")
         if body is not None and not body.children:
-            found += _header_alone(node, tree, snapshot, style)
+            found += _header_alone(node, tree, snapshot)
             continue
         if body is None or len(body.named_children) != 1 or not _is_docstring(body.named_children[0]):
             continue
         start, end = tree.span_of(body.named_children[0])
         if not _is_alone(snapshot, start):
             continue
-        lead = snapshot.newline(start, tree.language.newline) + snapshot.indent_at(start)
-        found.append(Hole(GapSpan(end, end, lead), start, end, "body", not _is_declaration(node)))
+        gap = GapSpan(end, end, _line_like(tree, snapshot, start))
+        found.append(Hole(gap, start, end, "body", not _is_declaration(node)))
     return found
 
 
-def _header_alone(
-    node: tree_sitter.Node, tree: SyntaxTree, snapshot: Snapshot, style: IndentStyle | None
-) -> list[Hole]:
+def _header_alone(node: tree_sitter.Node, tree: SyntaxTree, snapshot: Snapshot) -> list[Hole]:
     """The hole below a function's header that nothing belongs to: it reaches as far as the blank lines do."""
     start = tree.span_of(node)[0]
     colon = next((child for child in node.children if child.type == ":"), None)
@@ -212,13 +216,12 @@ def _header_alone(
     after = snapshot.line_end(tree.span_of(colon)[1])
     blank = len(snapshot.text) - after - len(snapshot.text[after:].lstrip())
     next_line = snapshot.line_start(after + blank)
-    outer, indent = snapshot.indent_at(start), snapshot.indent(start, style, tree.language.indent)
     is_last = after + blank == len(snapshot.text)
-    if not is_last and len(snapshot.indent_at(next_line)) > len(outer):
+    if not is_last and len(snapshot.indent_at(next_line)) > len(snapshot.indent_at(start)):
         # a comment, which says what is missing, or a line that is being written
         return []
     end = max(after, next_line - 1) if blank else after
-    gap = GapSpan(after, after, snapshot.newline(start, tree.language.newline) + outer + indent.unit)
+    gap = GapSpan(after, after, _line_inside(tree, snapshot, start))
     return [Hole(gap, tree.span_of(colon)[0], end, "body", not _is_declaration(node))]
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .imports import ImportTable, Names
 from .languages import language_for_path
 from .places import Lines, Place, block_at, likeness, past_docstring, rest_of
 from .privacy import redact
@@ -47,6 +48,7 @@ SLOTS = 4
 """How many places one key remembers; the oldest is overwritten."""
 
 NUM_KEYS = 1 << 18
+NUM_WANTED = 8
 HEAD_WORDS = 3
 
 _WORD = re.compile(r"\w+")
@@ -93,6 +95,8 @@ class LineIndex:
         self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
         self._next_slot = bytearray(NUM_KEYS)
         self._lock = threading.Lock()
+        self.imports = ImportTable()
+        """What the files import and define."""
 
     def __len__(self) -> int:
         """How many files are in the index."""
@@ -124,6 +128,7 @@ class LineIndex:
         starts = Lines.of(text).starts
         file = _File(text, starts, path)
         # the slow part happens before the lock is taken, or a keystroke would wait for it
+        names = Names.of(path, text)
         lines = ["", *(file.line(i) for i in range(len(starts))), ""]
         keys: list[tuple[int, ...]] = []
         for i in range(len(starts)):
@@ -149,6 +154,7 @@ class LineIndex:
             for i, of_line in enumerate(keys):
                 for key in of_line:
                     self._put(key, file.base + i)
+            self.imports.update(path, names)
             while self._num_bytes > self._max_bytes:
                 self._drop(next((each for each in self._files if each not in self._kept), next(iter(self._files))))
         return True
@@ -181,7 +187,7 @@ class LineIndex:
             self._generation += 1
             self._clear()
 
-    def similar(self, place: Place, num_wanted: int = 8) -> list[Match]:
+    def similar(self, place: Place) -> list[Match]:
         """Lines that go on from the place's head and stand in places like it, the most alike first.
 
         Files that have such lines are of use, and stay longer.
@@ -193,9 +199,9 @@ class LineIndex:
                     match = self._match(line_id, place)
                     if match is not None:
                         found[line_id] = match
-            return self._best(found.values(), num_wanted)
+            return self._best(found.values())
 
-    def similar_blocks(self, place: Place, indent: str, num_wanted: int = 8) -> list[Match]:
+    def similar_blocks(self, place: Place, indent: str) -> list[Match]:
         """Blocks that begin in places like it, the most alike first; see similar. indent: of the gap's line.
 
         What stands in the way of a key may be a docstring, which is passed by.
@@ -210,7 +216,7 @@ class LineIndex:
                 block = block_at(file, past_docstring(file, i), place, indent)
                 if block is not None:
                     found[file.path, block.first] = Match(file.path, block.first, block.text, block.likeness)
-            return self._best(found.values(), num_wanted)
+            return self._best(found.values())
 
     def _entries(self, keys: Iterable[int]) -> Iterator[int]:
         """What the table has under these keys."""
@@ -218,9 +224,9 @@ class LineIndex:
             slot = key % NUM_KEYS * SLOTS
             yield from filter(None, self._table[slot : slot + SLOTS])
 
-    def _best(self, found: Iterable[Match], num_wanted: int) -> list[Match]:
+    def _best(self, found: Iterable[Match]) -> list[Match]:
         """The most alike first; the files that have them are of use."""
-        best = sorted(found, key=lambda match: -match.likeness)[:num_wanted]
+        best = sorted(found, key=lambda match: -match.likeness)[:NUM_WANTED]
         for match in best:
             self._files.move_to_end(match.path)
         return best
@@ -257,11 +263,13 @@ class LineIndex:
         if file is None:
             return
         self._num_bytes -= file.num_bytes
+        self.imports.drop(path)
         at = bisect_right(self._bases, file.base) - 1
         del self._bases[at], self._by_base[at]
 
     def _clear(self) -> None:
         self._files.clear()
+        self.imports.clear()
         self._bases.clear()
         self._by_base.clear()
         self._num_bytes = 0

@@ -7,10 +7,11 @@ protocol of engine/problem.py, and neither LSP nor tensors. Expected outcomes ar
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..engine.problem import Canvas, CanvasProblem, CanvasResult, Engine, Loadable, Timings
 from .calibration import Calibration, Features
@@ -19,8 +20,9 @@ from .context import ContextGatherer, gatherer_for
 from .gaps import fill_gaps
 from .healing import can_open
 from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
-from .languages import Language, language_for
+from .languages import language_for
 from .layout import Prompt
+from .needs import Needs
 from .pose import CHARS_PER_TOKEN, Policy, canvases_for, problem_for, prompt_for
 from .recent import RecentProposals
 from .request import (
@@ -33,11 +35,11 @@ from .request import (
     InfillTimings,
 )
 from .seeds import drafts_for
-from .snapshot import Indent, Snapshot
-from .span import Gap
+from .snapshot import Snapshot
+from .span import Gap, Scene, surroundings
 from .syntax import SyntaxTree
 from .tokenizer import Tokenizer
-from .trigger import Decline, TriggerRules, decide
+from .trigger import Decline, decide
 from .trim import Refusal, Trimmed, trim
 
 MAX_TREES = 8
@@ -55,18 +57,11 @@ REWRITE_ROWS = 16
 MAX_REWRITE = 2
 """A rewrite gets at most so many times the rows of a block: a quarter more than what stands there, and a few."""
 
+BINDING_SHARE = 0.4
+"""How often `name = ` and the model's rest of the line are exactly right, where that rest alone is said to be."""
+
 MIN_SECOND_FILL_MS = 20.0
-"""With less than this left, alternatives are not worth beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """One request as this room sees it: the snapshot, its window's tree, and how the document indents."""
-
-    snapshot: Snapshot
-    language: Language
-    tree: SyntaxTree
-    indent: Indent
+"""With less than this left, a second fill is not worth beginning."""
 
 
 class LocalInfiller:
@@ -79,22 +74,25 @@ class LocalInfiller:
         *,
         calibration: Calibration | None = None,
         policy: Policy | None = None,
-        rules: TriggerRules | None = None,
+        is_excluded: Callable[[str], bool] = lambda path: False,
         gather: ContextGatherer | None = None,
         index: LineIndex | None = None,
     ) -> None:
-        """gather: finds neighbouring text for a gap; None: by the policy's budget. index: lines to draft from."""
+        """is_excluded: paths that nothing is proposed in. gather: finds neighbouring text for a gap; None: by the
+        policy's budget. index: lines to draft from.
+        """
         self.engine = engine
         self.tokenizer = tokenizer
         self.calibration = calibration or Calibration()
         self.policy = policy or Policy()
-        self.rules = rules or TriggerRules()
+        self.is_excluded = is_excluded
         self.recent = RecentProposals()
         self.refusals: Counter[str] = Counter()
         """How many results were not shown, by reason; declines of the trigger count too, drafts as "draft-"."""
         self.index = index or LineIndex()
         """Lines of the workspace. The open documents come in with the requests; a WorkspaceIndexer brings the rest."""
-        self._gather = gather or gatherer_for(self.policy.limits, self.rules.is_excluded, CHARS_PER_TOKEN)
+        self._needs = Needs(self.index.imports)
+        self._gather = gather or gatherer_for(self.policy.limits, is_excluded, CHARS_PER_TOKEN)
         self._learned: dict[str, int] = {}
         self._learns_ahead = False
         """Whether somebody prefetches, which is the time to learn in: nobody waits."""
@@ -121,6 +119,9 @@ class LocalInfiller:
         prompt = self._prompt(request, scene, gap)
         self.engine.prefill(prompt.tokens, cancelled)
         # so that no fill has to
+        if self.policy.use_needs:
+            self._needs.imports(scene, gap, request.path)
+            self._needs.name(scene, gap, request.path)
         self._learns_ahead = True
         while not (cancelled is not None and cancelled()) and self._learn(request, cancelled):
             pass
@@ -147,7 +148,11 @@ class LocalInfiller:
         started = time.perf_counter()
         # who has something rewritten wants what stands there, only better, and not what stands elsewhere
         may_draft = self.policy.use_drafts and not request.is_rewrite
+        # what is bound further up than the text reaches is not known
+        has_needs = self.policy.use_needs and not request.is_rewrite and not request.head
         drafts = self._drafts(request, scene, gap, cancelled) if may_draft else []
+        if has_needs:
+            drafts = ranked_by_confidence([*self._imports(request, scene, gap), *drafts])
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
@@ -159,6 +164,10 @@ class LocalInfiller:
             return InfillResult(is_cancelled=True, timings=_timings(results, layout_ms, 0.0, started))
         trim_started = time.perf_counter()
         candidates, reason = self._trim(results, scene, gap, problem, prompt.typed)
+        # who cannot be asked about a text is far away, or slow
+        name = self._needs.name(scene, gap, request.path) if has_needs and self.policy.can_score else ""
+        if name and not any(re.search(rf"\b{name}\b", each.trimmed.text) for each in candidates[:1]):
+            candidates += self._binding(name, request, scene, gap, started, cancelled)
         if len(candidates) < request.num_alternatives > 1 and problem.decoding not in ("denoise", "beam"):
             others = self._alternatives(request, scene, gap, problem, prompt.typed, started, cancelled)
             now = replace(problem, deadline_ms=_left_ms(request, started))
@@ -197,7 +206,7 @@ class LocalInfiller:
         self._stop_indexing()
         # what was read by other rules, or in other folders, is forgotten
         self.index.clear()
-        self._indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.rules.is_excluded)
+        self._indexer = WorkspaceIndexer(self.index, roots, is_excluded or self.is_excluded)
         self._indexer.prefer(self._learned)
         self._learned.clear()
         self._stop_indexing = self._indexer.start(is_busy=is_busy)
@@ -223,10 +232,10 @@ class LocalInfiller:
         self._trees.move_to_end(key)
         if len(self._trees) > MAX_TREES:
             self._trees.popitem(last=False)
-        return Scene(snapshot, language, tree, snapshot.indent(request.start, request.indent, language.indent))
+        return Scene(snapshot, tree, snapshot.indent(request.start, request.indent, language.indent))
 
     def _decide(self, request: InfillRequest, scene: Scene) -> Gap | Decline:
-        return decide(request, scene.snapshot, scene.tree, scene.indent, self.rules)
+        return decide(request, scene, self.is_excluded)
 
     def _prompt(self, request: InfillRequest, scene: Scene, gap: Gap) -> Prompt:
         neighbours = ""
@@ -293,6 +302,35 @@ class LocalInfiller:
             found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
         return sorted(found, key=lambda candidate: -candidate.confidence)
 
+    def _imports(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
+        """Import statements that the document lacks, as far as they pass the gates."""
+        found: list[Candidate] = []
+        for missing in self._needs.imports(scene, gap, request.path):
+            outcome = self.trim(missing.rest, True, scene, gap)
+            if isinstance(outcome, Refusal):
+                self.refusals[f"import-{outcome.reason}"] += 1
+                continue
+            confidence = missing.probability()
+            found.append(Candidate(outcome, confidence, math.log(confidence), "import"))
+        return found
+
+    def _binding(
+        self, name: str, request: InfillRequest, scene: Scene, gap: Gap, started: float, cancelled: Cancelled | None
+    ) -> list[Candidate]:
+        """What the model would give a name that the gap has to bind."""
+        deadline_ms = _left_ms(request, started)
+        if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
+            return []
+        head = surroundings(scene.snapshot, gap.start, gap.end).head.lstrip()
+        begun = replace(gap, extent="rest", lead=f"{gap.lead}{name[len(head + gap.lead.lstrip()):]} = ")
+        prompt = self._prompt(request, scene, begun)
+        problem = self.problem(prompt, begun, replace(request, num_alternatives=1), started)
+        results = self.engine.fill(problem, cancelled)
+        if any(result.is_cancelled for result in results):
+            return []
+        found = self._trim(results, scene, begun, problem, prompt.typed)[0]
+        return [replace(each, confidence=BINDING_SHARE * each.confidence, source="binding") for each in found[:1]]
+
     def _learn(self, request: InfillRequest, cancelled: Cancelled | None) -> bool:
         """Take one open document into the index that is new or has changed; False where there is none, or no time."""
         if len(self._learned) > MAX_LEARNED:
@@ -305,7 +343,7 @@ class LocalInfiller:
             if len(neighbour.text) > MAX_FILE_BYTES:
                 continue
             stamp = hash(neighbour.text)
-            if self._learned.get(neighbour.path) != stamp and not self.rules.is_excluded(neighbour.path):
+            if self._learned.get(neighbour.path) != stamp and not self.is_excluded(neighbour.path):
                 # before it comes in, or it would be the first to go where only open documents are left
                 self.index.keep((*self._learned, neighbour.path))
                 if not self.index.update(neighbour.path, neighbour.text, cancelled=cancelled):
@@ -329,28 +367,33 @@ class LocalInfiller:
         every = [*candidates, *others]
         if not self.policy.can_score or not others or len(every) < 2:
             return every
-        texts = [typed + each.trimmed.middle.replace("\r\n", "\n") for each in every]
-        tokens = [(*self.tokenizer.encode(text), *self.tokenizer.ending) for text in texts]
+        scores = self.scores(problem, gap, [typed + each.trimmed.middle for each in every], cancelled)
+        if scores is None:
+            return every
+        # the causal answer was held to the word that is typed, which nothing is while it is scored: it keeps what it
+        # has, and the others stand as far from it as the scores do
+        shift = candidates[0].logprob - scores[0].logprob_sum if candidates else 0.0
+        for i in range(len(candidates), len(every)):
+            features = replace(scores[i], logprob_sum=scores[i].logprob_sum + shift)
+            confidence = self.calibration.probability(features)
+            every[i] = replace(every[i], confidence=confidence, logprob=features.logprob_sum)
+        return every
+
+    def scores(
+        self, problem: CanvasProblem, gap: Gap, texts: Sequence[str], cancelled: Cancelled | None = None
+    ) -> list[Features] | None:
+        """How likely the encoder finds each text in the gap that the problem is about; None when cancelled."""
+        tokens = [(*self.tokenizer.encode(text.replace("\r\n", "\n")), *self.tokenizer.ending) for text in texts]
         canvases = tuple(Canvas(each, (False,) * len(each)) for each in tokens)
         scoring = replace(problem, decoding="score", canvases=canvases, opening=(), floor=None)
         results = self.engine.fill(scoring, cancelled)
         if any(result.is_cancelled for result in results):
-            return every
-        sums = [sum(result.logprob) for result in results]
-        # the causal answer was held to the word that is typed, which nothing is while it is scored: it keeps what it
-        # has, and the others stand as far from it as the scores do
-        shift = candidates[0].logprob - sums[0] if candidates else 0.0
-        for i in range(len(candidates), len(every)):
-            logprob = sums[i] + shift
-            features = Features(logprob, len(tokens[i]), gap.extent, problem.decoding)
-            every[i] = replace(every[i], confidence=self.calibration.probability(features), logprob=logprob)
-        return every
+            return None
+        return [Features(sum(r.logprob), len(r.tokens), gap.extent, problem.decoding) for r in results]
 
     def trim(self, raw: str, is_complete: bool, scene: Scene, gap: Gap) -> Trimmed | Refusal:
         """What to show of a middle (trim.py)."""
-        return trim(
-            raw, is_complete, gap, scene.snapshot, scene.tree, scene.indent, is_gated=self.policy.use_syntax_gate
-        )
+        return trim(raw, is_complete, gap, scene, is_gated=self.policy.use_syntax_gate)
 
     def _trim(
         self, results: list[CanvasResult], scene: Scene, gap: Gap, problem: CanvasProblem, typed: str

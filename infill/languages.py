@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal
 
@@ -32,8 +32,8 @@ class Language:
     literals: patterns of whole literals that the marks alone misread, such as a quote that is a character; tried first.
     is_source: whether people write programs in it: only then are a workspace's files of it read as context, and cut
     into holes by a benchmark that names no language. Data and markup are proposed in, and read while they are open.
-    margin_marks: what begins a line that stands at the margin wherever it is. unread: a pattern of ASCII words
-    within a line that say nothing to a parser and that the grammar stumbles over.
+    margin_marks: what begins a line that stands at the margin wherever it is. unread: a pattern of ASCII words within
+    a line, or of a newline and what follows, that say nothing to a parser and that the grammar stumbles over.
     blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
     the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
     block_header: a pattern of whole lines whose block follows, where a word says so and no mark (`def f` of Ruby).
@@ -71,7 +71,7 @@ class Language:
     parameter_nodes: frozenset[str] = _NONE
     keyword_nodes: frozenset[str] = _NONE
     holes: str = ""
-    word_extra: str = field(default="")
+    word_extra: str = ""
     """Characters besides letters, digits and the underscore that belong to a word."""
 
     def is_word(self, char: str) -> bool:
@@ -98,7 +98,17 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_TODO = '((comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))'
+def _bodies(block: str, owners: str) -> str:
+    """A query for the empty bodies of these nodes; block: the node type of a body."""
+    return "".join(f'({owner} body: ({block} . "{{" . "}}" .) @body)\n' for owner in owners.split())
+
+
+def _todo(comments: str = "comment") -> str:
+    """A query for comments of these node types that ask for code."""
+    return "".join(f'(({comment}) @todo (#match? @todo "(TODO|FIXME|XXX)"))\n' for comment in comments.split())
+
+
+_TODO = _todo()
 
 _PYTHON_HOLES = f"""
 ((expression_statement (ellipsis)) @hole)
@@ -109,76 +119,57 @@ _PYTHON_HOLES = f"""
 {_TODO}
 """
 
+_JAVASCRIPT_FUNCTIONS = "function_declaration function_expression generator_function_declaration arrow_function"
 _JAVASCRIPT_HOLES = f"""
-(function_declaration body: (statement_block . "{{" . "}}" .) @body)
-(function_expression body: (statement_block . "{{" . "}}" .) @body)
-(generator_function_declaration body: (statement_block . "{{" . "}}" .) @body)
-(arrow_function body: (statement_block . "{{" . "}}" .) @body)
-(method_definition body: (statement_block . "{{" . "}}" .) @body)
+{_bodies("statement_block", f"{_JAVASCRIPT_FUNCTIONS} method_definition")}
 ((throw_statement (new_expression arguments: (arguments [(string) (template_string)] @_text))) @hole
   (#match? @_text "([Nn]ot (yet )?implemented|TODO)"))
 {_TODO}
 """
 
 _GO_HOLES = f"""
-(function_declaration body: (block . "{{" . "}}" .) @body)
-(method_declaration body: (block . "{{" . "}}" .) @body)
-(func_literal body: (block . "{{" . "}}" .) @body)
+{_bodies("block", "function_declaration method_declaration func_literal")}
 ((expression_statement (call_expression function: (identifier) @_name
   arguments: (argument_list (interpreted_string_literal) @_text))) @hole
   (#eq? @_name "panic") (#match? @_text "([Nn]ot (yet )?implemented|[Uu]nimplemented|TODO|todo)"))
 {_TODO}
 """
 
-_RUST_HOLES = """
-(function_item body: (block . "{" . "}" .) @body)
-(closure_expression body: (block . "{" . "}" .) @body)
+_RUST_HOLES = f"""
+{_bodies("block", "function_item closure_expression")}
 ((macro_invocation macro: (identifier) @_name) @hole (#any-of? @_name "todo" "unimplemented"))
-((line_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
-((block_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+{_todo("line_comment block_comment")}
 """
 
-_JAVA_HOLES = """
-(method_declaration body: (block . "{" . "}" .) @body)
-(constructor_declaration body: (constructor_body . "{" . "}" .) @body)
-(lambda_expression body: (block . "{" . "}" .) @body)
+_JAVA_HOLES = f"""
+{_bodies("block", "method_declaration lambda_expression")}
+{_bodies("constructor_body", "constructor_declaration")}
 ((throw_statement (object_creation_expression type: (type_identifier) @_name)) @hole
   (#match? @_name "^(UnsupportedOperation|NotImplemented)"))
-((line_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
-((block_comment) @todo (#match? @todo "(TODO|FIXME|XXX)"))
+{_todo("line_comment block_comment")}
 """
 
-_C_HOLES = f"""
-(function_definition body: (compound_statement . "{{" . "}}" .) @body)
-{_TODO}
-"""
+_C_HOLES = _bodies("compound_statement", "function_definition") + _TODO
 
 _CPP_HOLES = f"""
 {_C_HOLES}
-(lambda_expression body: (compound_statement . "{{" . "}}" .) @body)
+{_bodies("compound_statement", "lambda_expression")}
 ((throw_statement (call_expression arguments: (argument_list (string_literal) @_text))) @hole
   (#match? @_text "([Nn]ot (yet )?implemented|TODO)"))
 """
 
-_PHP_HOLES = f"""
-(function_definition body: (compound_statement . "{{" . "}}" .) @body)
-(method_declaration body: (compound_statement . "{{" . "}}" .) @body)
-(anonymous_function body: (compound_statement . "{{" . "}}" .) @body)
-{_TODO}
-"""
+_PHP_HOLES = _bodies("compound_statement", "function_definition method_declaration anonymous_function") + _TODO
 
 _CSHARP_HOLES = f"""
-(method_declaration body: (block . "{{" . "}}" .) @body)
-(constructor_declaration body: (block . "{{" . "}}" .) @body)
-(local_function_statement body: (block . "{{" . "}}" .) @body)
+{_bodies("block", "method_declaration constructor_declaration local_function_statement")}
 ((throw_statement (object_creation_expression type: (identifier) @_name)) @hole (#match? @_name "^NotImplemented"))
 {_TODO}
 """
 
 # each begins with a character, so that the scanner passes by quickly, and looks back from behind it
 # after a name, a number or a closing bracket a slash divides, and elements have slashes, too: only where neither can be
-_JAVASCRIPT_REGEX = (
-    r"/(?![*/])(?:(?<=[(\[{,;=:!&|?]/)|(?<=[(\[{,;=:!&|?] /)|(?<==> /)|(?<=return /)|(?<=\n/))"
+_REGEX = (
+    r"/(?![*/])(?:(?<=[(\[{,;=:!&|?~]/)|(?<=[(\[{,;=:!&|?~] /)|(?<==> /)|(?<=return /)|(?<=\n/))"
     r"(?:[^/\\\[\n]|\\[^\n]|\[(?:[^\]\\\n]|\\[^\n])*\])+/"
 )
 _RAW_GO = "`[^`]*`"
@@ -200,8 +191,12 @@ _CUDA = (
     r"|__(?:global|device|host|forceinline|noinline|restrict|constant|shared|managed|grid_constant)__"
     r"|__launch_bounds__ *\([^()\n]*\)|<<<[ !#-:=?-~]*>>>"
 )
+# a line of a notebook that is not Python's: a command of the shell's, or of the notebook's own; not the end of a string
+_MAGIC = r"\n(?:!(?!=)|%%?[A-Za-z_])(?![^\n]*(?:\"{3}|'{3}))[ -~\t]*"
 _VERBATIM_CSHARP = r'@\$?"(?:[^"]|"")*"'
-_HEREDOC_PHP = r"<<<(?P<mark>['\"]?)(?P<word>\w+)(?P=mark)\n.*?\n[ \t]*(?P=word)\b"
+_HEREDOC_PHP = r"<<<(?P<mark>['\"]?)(?P<word>\w+)(?P=mark)\r?\n.*?\n[ \t]*(?P=word)\b"
+# what goes on behind its mark with brackets is read, as they may close what stands before it
+_HEREDOC = r"<<[~-]?(?P<mark>['\"]?)(?P<word>[A-Z_]\w*)(?P=mark)[^\n'\"()\[\]{}]*\n(?:.*?\n)??[ \t]*(?P=word)\b"
 _LONG_LUA = r"\[(?P<level>=*)\[.*?\](?P=level)\]"
 _APOSTROPHE = r"\w'(?=\w)"
 _INNER_HASH = r"[^\s\"']#"
@@ -215,7 +210,7 @@ _JAVASCRIPT = Language(
     grammar="tree_sitter_javascript:language",
     quotes=('"', "'", "`"),
     multiline_quotes=("`",),
-    literals=(_JAVASCRIPT_REGEX,),
+    literals=(_REGEX,),
     indent="  ",
     comment_nodes=_set("comment html_comment"),
     string_nodes=_set("string template_string regex"),
@@ -256,13 +251,14 @@ _PLAIN = Language(
 LANGUAGES: tuple[Language, ...] = (
     Language(
         name="python",
-        ids=("python", "cython"),
+        ids=("python", "cython", "pyrex"),
         extensions=(".py", ".pyi", ".pyw"),
         grammar="tree_sitter_python:language",
         line_comments=("#",),
         block_comments=(),
         quotes=('"""', "'''", '"', "'"),
         multiline_quotes=('"""', "'''"),
+        unread=_MAGIC,
         blocks="indentation",
         block_openers=(":",),
         block_words=_set("async case class def elif else except finally for if match try while with"),
@@ -296,7 +292,8 @@ LANGUAGES: tuple[Language, ...] = (
         indent="\t",
         comment_nodes=_set("comment"),
         string_nodes=_set("interpreted_string_literal raw_string_literal rune_literal"),
-        block_nodes=_set("block field_declaration_list interface_type"),
+        block_nodes=_set("block field_declaration_list interface_type")
+        | _set("expression_switch_statement type_switch_statement select_statement"),
         definition_nodes=_set("function_declaration method_declaration type_declaration"),
         import_nodes=_set("import_declaration package_clause"),
         parameter_nodes=_set("parameter_list"),
@@ -353,7 +350,7 @@ LANGUAGES: tuple[Language, ...] = (
     ),
     Language(
         name="cpp",
-        ids=("cpp", "cuda-cpp", "objective-cpp"),
+        ids=("cpp", "cuda-cpp", "cuda", "objective-cpp", "objcpp"),
         # the grammar of C does not know C++, which most headers may be; this one knows both
         extensions=(".cpp", ".cc", ".cxx", ".h", ".hpp", ".hh", ".hxx", ".cu", ".cuh"),
         grammar="tree_sitter_cpp:language",
@@ -414,6 +411,7 @@ LANGUAGES: tuple[Language, ...] = (
         line_comments=("#",),
         block_comments=(("=begin", "=end"),),
         multiline_quotes=_QUOTES,
+        literals=(_HEREDOC, _REGEX),
         blocks="none",
         block_header=r"\s*(?:def|class|module|if|unless|while|until|case|for|begin|else|elsif|when|in|rescue|ensure)\b"
         r"(?!.*\bend$).*|.*\bdo(?:\s*\|[^|]*\|)?",
@@ -446,13 +444,13 @@ LANGUAGES: tuple[Language, ...] = (
     ),
     Language(
         name="bash",
-        ids=("shellscript", "bash", "sh"),
+        ids=("shellscript", "bash", "sh", "zsh"),
         extensions=(".sh", ".bash"),
         grammar="tree_sitter_bash:language",
         line_comments=("#",),
         block_comments=(),
         multiline_quotes=_QUOTES,
-        literals=(r"\$\{[^}\n]*\}", r"\$#", _CASE_BASH, _INNER_HASH),
+        literals=(r"\$\{[^}\n]*\}", r"\$#", _HEREDOC, _CASE_BASH, _INNER_HASH),
         blocks="none",
         block_header=r".*\b(?:then|do|else|in)",
         comment_nodes=_set("comment"),
@@ -478,7 +476,7 @@ LANGUAGES: tuple[Language, ...] = (
     ),
     Language(
         name="html",
-        ids=("html",),
+        ids=("html", "htmldjango"),
         extensions=(".html", ".htm"),
         grammar="tree_sitter_html:language",
         is_source=False,
@@ -533,6 +531,7 @@ LANGUAGES: tuple[Language, ...] = (
         line_comments=("#",),
         block_comments=(),
         literals=(_INNER_HASH, _APOSTROPHE),
+        margin_marks=("---",),
         # its indentation goes deeper below a dash, too, which the rules for indented blocks do not know
         blocks="none",
         block_openers=(":", ": |", ": >", "[", "{"),
@@ -554,10 +553,7 @@ _BY_EXTENSION = {extension: row for row in LANGUAGES for extension in row.extens
 
 def language_for(language_id: str, path: str = "") -> Language:
     """The row of an LSP language identifier; by the path's extension where that is empty; plain text otherwise."""
-    row = _BY_ID.get(language_id.lower())
-    if row is not None:
-        return row
-    return _BY_EXTENSION.get(PurePath(path).suffix.lower(), PLAIN_TEXT) if not language_id else PLAIN_TEXT
+    return _BY_ID.get(language_id.lower(), PLAIN_TEXT) if language_id else language_for_path(path)
 
 
 def language_for_path(path: str) -> Language:

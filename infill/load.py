@@ -20,7 +20,6 @@ from .infiller import LocalInfiller
 from .pose import Policy
 from .privacy import PathRules
 from .tokenizer import Tokenizer
-from .trigger import TriggerRules
 
 if TYPE_CHECKING:
     from ..engine.formats import Progress
@@ -43,15 +42,14 @@ def load_infiller(
     """Load a model with its tokenizer and its calibration.
 
     model: a model folder, a packed .safetensors file, or the name of one in the Hugging Face cache; None or "" for the
-    embedded one. device: "cpu" or "cuda";
-    "auto" is a GPU for a model of the user's own where there is one, else the CPU. is_excluded: paths that nothing is
-    proposed in; None: the built-in deny-list. kv_tokens, cap_bytes: KV budget and limit of device memory of a packed
-    model (engine/plan.py). idle_minutes: after so many without a request the memory is given back; 0: never. adapter:
-    what engine/adapter_file.py found for this model; merged into the weights. is_lazy: the weights of a model folder,
-    which may be 18 GB, are loaded by the first fill; a single file, as the embedded model is, is there in an instant
-    and is loaded here. progress: told (bytes done, bytes in all, tensor) while a quantised model, or one for a GPU, is
-    loaded by this process. make_engine: given the function that makes the engine of this process, returns the engine
-    to use, which may call it or not.
+    embedded one. device: "cpu" or "cuda"; "auto" is a GPU for a model of the user's own where there is one, else the
+    CPU. is_excluded: paths that nothing is proposed in; None: the built-in deny-list. kv_tokens, cap_bytes: KV budget
+    and limit of device memory of a packed model (engine/plan.py). idle_minutes: after so many without a request the
+    memory is given back; 0: never. adapter: what engine/adapter_file.py found for this model; merged into the weights.
+    is_lazy: the weights of a model folder, which may be 18 GB, are loaded by the first fill; a single file, as the
+    embedded model is, is there in an instant and is loaded here. progress: told (bytes done, bytes in all, tensor)
+    while a quantised model, or one for a GPU, is loaded by this process. make_engine: given the function that makes the
+    engine of this process, returns the engine to use, which may call it or not.
     Returns once the model is loaded, here or in another process; at once with is_lazy and a folder. Raises: LacunaError
     of the right kind, with a message for the user.
     """
@@ -96,14 +94,14 @@ def load_infiller(
         except BaseException:
             engine.close()
             raise
-    rules = TriggerRules(is_excluded=is_excluded or PathRules().is_excluded)
+    is_excluded = is_excluded or PathRules().is_excluded
     policy = policy or policy_for(tokenizer)
-    return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, rules=rules)
+    return LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, is_excluded=is_excluded)
 
 
 def policy_for(tokenizer: Tokenizer, *, is_remote: bool = False) -> Policy:
     """How a model of this kind is asked. is_remote: a server's, which knows no openings (healing.py) and no scores."""
-    policy = Policy(use_drafts=True)
+    policy = Policy(use_drafts=True, use_needs=True)
     if is_remote:
         policy = replace(policy, decoding="verify", use_healing=False, use_scores=False)
     if not isinstance(tokenizer, ChatTokenizer):

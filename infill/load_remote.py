@@ -20,7 +20,6 @@ from .pose import CHARS_PER_TOKEN
 from .privacy import PathRules
 from .request import Cancelled, GapFill, GapsRequest, GapsResult, InfillRequest, InfillResult
 from .tokenizer import Tokenizer
-from .trigger import TriggerRules
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class RemoteInfiller(LocalInfiller):
 
     def __init__(self, engine: RemoteEngine, url: str, model: str) -> None:
         """model: as in load_remote. Asks nothing."""
-        super().__init__(engine, CharTokenizer(), rules=TriggerRules(is_excluded=PathRules().is_excluded))
+        super().__init__(engine, CharTokenizer(), is_excluded=PathRules().is_excluded)
         self._remote = engine
         self._url = url
         self._model = model
@@ -70,7 +69,7 @@ class RemoteInfiller(LocalInfiller):
         self.tokenizer = tokenizer
         self.policy = policy_for(tokenizer, is_remote=True)
         # where code points stand for tokens, one is one
-        self._gather = gatherer_for(self.policy.limits, self.rules.is_excluded, 1 if is_text else CHARS_PER_TOKEN)
+        self._gather = gatherer_for(self.policy.limits, self.is_excluded, 1 if is_text else CHARS_PER_TOKEN)
         self._is_settled = True
 
     def prefetch(self, request: InfillRequest, cancelled: Cancelled | None = None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .overlap import is_substantive
+from .snapshot import indent_of, width_of
 
 MAX_BLOCK_LINES = 12
 MAX_BLOCK_CHARS = 800
@@ -139,12 +140,12 @@ def block_at(lines: Lines, i: int, place: Place, indent: str, *, is_cut_off: boo
     rest = rest_of(first, place.head)
     if not rest:
         return None
-    lead = first[: len(first) - len(first.lstrip(" \t"))]
-    end, width = i + 1, _columns(first)
+    lead = indent_of(first)
+    end, width = i + 1, width_of(first)
     below = place.below[0].strip() if is_substantive(place.below[0]) else ""
     while end < len(lines.starts):
         line = lines.line(end)
-        if _columns(line) < width or (below and line.strip() == below):
+        if width_of(line) < width or (below and line.strip() == below):
             break
         end += 1
         if end - i > MAX_BLOCK_LINES:
@@ -167,7 +168,3 @@ def _moved(line: str, lead: str, indent: str) -> str:
     if not line:
         return ""
     return indent + line[len(lead) :] if line.startswith(lead) else line
-
-
-def _columns(line: str) -> int:
-    return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(4))

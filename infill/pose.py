@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..engine.problem import Canvas, CanvasProblem, Decoding
-from .chat import ChatTokenizer, prompt_of
+from .chat import prompt_of
 from .healing import can_open, opening_for, typed_piece
 from .layout import Limits, Prompt, canvas_of, file_header
 from .snapshot import Snapshot
@@ -49,6 +49,8 @@ class Policy:
     candidate_lengths: tuple[int, ...] = (4, 8, 14)
     limits: Limits = field(default_factory=Limits)
     use_drafts: bool = False
+    use_needs: bool = False
+    """Whether imports that are missing are candidates too, and a line that binds a name which the code below needs."""
     use_neighbours: bool = False
     """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a
     token without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""
@@ -117,9 +119,9 @@ def prompt_for(
     if header and neighbours:
         # both share one budget, whose end is cut off: what was chosen for this very gap goes before imports
         header = _first_lines(tokenizer, header, policy.limits.num_neighbour - len(tokenizer.encode(neighbours)))
-    whole = prefix.removesuffix(typed) if typed and not isinstance(tokenizer, ChatTokenizer) else prefix
-    prompt = prompt_of(tokenizer, whole, suffix, _clean(header + neighbours), policy.limits, _clean(old))
-    return prompt if isinstance(tokenizer, ChatTokenizer) else replace(prompt, typed=typed)
+    prefix = prefix.removesuffix(typed)
+    prompt = prompt_of(tokenizer, prefix, suffix, _clean(header + neighbours), policy.limits, _clean(old))
+    return replace(prompt, typed=typed) if typed else prompt
 
 
 def _first_lines(tokenizer: Tokenizer, text: str, num_tokens: int) -> str:

@@ -10,10 +10,11 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pathspec import GitIgnoreSpec, RegexPattern
 
@@ -39,6 +40,10 @@ _USERS_FILE = re.compile(r"^[ \t]*excludesfile[ \t]*=[ \t]*\"?([^\"#;\n]+)", re.
 
 CASE = re.IGNORECASE if sys.platform in ("win32", "darwin") else re.NOFLAG
 """Where file names have no case, patterns have none for git either (core.ignorecase)."""
+
+FORM: Literal["NFC"] | None = "NFC" if sys.platform == "darwin" else None
+"""macOS may give out an accent apart from its letter, and opens a file by either name; git puts them together first
+(core.precomposeunicode), as whoever types a pattern does."""
 
 _CLASS = re.compile(r"\[:([a-z]+):\]")
 _CLASSES = {
@@ -140,7 +145,7 @@ class PathRules:
         extra: more gitignore patterns, from the user's own settings. is_everywhere: ignore files count for files
         outside of all roots, too, from their repository down.
         """
-        self._roots = [Path(root).absolute() for root in roots]
+        self._roots = [Path(_composed(str(root))).absolute() for root in roots]
         self._is_everywhere = is_everywhere
         self._deny = _spec(DENY_LIST)
         self._extra = _spec(extra)
@@ -152,7 +157,7 @@ class PathRules:
         """Whether a file must be neither read nor proposed in. A path without a file behind it counts by its name."""
         if not str(path):
             return False
-        whole = Path(path).absolute()
+        whole = Path(_composed(str(path))).absolute()
         inside = PurePosixPath(*whole.parts[1:]).as_posix()
         if self._deny.match_file(inside.lower()) or self._extra.match_file(inside):
             return True
@@ -259,6 +264,11 @@ def _stamp(path: Path) -> int:
         return 0
 
 
+def _composed(text: str) -> str:
+    """Text in the form that names are compared in."""
+    return unicodedata.normalize(FORM, text) if FORM else text
+
+
 def _text(path: Path) -> str:
     """The beginning of a file; empty where there is none, or where it is a pipe or a device, which may have no end."""
     try:
@@ -302,7 +312,7 @@ def _pattern(line: str) -> tuple[re.Pattern[str], bool] | None:
     if len(line) > MAX_PATTERN_CHARS:
         return None
     try:
-        regex, is_ignored = _TO_REGEX(line)
+        regex, is_ignored = _TO_REGEX(_composed(line))
         if regex is None or is_ignored is None:
             return None
         # where the first place fits that what follows a star has, no later one fits better

@@ -14,7 +14,7 @@ from typing import Literal
 import tree_sitter
 
 from .languages import Language
-from .syntax import SyntaxTree
+from .syntax import Span, SyntaxTree, text_of
 
 MAX_CHARS = 400_000
 """Larger files are not searched."""
@@ -90,7 +90,7 @@ def _one_name(old_line: str, new_line: str) -> tuple[str, str, int] | None:
     return pairs[0]
 
 
-def _renamed(tree: SyntaxTree, here: tuple[int, int], old: str, new: str, at: int) -> list[Related]:
+def _renamed(tree: SyntaxTree, here: Span, old: str, new: str, at: int) -> list[Related]:
     node = _identifier_at(tree, at)
     if node is None:
         return []
@@ -114,7 +114,7 @@ def _renamed(tree: SyntaxTree, here: tuple[int, int], old: str, new: str, at: in
     return related[:MAX_SPANS]
 
 
-def _called(tree: SyntaxTree, here: tuple[int, int], old_line: str, new_line: str, at: int) -> list[Related]:
+def _called(tree: SyntaxTree, here: Span, old_line: str, new_line: str, at: int) -> list[Related]:
     node = tree.node_at(at)
     while node is not None:
         start = tree.span_of(node)[0]
@@ -130,7 +130,7 @@ def _called(tree: SyntaxTree, here: tuple[int, int], old_line: str, new_line: st
 
 
 def _same_calls(
-    tree: SyntaxTree, here: tuple[int, int], call: tree_sitter.Node, old_line: str, new_line: str
+    tree: SyntaxTree, here: Span, call: tree_sitter.Node, old_line: str, new_line: str
 ) -> list[Related]:
     """Calls that were written exactly as this one was before."""
     start, end = tree.span_of(call)
@@ -143,7 +143,7 @@ def _same_calls(
     old = old_line[len(before) : len(old_line) - len(after)]
     new = new_line[len(before) : len(new_line) - len(after)]
     function = call.child_by_field_name("function")
-    name = (function.text or b"").decode("utf-8", "replace") if function is not None else ""
+    name = text_of(function) if function is not None else ""
     if not name or not old.startswith(name) or not new.startswith(name):
         return []
     related: list[Related] = []
@@ -159,9 +159,9 @@ def _same_calls(
     return related
 
 
-def _calls_of(tree: SyntaxTree, here: tuple[int, int], name: tree_sitter.Node) -> list[Related]:
+def _calls_of(tree: SyntaxTree, here: Span, name: tree_sitter.Node) -> list[Related]:
     """The arguments of the calls of a function whose signature changed."""
-    text = (name.text or b"").decode("utf-8", "replace")
+    text = text_of(name)
     related: list[Related] = []
     for start, node in _occurrences(tree, text):
         if here[0] <= start < here[1]:
@@ -183,7 +183,7 @@ def _occurrences(tree: SyntaxTree, name: str) -> list[tuple[int, tree_sitter.Nod
     found: list[tuple[int, tree_sitter.Node]] = []
     for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", tree.text):
         node = _identifier_at(tree, tree.base + match.start())
-        if node is not None and (node.text or b"").decode("utf-8", "replace") == name:
+        if node is not None and text_of(node) == name:
             found.append((tree.base + match.start(), node))
     return found
 
@@ -195,7 +195,7 @@ def _identifier_at(tree: SyntaxTree, offset: int) -> tree_sitter.Node | None:
 
 def _is_attribute(tree: SyntaxTree, offset: int) -> bool:
     before = tree.text[: offset - tree.base].rstrip(" \t")
-    return before.endswith((".", "->", "?."))
+    return before.endswith((".", "->"))
 
 
 def _is_argument_name(node: tree_sitter.Node) -> bool:
@@ -213,7 +213,7 @@ def _defined_by(tree: SyntaxTree, node: tree_sitter.Node) -> tree_sitter.Node | 
         if "parameter" in parent.type:
             # `a`, `a: int` and `a=1` alike; a default value is a use
             is_name = child == parent.named_children[0] or parent.type.endswith("parameters")
-            return parent if is_name and child not in (parent.child_by_field_name("value"),) else None
+            return parent if is_name and child != parent.child_by_field_name("value") else None
         if "assignment" in parent.type:
             return parent if child == parent.child_by_field_name("left") and child.type.endswith("identifier") else None
         if not parent.type.endswith(("pattern", "pattern_list")):
@@ -222,34 +222,21 @@ def _defined_by(tree: SyntaxTree, node: tree_sitter.Node) -> tree_sitter.Node | 
     return None
 
 
-def _functions_above(tree: SyntaxTree, node: tree_sitter.Node) -> list[tree_sitter.Node]:
-    found: list[tree_sitter.Node] = []
-    above = node.parent
-    while above is not None:
-        if above.type in tree.language.definition_nodes and above.child_by_field_name("parameters") is not None:
-            found.append(above)
-        above = above.parent
-    return found
-
-
 def _is_member(tree: SyntaxTree, definition: tree_sitter.Node) -> bool:
     """Whether a definition stands directly in a class."""
-    above = definition.parent
-    while above is not None:
-        if above.type in tree.language.definition_nodes:
-            return above.child_by_field_name("parameters") is None
-        above = above.parent
-    return False
+    outer = next(tree.definitions_around(definition), None)
+    return outer is not None and outer.child_by_field_name("parameters") is None
 
 
 def _scope(
     tree: SyntaxTree, node: tree_sitter.Node, definition: tree_sitter.Node | None
-) -> tuple[tuple[int, int], float]:
+) -> tuple[Span, float]:
     """Where a defined name holds, and how sure that is: its function, or the whole file."""
     everywhere = (tree.base, tree.base + len(tree.text))
     if definition is None:
         return everywhere, 0.7
-    functions = _functions_above(tree, node)
+    around = tree.definitions_around(node)
+    functions = [each for each in around if each.child_by_field_name("parameters") is not None]
     if definition in functions:
         # its own name holds outside of it
         functions = functions[functions.index(definition) + 1 :]

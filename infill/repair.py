@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from rapidfuzz.distance import OSA
 
 from .gate import adds_errors
 from .languages import Language
 from .snapshot import Snapshot
-from .syntax import SyntaxTree
-
-Span = tuple[int, int]
+from .syntax import Span, SyntaxTree
 
 MAX_DISTANCE = 4
 """How many lines away from the cursor's the place may be that mends it: an open bracket is noticed further down."""
 
 MAX_LINE_CHARS = 400
 MAX_TRIED = 2_000
-"""So many changes are tried, those of the nearest lines first: each takes up to a millisecond."""
+MAX_S = 8.0
+"""So many changes are tried, those of the nearest lines first, for so long on this thread: each takes up to a
+millisecond, but a parser may be lost in odd text."""
 
 MAX_MENDS = 24
 
@@ -74,26 +74,30 @@ def repair_at(language: Language, text: str, offset: int) -> Repair | None:
     snapshot, tree = Snapshot(text), SyntaxTree.around(language, text, offset, offset)
     if not _is_broken(tree, snapshot, offset):
         return None
-    own = _content(snapshot, offset)
-    num_left = MAX_TRIED
+    own = _content(snapshot, offset, offset)
+    tries = _tries()
     for lines in _around(snapshot, own):
-        edits = list(islice((edit for line in lines for edit in _edits(tree, text, line)), num_left))
-        num_left -= len(edits)
+        edits = (edit for line in lines for _, edit in zip(tries, _edits(tree, text, line), strict=False))
         found = _mending(tree, snapshot, own, edits)
         if found:
-            start = snapshot.line_start(min(edit.start for edit in found))
-            start += len(snapshot.indent_at(start))
-            end = snapshot.line_end(max(edit.end for edit in found))
-            end = start + len(text[start:end].rstrip())
+            start, end = _content(snapshot, min(edit.start for edit in found), max(edit.end for edit in found))
             texts = (text[start : edit.start] + edit.new + text[edit.end : max(end, edit.end)] for edit in found)
             return Repair(start, end, tuple(dict.fromkeys(each.rstrip() for each in texts)))
     return Repair(*own, ())
 
 
-def _content(snapshot: Snapshot, offset: int) -> Span:
-    start = snapshot.line_start(offset)
-    start += len(snapshot.indent_at(start))
-    return start, start + len(snapshot.text[start : snapshot.line_end(offset)].rstrip())
+def _tries() -> Iterator[None]:
+    until = time.thread_time() + MAX_S
+    for _ in range(MAX_TRIED):
+        if time.thread_time() >= until:
+            return
+        yield
+
+
+def _content(snapshot: Snapshot, first: int, last: int) -> Span:
+    """The lines from that of first to that of last, without the white space around them."""
+    start = snapshot.line_start(first) + len(snapshot.indent_at(first))
+    return start, start + len(snapshot.text[start : snapshot.line_end(last)].rstrip())
 
 
 def _around(snapshot: Snapshot, own: Span) -> Iterator[list[Span]]:
@@ -103,7 +107,7 @@ def _around(snapshot: Snapshot, own: Span) -> Iterator[list[Span]]:
     for _ in range(MAX_DISTANCE):
         above = snapshot.line_start(above) - 1 if above >= 0 else -1
         below = snapshot.text.find("\n", below) + 1 or len(snapshot.text)
-        yield [_content(snapshot, at) for at in (above, below) if 0 <= at < len(snapshot.text)]
+        yield [_content(snapshot, at, at) for at in (above, below) if 0 <= at < len(snapshot.text)]
 
 
 def _edits(tree: SyntaxTree, text: str, line: Span) -> Iterator[_Edit]:
@@ -144,7 +148,7 @@ def _keywords(language: Language) -> frozenset[str]:
     return frozenset(name for name in names if name and len(name) > 1 and name.isalpha() and name.islower())
 
 
-def _mending(tree: SyntaxTree, snapshot: Snapshot, own: Span, edits: list[_Edit]) -> list[_Edit]:
+def _mending(tree: SyntaxTree, snapshot: Snapshot, own: Span, edits: Iterable[_Edit]) -> list[_Edit]:
     """Those after which the text is least broken, less so than now, and no longer in the line own; the usual first."""
     before, num_nodes = tree.damage(), tree.num_nodes()
     fewest = before.num_errors - 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .brackets import LineEnd
 from .languages import Language
-from .snapshot import Indent
+from .snapshot import Indent, indent_of
 from .span import opens_block
 
 STEPS = (2, 4, 8)
@@ -39,8 +39,7 @@ class _Placed:
 
 def columns(line: str, indent: Indent) -> int:
     """Columns of a line's indentation; a tab is one level of the document."""
-    lead = line[: len(line) - len(line.lstrip(" \t"))]
-    return len(lead.replace("\t", " " * _unit(indent)))
+    return len(indent_of(line).replace("\t", " " * _unit(indent)))
 
 
 def restyled(middle: str, ends: Sequence[LineEnd], begins_at: str, indent: Indent, language: Language) -> str:

@@ -98,6 +98,16 @@ class Snapshot:
         return Indent(default, width or default_width)
 
 
+def indent_of(line: str) -> str:
+    """The spaces and tabs that a line begins with."""
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def width_of(line: str, tab: int = 4) -> int:
+    """The columns of a line's indentation; a tab goes to the next multiple of tab."""
+    return len(indent_of(line).expandtabs(tab))
+
+
 def detect_indent(text: str) -> Indent | None:
     """The indentation that a piece of text shows, or None where it shows none.
 
@@ -148,8 +158,3 @@ def offset_at(text: str, line: int, column: int) -> int:
     if line < 1 or not 1 <= column <= end - start + 1:
         raise ValueError(f"line {line} has no column {column}; its columns are 1 to {end - start + 1}")
     return start + column - 1
-
-
-def line_column(text: str, offset: int) -> tuple[int, int]:
-    """The line and the column of an offset, both counted from 1."""
-    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)

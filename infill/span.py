@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .languages import Language
-from .snapshot import Indent, Snapshot
+from .snapshot import Indent, Snapshot, indent_of, width_of
+from .syntax import SyntaxTree
 
 MAX_CONTINUED_LINES = 24
 """How far up the beginning of a statement is looked for."""
@@ -22,6 +23,19 @@ _FIRST_WORD = re.compile(r"\s*\w+")
 
 Extent = Literal["rest", "line", "node", "block", "span"]
 """What a gap ends with: the rest of the line, the whole line, a piece of a line, a block of lines, or anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a gap is seen in: the snapshot, the tree of its window around the gap, and how the document indents."""
+
+    snapshot: Snapshot
+    tree: SyntaxTree
+    indent: Indent
+
+    @property
+    def language(self) -> Language:
+        return self.tree.language
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +63,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The line of a gap: what stands left and right of it, and whether only closing marks stand right."""
+    """The line of a gap: what stands left and right of it."""
 
     head: str
     tail: str
-
-    @property
-    def is_blank(self) -> bool:
-        return not self.head.strip() and not self.tail.strip()
 
 
 def surroundings(snapshot: Snapshot, start: int, end: int) -> Surroundings:
@@ -86,30 +96,30 @@ def begins_header(line: str, language: Language) -> bool:
     return first is not None and first[0].lstrip() in language.block_words
 
 
-def expected_indent(snapshot: Snapshot, offset: int, language: Language, indent: Indent) -> str:
+def expected_indent(scene: Scene, offset: int) -> str:
     """The indentation that a new line at offset would get: that of the line above, and one level more after an opener.
 
     Where a block ended above, two blank lines say so in a language without braces; otherwise the deeper of neighbours
     is the better guess while writing downwards.
     """
+    snapshot, language, unit = scene.snapshot, scene.language, scene.indent.unit
     if language.blocks == "indentation" and _follows_two_blank_lines(snapshot, offset):
         return ""
     above = snapshot.line_above(offset)
-    first = _first_line(snapshot.lines_above(offset, MAX_CONTINUED_LINES), language)
-    lead = first[: len(first) - len(first.lstrip(" \t"))]
+    lead = indent_of(_first_line(snapshot.lines_above(offset, MAX_CONTINUED_LINES), language))
     if opens_block(above, language) or above.rstrip().endswith(("(", "[", "{")):
-        return lead + indent.unit
+        return lead + unit
     word = above.strip().split(" ", 1)[0].rstrip(";")
     if language.blocks == "indentation" and word in ("return", "raise", "pass", "break", "continue"):
-        return lead.removesuffix(indent.unit)
+        return lead.removesuffix(unit)
     return lead
 
 
-def statement_indent(snapshot: Snapshot, offset: int, language: Language) -> str:
+def statement_indent(scene: Scene, offset: int) -> str:
     """The indentation of the line where the statement begins that goes on at offset, as far as its brackets tell."""
+    snapshot = scene.snapshot
     line = snapshot.text[snapshot.line_start(offset) : offset]
-    first = _first_line([line, *snapshot.lines_above(offset, MAX_CONTINUED_LINES)], language)
-    return first[: len(first) - len(first.lstrip(" \t"))]
+    return indent_of(_first_line([line, *snapshot.lines_above(offset, MAX_CONTINUED_LINES)], scene.language))
 
 
 def _first_line(above: Sequence[str], language: Language) -> str:
@@ -133,16 +143,17 @@ def _follows_two_blank_lines(snapshot: Snapshot, offset: int) -> bool:
     return len(lines) > 3 and not lines[-2].strip() and not lines[-3].strip()
 
 
-def is_empty_block(snapshot: Snapshot, offset: int, header_indent: str) -> bool:
-    """Whether nothing deeper than header_indent follows the line of offset: the block under the header is unwritten."""
-    below = snapshot.lines_below(offset, 1)
-    if not below:
-        return True
-    return _columns(below[0]) <= len(header_indent.expandtabs(4))
+def is_empty_block(scene: Scene, offset: int, header_indent: str) -> bool:
+    """Whether neither what is deeper than header_indent follows the line of offset, nor a label: the block under the
+    header is unwritten."""
+    below = scene.snapshot.lines_below(offset, 1)
+    return not below or (width_of(below[0]) <= width_of(header_indent) and not is_label(below[0], scene.language))
 
 
-def _columns(line: str) -> int:
-    return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(4))
+def is_label(line: str, language: Language) -> bool:
+    """Whether a line is the label of what follows, which stands where it likes in a language with braces."""
+    body = line.strip()
+    return language.blocks == "braces" and (body.endswith(":") or body.startswith("case "))
 
 
 def _without_comment(line: str, language: Language) -> str:

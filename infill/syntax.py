@@ -28,6 +28,7 @@ MAX_LEVELS = 8
 """How far up the list is looked for that a parameter or a named argument belongs to."""
 
 _WINDOW_GRID = 4096
+_END_TAGS = re.compile(rb"(?:</[\w:.-]+\s*>?\s*)+")
 _COLUMN_0 = re.compile(r"^[^\s)\]}#*]", re.MULTILINE)
 _AFTER_BLANK = re.compile(r"^[ \t]*\r?\n(?=[ \t]+[^\s)\]}#*])", re.MULTILINE)
 
@@ -44,7 +45,13 @@ class Damage:
         return self.num_errors > other.num_errors or self.num_unbalanced > other.num_unbalanced
 
 
-def window_around(text: str, start: int, end: int) -> tuple[int, int]:
+WHOLE = Damage(0, 0)
+
+Span = tuple[int, int]
+"""[start, end) of a document."""
+
+
+def window_around(text: str, start: int, end: int) -> Span:
     """The part of text that is parsed for a gap [start, end): stays put while the user types."""
     low = max(0, (start - WINDOW_CHARS) // _WINDOW_GRID * _WINDOW_GRID)
     if low:
@@ -84,8 +91,7 @@ class SyntaxTree:
     def parse(cls, language: Language, text: str, base: int = 0, previous: SyntaxTree | None = None) -> SyntaxTree:
         """Parse a window of a document; incrementally where previous is an older state of the same window."""
         grammar = language.load()
-        # blanks in the place of what the grammar does not know, so that offsets stay true
-        data = _encoded(re.sub(language.unread, _blanks, text) if language.unread else text)
+        data = _encoded(readable(language, text))
         if grammar is None:
             return cls(language, text, base, data, None)
         old = None
@@ -127,11 +133,16 @@ class SyntaxTree:
         num_errors = sum(1 for _ in self._errors())
         if self.tree is not None and not num_errors:
             # a grammar that is content has matched every bracket and quote, where the scanner may misread one
-            return Damage(0, 0)
+            return WHOLE
         text = self.text[margins[0] : len(self.text) - margins[1]] if any(margins) else self.text
         return Damage(num_errors, scan_brackets(self.language, text).num_unbalanced)
 
-    def error_spans(self) -> list[tuple[int, int]]:
+    @property
+    def has_errors(self) -> bool:
+        """Whether the window has ERROR or MISSING nodes; without a grammar it has none."""
+        return next(self._errors(), None) is not None
+
+    def error_spans(self) -> list[Span]:
         """The spans of ERROR and MISSING nodes, in document offsets."""
         return [self.span_of(node) for node in self._errors()]
 
@@ -151,7 +162,7 @@ class SyntaxTree:
         for node in self._ancestors(byte, byte - 1):
             if node.type in self.language.comment_nodes and node.start_byte < byte:
                 # a line comment goes on at its very end; a block comment that is closed does not
-                text = (node.text or b"").decode("utf-8", "replace")
+                text = text_of(node)
                 is_block = text.startswith(tuple(pair[0] for pair in self.language.block_comments))
                 ends = tuple(pair[1] for pair in self.language.block_comments)
                 return byte < node.end_byte or not (is_block and text.endswith(ends))
@@ -176,14 +187,28 @@ class SyntaxTree:
         byte = self._byte(offset)
         return self.tree.root_node.named_descendant_for_byte_range(byte, byte) if self.tree else None
 
-    def span_of(self, node: tree_sitter.Node) -> tuple[int, int]:
+    def span_of(self, node: tree_sitter.Node) -> Span:
         """The span of a node of this tree, in document offsets."""
         return self._offset(node.start_byte), self._offset(node.end_byte)
+
+    def definitions_around(self, node: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
+        """The definitions that a node stands in, the innermost first."""
+        outer = node.parent
+        while outer is not None:
+            if outer.type in self.language.definition_nodes:
+                yield outer
+            outer = outer.parent
 
     def is_alone(self, start: int, end: int) -> bool:
         """Whether what stands in [start, end) is a statement by itself, and no part of a larger one."""
         node = self.node_at(start)
         return node is not None and self.span_of(node) == (start, end)
+
+    def is_in_brackets(self, offset: int) -> bool:
+        """Whether what begins at offset is part of a list, a literal or a definition's head, and no statement."""
+        byte, marks = self._byte(offset), {pair[0] for pair in self.language.brackets}
+        around = (node for node in self._ancestors(byte, byte) if node.type not in self.language.block_nodes)
+        return any(node.child_count and node.children[0].type in marks for node in around)
 
     def repeats_name(self, start: int, end: int) -> bool:
         """Whether a parameter, or an argument given by name, in [start, end) has the name of another of its list.
@@ -205,14 +230,17 @@ class SyntaxTree:
         return False
 
     def _errors(self) -> Iterator[tree_sitter.Node]:
-        if self.tree is None or not self.tree.root_node.has_error:
-            return
-        stack = [self.tree.root_node]
+        # a node may have an error that no node shows
+        stack = [self.tree.root_node] if self.tree is not None and self.tree.root_node.has_error else []
         while stack:
             node = stack.pop()
-            if node.is_error or node.is_missing:
+            if (node.is_error or node.is_missing) and not self._ends_outer(node):
                 yield node
             stack.extend(child for child in node.children if child.has_error or child.is_missing)
+
+    def _ends_outer(self, node: tree_sitter.Node) -> bool:
+        """Whether a node is the end of elements that may have begun before the window."""
+        return self.base > 0 and node.type == "ERROR" and _END_TAGS.fullmatch(node.text or b"") is not None
 
     def _ancestors(self, first: int, last: int) -> Iterator[tree_sitter.Node]:
         """The nodes that span the bytes between the two positions, from the smallest to the root."""
@@ -250,8 +278,17 @@ def _name(node: tree_sitter.Node) -> tree_sitter.Node | None:
     return inner
 
 
+def text_of(node: tree_sitter.Node) -> str:
+    return (node.text or b"").decode("utf-8", "replace")
+
+
+def readable(language: Language, text: str) -> str:
+    """Lines with blanks in the place of what the grammar does not know, so that offsets stay true."""
+    return re.sub(language.unread, _blanks, "\n" + text)[1:] if language.unread else text
+
+
 def _blanks(match: re.Match[str]) -> str:
-    return " " * len(match[0])
+    return "\n" * match[0].startswith("\n") + " " * len(match[0].lstrip("\n"))
 
 
 def _encoded(text: str) -> bytes:

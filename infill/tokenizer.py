@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
-from pathlib import Path
-from typing import Protocol
 
 import tokenizers
 
@@ -16,17 +14,6 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<suf>", "<pre>", "<mid>", "<ctx>",
 """Ids 0..7 of the embedded model's vocabulary; ids up to NUM_RESERVED - 1 are kept free for later."""
 
 NUM_RESERVED = 16
-
-
-class TokenizerLike(Protocol):
-    """What layout and trimming need of a tokenizer."""
-
-    @property
-    def newline_ids(self) -> frozenset[int]: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int] | tuple[int, ...]) -> str: ...
 
 
 class Tokenizer:
@@ -48,10 +35,6 @@ class Tokenizer:
         # text that spells a special token must stay text: the user's file is data, never markup
         backend.encode_special_tokens = True
         self._backend = backend
-
-    @classmethod
-    def from_file(cls, path: Path) -> Tokenizer:
-        return cls.from_json(path.read_text(encoding="utf-8"))
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
@@ -105,9 +88,6 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
         """Special ids are left out; bytes that are not UTF-8 (a cut character) become U+FFFD."""

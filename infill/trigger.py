@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import tree_sitter
 
+from .brackets import scan_brackets
 from .request import InfillRequest
-from .snapshot import Indent, Snapshot
+from .snapshot import indent_of
 from .span import (
     Extent,
     Gap,
+    Scene,
     Surroundings,
     expected_indent,
     is_closing,
@@ -41,26 +43,17 @@ class Decline:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerRules:
-    """is_excluded: whether a path may not be proposed in. allow_blocks: whether "auto" may choose a block."""
-
-    is_excluded: Callable[[str], bool] = lambda path: False
-    allow_blocks: bool = True
-
-
 def decide(
-    request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, indent: Indent, rules: TriggerRules | None = None
+    request: InfillRequest, scene: Scene, is_excluded: Callable[[str], bool] = lambda path: False
 ) -> Gap | Decline:
-    """The gap to fill for a request, or why there is none. tree: the window of the snapshot around the request."""
-    rules = rules or TriggerRules()
-    language = tree.language
-    if request.path and rules.is_excluded(request.path):
+    """The gap to fill for a request, or why there is none. is_excluded: whether a path may not be proposed in."""
+    language = scene.language
+    if request.path and is_excluded(request.path):
         return Decline("excluded")
     if len(request.text) > MAX_TEXT_CHARS:
         return Decline("too-large")
     start, end = request.start, request.end
-    here = surroundings(snapshot, start, end)
+    here = surroundings(scene.snapshot, start, end)
     if not request.is_explicit and len(here.head) + len(here.tail) > MAX_LINE_CHARS:
         return Decline("too-large")
     # the popup's word is as good as typed: it stands in the proposal's lead
@@ -69,11 +62,11 @@ def decide(
         if language.is_word(head[-1:]) and language.is_word(here.tail[:1]):
             return Decline("inside-word")
         if not request.is_explicit:
-            if not request.in_comments and tree.is_in_comment(start):
+            if not request.in_comments and scene.tree.is_in_comment(start):
                 return Decline("comment")
             if here.tail.strip() and not is_closing(here.tail, language) and not _is_hungry(head):
                 return Decline("mid-line")
-    return _gap(request, snapshot, tree, indent, here, rules)
+    return _gap(request, scene, here)
 
 
 def _is_cursor(request: InfillRequest) -> bool:
@@ -85,28 +78,20 @@ def _is_hungry(head: str) -> bool:
     return not head.strip() or head[-1] in _HUNGRY
 
 
-def _gap(
-    request: InfillRequest,
-    snapshot: Snapshot,
-    tree: SyntaxTree,
-    indent: Indent,
-    here: Surroundings,
-    rules: TriggerRules,
-) -> Gap:
+def _gap(request: InfillRequest, scene: Scene, here: Surroundings) -> Gap:
     start, end = request.start, request.end
-    line_indent = snapshot.indent_at(start) if here.head.strip() else here.head
+    line_indent = scene.snapshot.indent_at(start) if here.head.strip() else here.head
     lead = request.typed
     if request.kind == "span" or not _is_cursor(request):
         return Gap(start, end, "span", indent=line_indent, lead=lead)
     if not here.head and not lead and not here.tail.strip():
         # the canonical middle begins after the indentation, so an empty line gets it before the model is asked
-        line_indent = lead = expected_indent(snapshot, start, tree.language, indent)
+        line_indent = lead = expected_indent(scene, start)
     if not here.tail.strip():
         # white space right of the cursor would stand behind the proposal; it goes with it, as far as the tree reaches
-        end = min(end + len(here.tail), tree.base + len(tree.text))
-    if request.kind == "block" or (request.kind == "auto" and rules.allow_blocks):
-        gap = Gap(start, end, "block", indent=line_indent, lead=lead)
-        block = _block_gap(request, snapshot, tree, indent, here, gap)
+        end = min(end + len(here.tail), scene.tree.base + len(scene.tree.text))
+    if request.kind in ("auto", "block"):
+        block = _block_gap(request, scene, here, Gap(start, end, "block", indent=line_indent, lead=lead))
         if block is not None:
             return block
     extent: Extent = "node"
@@ -115,17 +100,15 @@ def _gap(
     return Gap(start, end, extent, indent=line_indent, lead=lead)
 
 
-def _block_gap(
-    request: InfillRequest, snapshot: Snapshot, tree: SyntaxTree, indent: Indent, here: Surroundings, gap: Gap
-) -> Gap | None:
+def _block_gap(request: InfillRequest, scene: Scene, here: Surroundings, gap: Gap) -> Gap | None:
     """The gap of a block: on an empty line under a header, right behind a header, or between `{` and `}`."""
-    language = tree.language
+    snapshot, tree, language = scene.snapshot, scene.tree, scene.language
     head, tail = here.head + request.typed, here.tail.strip()
     if not head.strip() and not tail:
         above = snapshot.line_above(gap.start)
-        header_indent = above[: len(above) - len(above.lstrip(" \t"))]
+        header_indent = indent_of(above)
         is_body = opens_block(above, language) and len(gap.indent) > len(header_indent)
-        if is_body and is_empty_block(snapshot, gap.start, header_indent):
+        if is_body and is_empty_block(scene, gap.start, header_indent):
             return gap
         return gap if request.kind == "block" else None
     is_header = opens_block(head, language) and not tree.is_in_string(gap.start)
@@ -134,13 +117,13 @@ def _block_gap(
         is_header = False
     if is_header and not tree.is_in_comment(gap.start) and _is_block_mark(tree, gap.start, head):
         # the lines of a header that go on with it may be further in
-        header_indent = statement_indent(snapshot, gap.start, language)
+        header_indent = statement_indent(scene, gap.start)
         if owner is not None:
             header_indent = snapshot.indent_at(tree.span_of(owner)[0])
         newline = snapshot.newline(gap.start, language.newline)
-        body = header_indent + indent.unit
+        body = header_indent + scene.indent.unit
         lead = request.typed + newline + body
-        if not tail and is_empty_block(snapshot, gap.start, header_indent):
+        if not tail and is_empty_block(scene, gap.start, header_indent):
             closing = newline + header_indent + "}"
             is_open = head.endswith("{") and _mends(tree, gap.start, closing)
             return Gap(gap.start, gap.end, "block", indent=body, lead=lead, tail=closing if is_open else "")
@@ -168,18 +151,6 @@ def _mends(tree: SyntaxTree, offset: int, closing: str) -> bool:
 def _is_block_mark(tree: SyntaxTree, offset: int, head: str) -> bool:
     """Whether the mark left of offset opens a block of statements, and not a mapping, a slice or a type."""
     if tree.language.blocks == "indentation":
-        return not any(pair[0] in _open_marks(head) for pair in tree.language.brackets)
+        return not scan_brackets(tree.language, head).open_brackets
     node = tree.node_at(max(tree.base, offset - 1))
     return node is not None and node.type in tree.language.block_nodes
-
-
-def _open_marks(head: str) -> str:
-    """The brackets of one line that are still open at its end; strings are not looked at."""
-    pairs = {")": "(", "]": "[", "}": "{"}
-    opened: list[str] = []
-    for char in head:
-        if char in "([{":
-            opened.append(char)
-        elif char in pairs and opened and opened[-1] == pairs[char]:
-            opened.pop()
-    return "".join(opened)

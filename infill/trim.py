@@ -15,8 +15,8 @@ from .gate import adds_errors
 from .languages import PLAIN_TEXT, Language
 from .overlap import has_words, is_loop, is_stuck_sentence, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
-from .snapshot import Indent, Snapshot
-from .span import Gap, is_closing, opens_block, surroundings
+from .snapshot import Snapshot, width_of
+from .span import Gap, Scene, Surroundings, is_closing, is_label, opens_block, surroundings
 from .syntax import SyntaxTree
 
 _GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
@@ -37,175 +37,159 @@ class Refusal:
     reason: str
 
 
-def trim(
-    raw: str,
-    is_complete: bool,
-    gap: Gap,
-    snapshot: Snapshot,
-    tree: SyntaxTree,
-    indent: Indent,
-    *,
-    is_gated: bool = True,
-) -> Trimmed | Refusal:
+def trim(raw: str, is_complete: bool, gap: Gap, scene: Scene, *, is_gated: bool = True) -> Trimmed | Refusal:
     """What to show of a model's middle.
 
-    raw: the decoded middle. is_complete: whether the model ended it by an end or stop token. tree: the window around.
-    is_gated: whether new syntax errors are a reason to refuse.
+    raw: the decoded middle. is_complete: whether the model ended it by an end or stop token. is_gated: whether new
+    syntax errors are a reason to refuse.
     """
+    snapshot, tree = scene.snapshot, scene.tree
+    here = surroundings(snapshot, gap.start, gap.end)
     middle = raw.replace("\r\n", "\n").replace("\r", "\n")
     if _GARBLED.search(middle):
         return Refusal("garbled")
     ends: list[LineEnd] = []
     if gap.is_multiline:
         ends = line_ends(tree.language, middle)
-        middle = restyled(middle, ends, gap.indent, indent, tree.language)
-    ended = _natural_end(middle, ends, is_complete, gap, snapshot, tree, indent)
+        middle = restyled(middle, ends, gap.indent, scene.indent, tree.language)
+    ended = _natural_end(middle, ends, is_complete, gap, here, scene)
     if isinstance(ended, Refusal):
         return ended
-    middle = _without_edges(ended, gap, snapshot)
+    middle = _without_edges(ended, gap, here)
     if not middle.strip():
         return Refusal("empty")
-    fitted = _fitted(middle, gap, snapshot, tree)
+    fitted = _fitted(middle, gap, here, scene)
     if isinstance(fitted, Refusal):
         return fitted
-    if fitted.strip() == ";" and _ends_nothing(gap, snapshot, tree):
+    if fitted.strip() == ";" and _ends_nothing(gap, scene):
         return Refusal("empty")
     newline = snapshot.newline(gap.start, tree.language.newline)
     middle = fitted.replace("\n", newline)
-    text = _lead(gap, middle, snapshot, tree, indent) + middle + gap.tail
+    text = _lead(gap, middle, scene) + middle + gap.tail
     if text == snapshot.text[gap.start : gap.end]:
         return Refusal("unchanged")
-    if gap.is_multiline and not _is_indented_well(fitted, gap, tree):
+    if gap.is_multiline and not _is_indented_well(fitted, gap, tree.language):
         return Refusal("indentation")
-    if is_gated and adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, snapshot)):
+    if is_gated and adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, here, snapshot)):
         return Refusal("syntax")
     return Trimmed(text, middle)
 
 
-def _lead(gap: Gap, middle: str, snapshot: Snapshot, tree: SyntaxTree, indent: Indent) -> str:
+def _lead(gap: Gap, middle: str, scene: Scene) -> str:
     """The gap's lead; a bracket that closes stands one level further out than what it encloses, and so do labels where
     the next one does; a directive stands at the margin."""
+    language, indent = scene.language, scene.indent
     level = gap.lead.rpartition("\n")[2]
-    has_line = level != gap.lead or snapshot.line_start(gap.start) == gap.start
+    has_line = level != gap.lead or scene.snapshot.line_start(gap.start) == gap.start
     if level.strip(" \t") or not has_line:
         return gap.lead
-    if middle.startswith(tree.language.margin_marks):
+    if middle.startswith(language.margin_marks):
         return gap.lead.removesuffix(level)
-    closes = middle[:1] in {pair[1] for pair in tree.language.brackets} and level == gap.lead
+    closes = middle[:1] in {pair[1] for pair in language.brackets} and level == gap.lead
     width = columns(gap.indent, indent)
     first, *others = middle.split("\n")
-    if closes or (
-        _is_label(first, tree.language)
-        and any(_is_label(line, tree.language) and columns(line, indent) < width for line in others)
-    ):
+    labels = (line for line in others if is_label(line, language))
+    if closes or (is_label(first, language) and any(columns(line, indent) < width for line in labels)):
         return gap.lead.removesuffix(indent.unit)
     return gap.lead
 
 
-def _is_label(line: str, language: Language) -> bool:
-    """Whether a line is the label of what follows, which stands where it likes in a language with braces."""
-    body = line.strip()
-    return language.blocks == "braces" and (body.endswith(":") or body.startswith("case "))
-
-
-def _is_body_due(gap: Gap, snapshot: Snapshot) -> bool:
+def _is_body_due(gap: Gap, here: Surroundings, snapshot: Snapshot) -> bool:
     """Whether a header may stand without its body: the user began this line, or nothing follows it directly."""
     if gap.is_multiline:
         return False
     newline = snapshot.text.find("\n", gap.end)
     is_followed = newline >= 0 and bool(snapshot.line_at(newline + 1).strip())
-    return not is_followed or bool(surroundings(snapshot, gap.start, gap.end).head.strip())
+    return not is_followed or bool(here.head.strip())
 
 
 def _natural_end(
-    middle: str,
-    ends: list[LineEnd],
-    is_complete: bool,
-    gap: Gap,
-    snapshot: Snapshot,
-    tree: SyntaxTree,
-    indent: Indent,
+    middle: str, ends: list[LineEnd], is_complete: bool, gap: Gap, here: Surroundings, scene: Scene
 ) -> str | Refusal:
     if gap.extent == "span":
         return middle if is_complete else Refusal("unfinished")
     if gap.extent == "block":
-        return _block_end(middle, ends, is_complete, gap, tree, indent)
+        return _block_end(middle, ends, is_complete, gap, scene)
     line, newline, _ = middle.partition("\n")
     if not newline and not is_complete:
         return Refusal("unfinished")
-    here = surroundings(snapshot, gap.start, gap.end)
     tail = here.tail.strip()
     if gap.extent == "node" and newline and tail and not normalized(line).endswith(normalized(tail)):
         # the model wrote on past the line although code stands to the right: what it meant to put there is unknown
-        return line if _up_to_closed(here.head + gap.lead, line, tail, gap, tree) != line else Refusal("unfinished")
+        is_cut = _up_to_closed(here.head + gap.lead, line, tail, gap, scene.tree) != line
+        return line if is_cut else Refusal("unfinished")
     return line
 
 
-def _block_end(
-    middle: str, ends: list[LineEnd], is_complete: bool, gap: Gap, tree: SyntaxTree, indent: Indent
-) -> str | Refusal:
+def _block_end(middle: str, ends: list[LineEnd], is_complete: bool, gap: Gap, scene: Scene) -> str | Refusal:
     """The lines of middle that belong to the block: until one is indented less, or closes more than was opened."""
+    language, indent = scene.language, scene.indent
     lines = middle.split("\n")
     width = columns(gap.indent, indent)
     end = len(lines) if is_complete else len(lines) - 1
-    for i, line in enumerate(lines):
-        # what stands inside of a string or a comment has no level
-        is_level = i and line.strip() and ends[i - 1].state == "code" and not _is_label(line, tree.language)
-        if line.lstrip(" \t").startswith(tree.language.margin_marks):
+    for i, line in enumerate(lines[:end]):
+        if line.lstrip(" \t").startswith(language.margin_marks):
             continue
-        if is_level and columns(line, indent) < width:
-            end = min(end, i)
-            break
-        if tree.language.blocks == "braces" and ends[i].num_braces < 0:
-            end = min(end, i)
+        # what stands inside of a string or a comment has no level
+        is_level = i and line.strip() and ends[i - 1].state == "code" and not is_label(line, language)
+        is_closed = language.blocks == "braces" and ends[i].num_braces < 0
+        if is_closed or (is_level and columns(line, indent) < width):
+            end = i
             break
     if end == 0:
         return Refusal("empty" if is_complete else "unfinished")
     kept = lines[:end]
     while kept and not kept[-1].strip():
         kept.pop()
-    if kept and opens_block(kept[-1], tree.language) and end < len(lines):
+    if kept and opens_block(kept[-1], language) and end < len(lines):
         # the header of a block that was cut off would be half of something
         return Refusal("unfinished")
     return "\n".join(kept)
 
 
-def _without_edges(middle: str, gap: Gap, snapshot: Snapshot) -> str:
+def _without_edges(middle: str, gap: Gap, here: Surroundings) -> str:
     """Middle without the white space that its canonical form does not have."""
-    here = surroundings(snapshot, gap.start, gap.end)
+    blanks = " \t" if gap.extent == "span" else " \t\n"
     head = gap.lead or here.head
     if not head or head[-1].isspace():
-        middle = middle.lstrip(" \t") if gap.extent == "span" else middle.lstrip(" \t\n")
+        middle = middle.lstrip(blanks)
     if gap.tail or not here.tail or here.tail[0].isspace():
-        middle = middle.rstrip(" \t\n") if gap.extent != "span" else middle.rstrip(" \t")
+        middle = middle.rstrip(blanks)
     return middle
 
 
-def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str | Refusal:
+def _fitted(middle: str, gap: Gap, here: Surroundings, scene: Scene) -> str | Refusal:
     """Middle without what already stands to its right and below it, and no repetition of the lines around it."""
-    here = surroundings(snapshot, gap.start, gap.end)
     head = (here.head + gap.lead).rsplit("\n", 1)[-1]
-    if not gap.tail:
-        middle = _without_comment(middle, here.tail, gap, tree)
-        closed = _up_to_closed(head, middle, here.tail, gap, tree)
-        variants = [closed if each == middle else each for each in overlap_variants(middle, here.tail)]
-        fitting = variants[0]
-        if len(variants) > 1:
-            # a bracket to the right may be the editor's or the user's: the text that is left whole knows
-            fitting = min(variants, key=lambda variant: _damage_with(variant, gap, tree))
-        is_as_written = fitting == middle and gap.extent != "span"
-        if is_as_written and runs_into(head + middle, here.tail, tree.language.is_word):
-            # a name or a value follows directly, and the model had another one in mind
+    beside = middle if gap.tail else _beside(head, middle, here.tail, gap, scene.tree)
+    if isinstance(beside, Refusal):
+        return beside
+    return _between(head, beside, gap, here, scene.snapshot) if beside.strip() else Refusal("empty")
+
+
+def _beside(head: str, middle: str, tail: str, gap: Gap, tree: SyntaxTree) -> str | Refusal:
+    """Middle without what stands to its right already."""
+    middle = _without_comment(middle, tail, gap, tree)
+    closed = _up_to_closed(head, middle, tail, gap, tree)
+    variants = [closed if each == middle else each for each in overlap_variants(middle, tail)]
+    fitting = variants[0]
+    if len(variants) > 1:
+        # a bracket to the right may be the editor's or the user's: the text that is left whole knows
+        fitting = min(variants, key=lambda variant: _damage_with(variant, gap, tree))
+    if fitting == middle and gap.extent != "span":
+        # a name or a value follows directly, and the model had another one in mind
+        is_stuck = is_stuck_sentence(middle, tail) and not tree.is_code_at(gap.start)
+        if is_stuck or runs_into(head + middle, tail, tree.language.is_word):
             return Refusal("syntax")
-        if is_as_written and is_stuck_sentence(middle, here.tail) and not tree.is_code_at(gap.start):
-            return Refusal("syntax")
-        middle = fitting
-        quotes = middle.strip()
-        if quotes and not quotes.strip("\"'`") and here.tail.startswith(quotes) and tree.is_in_string(gap.start):
-            # two more quotes in front of those that end a string are an empty one behind it
-            return Refusal("repeats-suffix")
-    if not middle.strip():
-        return Refusal("empty")
+    quotes = fitting.strip()
+    if quotes and not quotes.strip("\"'`") and tail.startswith(quotes) and tree.is_in_string(gap.start):
+        # two more quotes in front of those that end a string are an empty one behind it
+        return Refusal("repeats-suffix")
+    return fitting
+
+
+def _between(head: str, middle: str, gap: Gap, here: Surroundings, snapshot: Snapshot) -> str | Refusal:
+    """Middle up to where it repeats the lines below; none that repeats a line around it, or itself."""
     below = snapshot.lines_below(gap.end, 12)
     if gap.tail:
         below = [line for line in (*gap.tail.split("\n")[1:-1], gap.tail.split("\n")[-1] + here.tail, *below) if line]
@@ -220,7 +204,8 @@ def _fitted(middle: str, gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> str 
             return Refusal("repeats-suffix")
     if len(lines) == 1 and below and _is_same(middle, below[0]):
         return Refusal("repeats-suffix")
-    if _is_same(lines[0], snapshot.line_above(gap.start)) or _is_same(middle, snapshot.line_above(gap.start)):
+    above = snapshot.line_above(gap.start)
+    if _is_same(lines[0], above) or _is_same(middle, above):
         return Refusal("repeats-prefix")
     if is_loop(middle):
         return Refusal("repetition")
@@ -262,12 +247,12 @@ def _without_comment(middle: str, tail: str, gap: Gap, tree: SyntaxTree) -> str:
     return middle[: min(starts)].rstrip() if starts else middle
 
 
-def _ends_nothing(gap: Gap, snapshot: Snapshot, tree: SyntaxTree) -> bool:
+def _ends_nothing(gap: Gap, scene: Scene) -> bool:
     """Whether a semicolon in this gap would end no statement: behind a block it is one, or nobody writes any here."""
-    around = (*snapshot.lines_above(gap.start, 100), *snapshot.lines_below(gap.end, 100))
+    around = (*scene.snapshot.lines_above(gap.start, 100), *scene.snapshot.lines_below(gap.end, 100))
     if not any(line.rstrip().endswith(";") for line in around):
         return True
-    return tree.replaced(gap.start, gap.end, ";").is_alone(gap.start, gap.start + 1)
+    return scene.tree.replaced(gap.start, gap.end, ";").is_alone(gap.start, gap.start + 1)
 
 
 def _is_same(line: str, other: str) -> bool:
@@ -280,21 +265,21 @@ def _damage_with(middle: str, gap: Gap, tree: SyntaxTree) -> tuple[int, int]:
     return damage.num_unbalanced, damage.num_errors
 
 
-def _is_indented_well(middle: str, gap: Gap, tree: SyntaxTree) -> bool:
+def _is_indented_well(middle: str, gap: Gap, language: Language) -> bool:
     """Whether every line of a block goes deeper only under an opener, and comes back only to a level it left.
 
     Only for languages whose blocks are their indentation, and only for lines outside of brackets and strings.
     """
-    if tree.language.blocks != "indentation" or gap.extent != "block":
+    if language.blocks != "indentation" or gap.extent != "block":
         return True
     levels = [len(gap.indent.expandtabs(8))]
     is_open = False
-    ends = line_ends(tree.language, middle)
+    ends = line_ends(language, middle)
     for i, line in enumerate(middle.split("\n")):
         if '"""' in line or "'''" in line:
             return True
         if i and line.strip() and ends[i - 1].depth <= 0:
-            width = len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(8))
+            width = width_of(line, 8)
             if width > levels[-1] and not is_open:
                 return False
             if width > levels[-1]:
@@ -304,5 +289,5 @@ def _is_indented_well(middle: str, gap: Gap, tree: SyntaxTree) -> bool:
                 if not levels or width > levels[-1]:
                     return False
         if line.strip() and not line.lstrip().startswith("#"):
-            is_open = opens_block(line, tree.language) or line.rstrip().endswith("\\")
+            is_open = opens_block(line, language) or line.rstrip().endswith("\\")
     return True

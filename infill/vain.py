@@ -101,10 +101,7 @@ def _is_misplaced(tree: SyntaxTree, node: tree_sitter.Node, start: int) -> bool:
 
 def _scope(tree: SyntaxTree, node: tree_sitter.Node) -> str:
     """The type of the definition that a node stands in; "" for none."""
-    outer = node.parent
-    while outer is not None and outer.type not in tree.language.definition_nodes:
-        outer = outer.parent
-    return outer.type if outer is not None else ""
+    return next((outer.type for outer in tree.definitions_around(node)), "")
 
 
 def _siblings(node: tree_sitter.Node) -> list[tree_sitter.Node]:

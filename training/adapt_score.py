@@ -146,7 +146,8 @@ def score(
     """
     engine = _Remembering(load_engine(None if source == EMBEDDED else source, device, adapter=adapter))
     tokenizer, calibration = load_tokenizer(source), load_calibration(source)
-    policies = [replace(policy_for(tokenizer), use_drafts=has_drafts) for has_drafts in (False, True)]
+    served = policy_for(tokenizer)
+    policies = [replace(served, use_drafts=False, use_needs=False), served]
     askers = [
         LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, index=index) for policy in policies
     ]

@@ -257,3 +257,19 @@ def test_an_error_further_up_makes_none_of_a_definition_that_is_whole(broken):
     assert not _is_refused("python", marked, "len(paths)")
     assert _is_refused("python", marked, "len(paths")
     assert _is_refused("python", marked, "len(paths))")
+
+
+def test_an_element_may_have_begun_above_the_window():
+    items = "".join(f"<li>{number}</li>\n" for number in range(2_000))
+    assert not _is_refused("html", f"<ul>\n{items}</u^\n<p>a</p>\n", "l>")
+    assert _is_refused("html", "<li>1</li>\n</u^\n<p>a</p>\n", "l>")
+
+
+@pytest.mark.parametrize("magic", ["!ls -l | wc", "%matplotlib inline", "%%time"])
+def test_what_a_notebook_says_beside_python_is_no_error(magic):
+    marked = f"{magic}\nimport os\n{magic}\nx = ^\n{magic}\n"
+    assert not _is_refused("python", marked, "len(a)")
+    assert _is_refused("python", marked, "len(a")
+    assert _is_refused("python", marked, "a b")
+    # whoever is no notebook gets none
+    assert _is_refused("python", "import os\n^\nx = 1\n", magic)

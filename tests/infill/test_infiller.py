@@ -19,7 +19,6 @@ from lacuna_ls.infill.privacy import PathRules
 from lacuna_ls.infill.request import Infiller, Neighbour
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.span import Gap
-from lacuna_ls.infill.trigger import TriggerRules
 
 B = "‸"
 
@@ -96,7 +95,7 @@ def test_what_was_edited_lately_is_in_the_prompt():
 
 
 def test_a_declined_request_costs_no_engine_work():
-    subject = infiller("f(1)", rules=TriggerRules(is_excluded=lambda path: path.endswith(".env")))
+    subject = infiller("f(1)", is_excluded=lambda path: path.endswith(".env"))
     request = asked(f"A={B}\n", "text", path="/p/.env")
     subject.prefetch(request)
     assert subject.fill(request).declined == "excluded"
@@ -355,7 +354,7 @@ def test_open_documents_are_drafted_from():
     result = subject.fill(replace(request, neighbours=(other,)))
     assert result.proposals[0].text == "data = json.load(file)"
     hidden = with_drafts("other()", instant_confidence=0.3)
-    hidden.rules = TriggerRules(is_excluded=lambda path: path == "b.py")
+    hidden.is_excluded = lambda path: path == "b.py"
     assert hidden.fill(replace(request, neighbours=(other,))).proposals[0].text == "other()"
     assert (len(subject.index), len(hidden.index)) == (1, 0)
 
@@ -456,7 +455,7 @@ def test_the_workspace_is_read_in_the_background_and_closing_ends_it(tmp_path):
     (tmp_path / "b.py").write_text("import json\n\nwith open(path) as file:\n    data = json.load(file)\nprint(data)\n")
     (tmp_path / "secrets.py").write_text("with open(path) as file:\n    leak(file)\nprint(data)\n")
     subject = with_drafts("other()", instant_confidence=0.3)
-    subject.rules = TriggerRules(is_excluded=PathRules([tmp_path]).is_excluded)
+    subject.is_excluded = PathRules([tmp_path]).is_excluded
     subject.index_workspace([str(tmp_path)])
     until = time.monotonic() + 10
     while len(subject.index) < 1 and time.monotonic() < until:

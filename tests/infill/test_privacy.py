@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 
 import pytest
 from lacuna_ls.infill import privacy
@@ -203,6 +204,19 @@ def test_patterns_have_case_where_file_names_have_it(repo, monkeypatch, case, is
     for path in ("secret_config.py", "build/a.py", "a.dump"):
         assert rules.is_excluded(repo / path) is is_excluded, path
     assert rules.is_excluded(repo / "Secret_Config.py")
+
+
+@pytest.mark.parametrize(("form", "is_excluded"), [("NFC", True), (None, False)])
+def test_an_accent_apart_from_its_letter_is_the_same_name_where_the_system_says_so(
+    repo, monkeypatch, form, is_excluded
+):
+    # macOS; with core.precomposeunicode, as git sets it there, `git check-ignore` says the same
+    monkeypatch.setattr(privacy, "FORM", form)
+    (repo / ".gitignore").write_text("Pr\u00fcfung/\ncaf\u00e9.py\n", encoding="utf-8")
+    rules = PathRules([repo], ["r\u00e9sum\u00e9.py"])
+    for path in ("Pru\u0308fung/a.py", "cafe\u0301.py", "re\u0301sume\u0301.py"):
+        assert rules.is_excluded(repo / path) is is_excluded, path
+        assert rules.is_excluded(unicodedata.normalize("NFC", str(repo / path)))
 
 
 def test_a_changed_ignore_file_is_read_again(tmp_path):

@@ -8,6 +8,7 @@ import time
 import pytest
 from infill_cases import TOKENIZER
 from lacuna_ls.engine.problem import CanvasResult
+from lacuna_ls.infill import repair
 from lacuna_ls.infill.gate import is_python
 from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.languages import language_for
@@ -97,6 +98,19 @@ def test_what_is_whole_is_left_alone():
     assert repair_at(PYTHON, "x = 1\n", 2) is None
     assert not is_broken_at(PYTHON, "x = 1\ny = = 2\n", 2)
     assert not is_broken_at(PYTHON, "x = (\n\n", 7)
+
+
+def test_a_command_of_a_notebook_is_no_error():
+    lines = ("%matplotlib inline\nimport os\n", "import os\r\n!ls -l | wc\r\nx = 1\r\n", "%%time\nx = (1\n % 2)\n")
+    for text in (*lines, 'x = """\n%s"""\ny = 1\n'):
+        assert not any(is_broken_at(PYTHON, text, offset) for offset in range(len(text)))
+    assert is_broken_at(PYTHON, "x = (1,\n% y\n", 9)
+
+
+def test_to_look_for_a_mend_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch):
+    assert mended(f"x = f(1, 2{B}\n")
+    monkeypatch.setattr(repair, "MAX_S", 0.0)
+    assert mended(f"x = f(1, 2{B}\n") == []
 
 
 def test_where_nothing_small_helps_the_line_is_named():

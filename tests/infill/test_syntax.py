@@ -85,8 +85,13 @@ def test_damage(language, text, is_broken):
         pytest.param("go", "a := `\\`; b := `{`", id="raw strings of Go"),
         pytest.param("cpp", 'auto a = R"(b"c)" u8R"x(d)"(e)x"; int f = 1\'000 + 0x1\'ff;', id="C++"),
         pytest.param("c", "int a = 1'000'000; char b = '(';", id="digits in groups"),
+        pytest.param("c", 'char *a = "b\\\r\n(";\r\n', id="a string over two lines, with CRLF"),
         pytest.param("javascript", "a = /\"/; b(/[/'(]/, c); d = e => /`/g;", id="regular expressions"),
         pytest.param("javascript", 'a = b / "c" / d; e = (f) / g("/");', id="division"),
+        pytest.param("bash", "f() {\n  cat <<-'EOF' | g\n  it's (\n  EOF\n}\n", id="a heredoc of a shell"),
+        pytest.param("ruby", "a if b =~ /\"(c/ || d.match?(/'/) || e / f", id="regular expressions of Ruby"),
+        pytest.param("ruby", "a = <<~SQL.strip\n  it's (\nSQL\nb(1 << A, a <<B)\n", id="of Ruby, and shifts"),
+        pytest.param("php", '<?php\r\n$a = <<<EOT\r\nit\'s "(\r\nEOT;\r\n', id="of PHP, with CRLF"),
     ],
 )
 def test_the_scanner_knows_the_literals_of_a_language(language, text):

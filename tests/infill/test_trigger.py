@@ -6,17 +6,18 @@ import pytest
 from infill_cases import asked
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.snapshot import Snapshot
-from lacuna_ls.infill.span import Gap
+from lacuna_ls.infill.span import Gap, Scene
 from lacuna_ls.infill.syntax import SyntaxTree
-from lacuna_ls.infill.trigger import Decline, TriggerRules, decide
+from lacuna_ls.infill.trigger import Decline, decide
 
 
-def decided(marked: str, language: str = "python", rules: TriggerRules | None = None, **options) -> Gap | Decline:
+def decided(marked: str, language: str = "python", is_excluded=lambda path: False, **options) -> Gap | Decline:
     request = asked(marked, language, **options)
     row = language_for(language, request.path)
     snapshot = Snapshot(request.text)
     tree = SyntaxTree.around(row, request.text, request.start, request.end)
-    return decide(request, snapshot, tree, snapshot.indent(request.start, request.indent, row.indent), rules)
+    indent = snapshot.indent(request.start, request.indent, row.indent)
+    return decide(request, Scene(snapshot, tree, indent), is_excluded)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,8 @@ def test_declines(marked, options, reason):
         pytest.param("def f():\n    while (a\n           and b):‸\n", {}, "block", id="the last line of a condition"),
         pytest.param("a = 1\n‸\nb = 2\n", {"kind": "block"}, "block", id="a block is wanted on an empty line"),
         pytest.param("x = ‸1\ny‸ = 2\n", {}, "span", id="a chosen span"),
+        pytest.param("if a:‸\nb\n", {}, "block", id="behind a header"),
+        pytest.param("switch (a) {‸\ncase 1:\n  b();\n}\n", {"language": "javascript"}, "rest", id="above a label"),
         pytest.param("x = ‸\n", {"kind": "span"}, "span", id="an empty span by name"),
     ],
 )
@@ -68,8 +71,8 @@ def test_extent(marked, options, extent):
 
 
 def test_an_excluded_path_is_declined_before_anything_else():
-    rules = TriggerRules(is_excluded=lambda path: path.endswith(".env"))
-    assert decided("A=‸\n", "text", rules, path="/p/.env") == Decline("excluded")
+    found = decided("A=‸\n", "text", lambda path: path.endswith(".env"), path="/p/.env")
+    assert found == Decline("excluded")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,10 @@ def test_an_excluded_path_is_declined_before_anything_else():
                      id="parameters below each other"),
         pytest.param("python", "if x:\n    def f(a,\n          b):‸\n", "\n        ", "", id="the same in Python"),
         pytest.param("c", "int f(void)\n{‸}\n", "\n    ", "\n", id="a brace on a line of its own"),
+        pytest.param("python", "if a == '(':‸\n", "\n    ", "", id="a bracket in a string opens nothing"),
+        pytest.param("go", "func f() {\n\tswitch a {‸}\n}\n", "\n\t\t", "\n\t", id="the cases of a switch"),
+        pytest.param("go", "func f() {\n\tswitch a.(type) {‸}\n}\n", "\n\t\t", "\n\t", id="of a switch by type"),
+        pytest.param("go", "func f() {\n\tselect {‸}\n}\n", "\n\t\t", "\n\t", id="of a select"),
         pytest.param("javascript", "f();\n{‸}\n", "", "", id="a block of its own"),
     ],
 )

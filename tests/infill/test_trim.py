@@ -387,6 +387,13 @@ def test_repeats_below_wants_something_substantive():
             id="a directive stands at the margin",
         ),
         pytest.param(
+            "yaml",
+            f"a:\n  b: 1\n{B}\nc: 2\n",
+            "---",
+            "a:\n  b: 1\n---\nc: 2\n",
+            id="and so does what begins a document",
+        ),
+        pytest.param(
             "c",
             f"void f(int a)\n{{\n    switch (a) {{{B}}}\n}}\n",
             "case 1:\n        b();\n    case 2:\n        c();",

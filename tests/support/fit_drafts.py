@@ -23,7 +23,7 @@ from lacuna_ls.infill.index import LineIndex
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.request import InfillRequest
 from lacuna_ls.infill.snapshot import Snapshot
-from lacuna_ls.infill.span import Gap
+from lacuna_ls.infill.span import Gap, Scene
 from lacuna_ls.infill.syntax import SyntaxTree
 from lacuna_ls.infill.trigger import Decline, decide
 from lacuna_ls.training.holes import sample_holes
@@ -79,7 +79,7 @@ def _gaps(
         text = block.file.text[:start] + block.file.text[end:]
         request = InfillRequest(text, start, start, "python")
         language, cut = language_for("python"), Snapshot(text)
-        found = decide(request, cut, SyntaxTree.around(language, text, start, start), cut.indent(start))
+        found = decide(request, Scene(cut, SyntaxTree.around(language, text, start, start), cut.indent(start)))
         if not isinstance(found, Decline) and found.extent == "block" and not found.lead:
             yield "WEIGHTS_BLOCK", block.file, start, end, found
 

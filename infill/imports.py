@@ -1,0 +1,226 @@
+"""What the files of a workspace import and define, by name: an import that one file lacks stands in another.
+
+Knows paths and text, no document and no model. Python alone.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PurePath
+from sys import intern
+
+USUAL_FILE = Path(__file__).with_name("usual_imports.txt")
+"""A line a module: the module, and what is imported from it; NAME:ALIAS for what gets another name, `:` for itself.
+Written by training/usual_imports.py."""
+
+NUM_ORIGINS = 4
+"""So many origins at most are told of a name."""
+
+_STATEMENT = re.compile(
+    r"""^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(?:\(([^()]*)\)|((?:[^\n#;\\]|\\\r?\n)+))
+        |import[ \t]+([^\n#;]+))""",
+    re.MULTILINE | re.VERBOSE,
+)
+_NOT_NAMES = re.compile(r"#[^\n]*|\\\r?\n")
+_PART = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\s+as\s+([A-Za-z_]\w*))?\s*\Z")
+_DEFINITION = re.compile(
+    r"^(?:(?:async[ \t]+)?def|class)[ \t]+([A-Za-z]\w*)|^([A-Z]\w*)[ \t]*(?::[^=\n]+)?=(?!=)", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """One name that a statement binds. module: as it is written, dots in front for what is relative; or, where is_path,
+    the path of a file or folder without its ending. name: of the thing in its module; "" for the module itself.
+    alias: what it is bound to.
+    """
+
+    module: str
+    name: str
+    alias: str
+    is_path: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a name comes from. module: the path of a file or folder without its ending, for what may lie in the package
+    of the file that asks; else as it is written. name, alias: as of Imported. dotted: the module as others write it
+    whole. num_dotted, num_relative: how many files write it whole, and with dots in front.
+    """
+
+    module: str
+    name: str
+    alias: str
+    dotted: str = ""
+    num_dotted: int = 0
+    num_relative: int = 0
+
+    @property
+    def num_files(self) -> int:
+        """How many have it from there; 0: one defines it, or everybody knows."""
+        return self.num_dotted + self.num_relative
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one file imports, and what it defines at its margin."""
+
+    imported: tuple[Imported, ...] = ()
+    defined: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, path: str, text: str) -> Names:
+        """Of a Python file; of another, nothing."""
+        if not path.endswith((".py", ".pyi")):
+            return cls()
+        imported = (_resolved(each, path) for each in imports_of(text) if each.module != "__future__")
+        defined = (intern(match[1] or match[2]) for match in _DEFINITION.finditer(text))
+        return cls(tuple(dict.fromkeys(imported)), tuple(dict.fromkeys(defined)))
+
+
+def imports_of(text: str) -> Iterator[Imported]:
+    """What the import statements of a Python text bind."""
+    for match in _STATEMENT.finditer(text):
+        module, bracketed, plain, modules = match.groups()
+        for part in _NOT_NAMES.sub("", bracketed or plain or modules or "").split(","):
+            found = _PART.match(part)
+            if found is None:
+                continue
+            whole, alias = found[1], found[2]
+            if module is None:
+                yield Imported(intern(whole), "", intern(alias or whole.partition(".")[0]))
+            elif "." not in whole:
+                yield Imported(intern(module), intern(whole), intern(alias or whole))
+
+
+class ImportTable:
+    """Name -> where the files of a workspace have it from. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Names] = {}
+        """By path."""
+        self._imported: defaultdict[str, Counter[Imported]] = defaultdict(Counter)
+        self._defined: defaultdict[str, list[str]] = defaultdict(list)
+        """Name -> paths."""
+        self._lock = threading.Lock()
+
+    def update(self, path: str, names: Names) -> None:
+        """Take a file in, in place of what was known of it."""
+        with self._lock:
+            self._drop(path)
+            self._names[path] = names
+            for each in names.imported:
+                self._imported[each.alias][each] += 1
+            for name in names.defined:
+                self._defined[name].append(path)
+
+    def drop(self, path: str) -> None:
+        """Forget a file."""
+        with self._lock:
+            self._drop(path)
+
+    def clear(self) -> None:
+        """Forget every file."""
+        with self._lock:
+            for table in (self._names, self._imported, self._defined):
+                table.clear()
+
+    def find(self, name: str, path: str) -> list[Origin]:
+        """Where other files have a name from, the most usual first; where none imports it, who defines it; else where
+        Python code has it from.
+
+        path: of the file that asks, which says nothing.
+        """
+        with self._lock:
+            found = Counter(self._imported.get(name, ()))
+            found.subtract(each for each in self._names.get(path, Names()).imported if each.alias == name)
+            defined = [each for each in self._defined.get(name, ()) if each != path]
+        origins: dict[tuple[str, str], Origin] = {}
+        for each, number in found.items():
+            module = each.module if each.is_path else _located(each.module, path)
+            known = origins.get((module, each.name), Origin(module, each.name, name))
+            if each.is_path:
+                known = replace(known, num_relative=known.num_relative + number)
+            else:
+                known = replace(known, num_dotted=known.num_dotted + number, dotted=each.module)
+            origins[module, each.name] = known
+        usual = sorted((each for each in origins.values() if each.num_files > 0), key=lambda each: -each.num_files)
+        usual = usual or [Origin(_stem(each), name, name) for each in defined] or _usual_origins().get(name, [])
+        return usual[:NUM_ORIGINS]
+
+    def _drop(self, path: str) -> None:
+        names = self._names.pop(path, Names())
+        for each in names.imported:
+            counts = self._imported[each.alias]
+            counts[each] -= 1
+            if not counts[each]:
+                del counts[each]
+            if not counts:
+                del self._imported[each.alias]
+        for name in names.defined:
+            self._defined[name].remove(path)
+            if not self._defined[name]:
+                del self._defined[name]
+
+
+@cache
+def _usual_origins() -> dict[str, list[Origin]]:
+    found: dict[str, list[Origin]] = {}
+    for line in USUAL_FILE.read_text(encoding="utf-8").splitlines():
+        module, *parts = line.split(" ")
+        for part in parts:
+            name, _, alias = part.partition(":")
+            alias = alias or name or module.partition(".")[0]
+            found[alias] = [Origin(module, name, alias, module)]
+    return found
+
+
+def written(origin: Origin, path: str, is_relative: bool) -> str:
+    """How the file at path writes an origin's module. is_relative: whether with dots in front, where that can be."""
+    there, here = PurePath(origin.module).parts, PurePath(path).parent.parts
+    if len(there) == 1:
+        return origin.module
+    num_shared = next((i for i, pair in enumerate(zip(here, there)) if pair[0] != pair[1]), min(len(here), len(there)))
+    # dots lead no further up than to the outermost package
+    if is_relative and (num_shared == len(here) or _is_package(there[:num_shared])):
+        return "." * (len(here) - num_shared + 1) + ".".join(there[num_shared:])
+    top = len(there) - 1
+    while top > 1 and _is_package(there[:top]):
+        top -= 1
+    return origin.dotted or ".".join(there[top:])
+
+
+def _is_package(parts: tuple[str, ...]) -> bool:
+    return Path(*parts, "__init__.py").exists()
+
+
+def _stem(path: str) -> str:
+    """The path of a module: of a package, its folder."""
+    stem = PurePath(path).with_suffix("")
+    return str(stem.parent if stem.name == "__init__" else stem)
+
+
+def _resolved(imported: Imported, path: str) -> Imported:
+    """What is relative to the file at path by the path that it means."""
+    inner = imported.module.lstrip(".")
+    num_up = len(imported.module) - len(inner)
+    if not num_up:
+        return imported
+    folders = PurePath(path).parents
+    module = folders[min(num_up, len(folders)) - 1].joinpath(*inner.split(".") if inner else ())
+    return Imported(intern(str(module)), imported.name, imported.alias, True)
+
+
+def _located(module: str, path: str) -> str:
+    """The path that a module would have if it lay in the package of the file at path; the module where it does not."""
+    first, *inner = module.split(".")
+    folders = PurePath(path).parent.parts
+    if first not in folders:
+        return module
+    top = len(folders) - folders[::-1].index(first)
+    return str(PurePath(*folders[:top], *inner))

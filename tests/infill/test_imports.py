@@ -1,0 +1,109 @@
+"""What files import and define, and how another file writes it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from lacuna_ls.infill.imports import Imported, ImportTable, Names, imports_of, written
+
+
+def table(**texts: str) -> ImportTable:
+    """Of files by their paths: `a__b` is /a/b.py."""
+    found = ImportTable()
+    for name, text in texts.items():
+        path = "/" + name.replace("__", "/") + ".py"
+        found.update(path, Names.of(path, text))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param("import a\n", [Imported("a", "", "a")], id="a module"),
+        pytest.param("import a.b, c as d\n", [Imported("a.b", "", "a"), Imported("c", "", "d")], id="several"),
+        pytest.param("from a import b, c as d  # e\n",
+                     [Imported("a", "b", "b"), Imported("a", "c", "d")], id="names"),
+        pytest.param("from .a import (  # x\n    b,\n    c as d,  # y\n)\n",
+                     [Imported(".a", "b", "b"), Imported(".a", "c", "d")], id="in brackets"),
+        pytest.param("from a import b, \\\n    c\n",
+                     [Imported("a", "b", "b"), Imported("a", "c", "c")], id="two lines"),
+        pytest.param("    from .. import a\r\n", [Imported("..", "a", "a")], id="inside of a function, CRLF"),
+        pytest.param("from a import *\n", [], id="nobody knows what"),
+        pytest.param("x = 'import a'\n# import b\nimported = 1\nimport_b()\n", [], id="no statements"),
+    ],
+)  # fmt: skip
+def test_what_a_text_imports(text, found):
+    assert list(imports_of(text)) == found
+
+
+def test_what_a_file_defines():
+    text = "def f(): ...\nasync def g(): ...\nclass A: ...\nB = 1\nC: int = 2\n"
+    text += "d = 3\n_E = 4\nX == 5\nif x:\n    Y = 1\n"
+    assert Names.of("/a.py", text).defined == ("f", "g", "A", "B", "C")
+    assert Names.of("/a.js", text) == Names()
+
+
+def test_the_most_usual_origin_comes_first_and_the_file_itself_says_nothing():
+    of = table(a="from x import n\n", b="from x import n\n", c="from y import n\n", d="from z import n\n")
+    assert [(each.module, each.num_files) for each in of.find("n", "/d.py")] == [("x", 2), ("y", 1)]
+    of.drop("/a.py")
+    of.update("/b.py", Names.of("/b.py", "import os\n"))
+    assert [each.module for each in of.find("n", "/e.py")] == ["y", "z"]
+    of.clear()
+    assert of.find("n", "/e.py") == []
+
+
+def test_one_module_written_in_two_ways_is_one():
+    of = table(p__a="from .m import n\n", p__b="from p.m import n\n", p__s__c="from ..m import n\n")
+    (origin,) = of.find("n", "/p/d.py")
+    assert (origin.num_dotted, origin.num_relative) == (1, 2)
+    assert written(origin, "/p/d.py", True) == ".m"
+    assert written(origin, "/p/d.py", False) == "p.m"
+    # another place has it whole
+    assert written(origin, "/t/d.py", True) == "p.m"
+
+
+def test_what_nobody_imports_is_where_it_is_defined(tmp_path):
+    (tmp_path / "p" / "s").mkdir(parents=True)
+    for folder in ("p", "p/s"):
+        (tmp_path / folder / "__init__.py").touch()
+    of, home = ImportTable(), tmp_path / "p" / "s" / "m.py"
+    of.update(str(home), Names.of(str(home), "class A: ...\n"))
+    (origin,) = of.find("A", str(tmp_path / "t.py"))
+    assert origin.num_files == 0
+    assert written(origin, str(tmp_path / "t.py"), False) == "p.s.m"
+    assert written(origin, str(tmp_path / "p" / "x.py"), True) == ".s.m"
+    assert written(origin, str(tmp_path / "p" / "s" / "x.py"), True) == ".m"
+    # dots lead out of no package
+    assert written(origin, str(tmp_path / "t" / "x.py"), True) == "p.s.m"
+    of.update(str(home.with_name("__init__.py")), Names.of("/__init__.py", "B = 1\n"))
+    assert written(of.find("B", "/x.py")[0], str(tmp_path / "p" / "x.py"), True) == ".s"
+
+
+def test_what_everybody_knows():
+    of = ImportTable()
+    assert [(each.module, each.name) for each in of.find("Path", "/a.py")] == [("pathlib", "Path")]
+    assert [(each.module, each.name) for each in of.find("np", "/a.py")] == [("numpy", "")]
+    assert of.find("no_such_name_anywhere", "/a.py") == []
+
+
+def test_nothing_is_left_of_files_that_are_gone():
+    # any order of updates and drops leaves what the files that are there say
+    rng = random.Random(5)
+    of, texts = ImportTable(), {}
+    pieces = ["import a\n", "from a import b\n", "from .a import b as c\n", "def d(): ...\n", "class E: ...\n"]
+    for _ in range(300):
+        path = f"/p/{rng.randrange(6)}.py"
+        if rng.random() < 0.4:
+            of.drop(path)
+            texts.pop(path, None)
+        else:
+            texts[path] = "".join(rng.sample(pieces, rng.randrange(6)))
+            of.update(path, Names.of(path, texts[path]))
+        fresh = ImportTable()
+        for each, text in texts.items():
+            fresh.update(each, Names.of(each, text))
+        for name in "abcdE":
+            key = [(each.module, each.name, each.num_files) for each in fresh.find(name, "")]
+            assert sorted(key) == sorted((each.module, each.name, each.num_files) for each in of.find(name, ""))

@@ -1,0 +1,138 @@
+"""Names that nothing binds: by Python's scopes, held to the interpreter's own tables on its standard library."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import random
+import symtable
+import sysconfig
+from pathlib import Path
+
+import pytest
+from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.unresolved import MAX_CHARS, unresolved_names
+
+PYTHON = language_for("python")
+
+
+def found(text: str, at: int = 0) -> list[str]:
+    return [each.name for each in unresolved_names(PYTHON, text, at)]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param("x = a\n", ["a"], id="a use"),
+        pytest.param("a = 1\nx = a\n", [], id="bound"),
+        pytest.param("x = a\na = 1\n", [], id="bound further down: its order is another question"),
+        pytest.param("x.a = y.b(c=1)\n", ["x", "y"], id="attributes and names of arguments are no uses"),
+        pytest.param("def f(a, /, b: T = d, *c, e=1, **g):\n    return a, b, c, e, g\n", ["T", "d"], id="parameters"),
+        pytest.param("f = lambda a, *b, c=d, **e: (a, b, c, e, g)\n", ["d", "g"], id="a lambda's"),
+        pytest.param("def f():\n    a = 1\n\n\ndef g():\n    return a\n", ["a"], id="another function's name"),
+        pytest.param("def f():\n    a = 1\n    def g():\n        return a\n", [], id="an outer function's"),
+        pytest.param("class A:\n    b = 1\n    c = b\n    def f(self):\n        return b\n", ["b"], id="a class's"),
+        pytest.param("def f():\n    global a\n    a = 1\n\n\nb = a\n", [], id="made global"),
+        pytest.param("for a, (b, *c) in d:\n    e = a, b, c\n", ["d"], id="a loop's targets"),
+        pytest.param("x = [a for a, b in c if b]\n", ["c"], id="a comprehension's"),
+        pytest.param("with a as b, c as (d, e):\n    f = b, d, e\n", ["a", "c"], id="with"),
+        pytest.param("try:\n    pass\nexcept A as b:\n    c = b\n", ["A"], id="except"),
+        pytest.param("if (a := b):\n    c = a\n", ["b"], id="a walrus"),
+        pytest.param("import a.b\nimport c as d\nfrom e import f, g as h\nx = a, d, f, h, b, c, e, g\n",
+                     ["b", "c", "e", "g"], id="imports"),
+        pytest.param("from . import a\nfrom .b import c\nx = a, c\n", [], id="relative imports"),
+        pytest.param("match a:\n    case [b, *c]:\n        d = b, c\n    case E(f=g) as h:\n        i = g, h\n",
+                     ["a", "E"], id="match"),
+        pytest.param("def f[T](a: T) -> T: ...\ntype B[U] = list[U]\nx: B\n", [], id="type parameters"),
+        pytest.param("x = f'{a:{b}}'\n", ["a", "b"], id="a string that is code"),
+        pytest.param("@a\nclass B(c, metaclass=d): ...\n", ["a", "c", "d"], id="what stands around a class"),
+        pytest.param("print(len(x), __file__, _('x'))\n", ["x"], id="what everybody knows"),
+        pytest.param("from a import *\nx = b\n", [], id="nobody knows"),
+        pytest.param("__all__ = ['a', 'b']\na = 1\n", ["b"], id="what a module promises"),
+        pytest.param("a += 1\n", ["a"], id="added to, not bound"),
+        pytest.param("def (a, b):\n    pass\nx = c\n", ["c"], id="what cannot be read counts as bound"),
+    ],
+)  # fmt: skip
+def test_names_that_nothing_binds(text, names):
+    assert found(text) == names
+
+
+def test_where_they_are_used_first():
+    text = "# \U0001f600 ä\nx = a\ny = b, a\n"
+    where = {each.name: each.offset for each in unresolved_names(PYTHON, text, 0)}
+    assert where == {"a": text.index("a\n"), "b": text.index("b,")}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_local"),
+    [
+        pytest.param("def f():\n    ‸\n    return a\n", True, id="used below, in the same function"),
+        pytest.param("def f():\n    b = a\n    ‸\n    return a\n", False, id="used above already"),
+        pytest.param("def f():\n    ‸\n    return a\n\n\ndef g():\n    return a\n", False, id="another function's too"),
+        pytest.param("def f():\n    ‸\n    return lambda: a\n", True, id="used in a function inside of it"),
+        pytest.param("‸\nb = a\n", True, id="of the module, used in it"),
+        pytest.param("‸\ndef f():\n    return a\n", False, id="of the module, used in a function"),
+        pytest.param("class A:\n    ‸\n    b = a\n", True, id="of a class's body"),
+    ],
+)
+def test_whether_a_name_is_wanted_here_alone(text, is_local):
+    at = text.index("‸")
+    (name,) = unresolved_names(PYTHON, text.replace("‸", ""), at)
+    assert (name.name, name.is_local) == ("a", is_local)
+
+
+def test_other_languages_and_long_documents_say_nothing():
+    assert unresolved_names(language_for("javascript"), "a = b\n", 0) == ()
+    assert unresolved_names(PYTHON, "a = b\n" + "#" * MAX_CHARS, 0) == ()
+
+
+def by_the_interpreter(text: str) -> set[str]:
+    """The truth for whole programs: names that are global and bound nowhere."""
+    top = symtable.symtable(text, "text", "exec")
+    bound, used, tables = set(dir(builtins)), set(), [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            is_bound = symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+            if is_bound and (table is top or symbol.is_declared_global()):
+                bound.add(symbol.get_name())
+            elif symbol.is_referenced() and symbol.is_global():
+                used.add(symbol.get_name())
+    return {name for name in used - bound if not name.startswith("__") and name != "_"}
+
+
+def test_the_interpreter_says_the_same():
+    rng = random.Random()
+    seed = rng.randrange(1 << 30)
+    rng.seed(seed)
+    files = [path for path in Path(sysconfig.get_path("stdlib")).glob("*.py") if path.stat().st_size < 60_000]
+    num_compared = num_lacking = 0
+    for path in rng.sample(sorted(files), 40):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        for number in rng.sample(range(len(lines)), min(4, len(lines))):
+            # a line is taken out, and what it bound is missed
+            line = lines[number]
+            indent = line[: len(line) - len(line.lstrip())]
+            text = "\n".join([*lines[:number], f"{indent}pass", *lines[number + 1 :]])
+            try:
+                ast.parse(text)
+            except SyntaxError:
+                continue
+            # symtable takes whatever is called `top` for the module
+            if "import *" in text or "def top(" in text:
+                continue
+            wanted = by_the_interpreter(text) - {"WindowsError", "unicode"}
+            # mine may have more: an annotation that is no code, and what __all__ names
+            mine = set(found(text))
+            assert wanted - mine <= names_in_patterns(text), (seed, path, number)
+            num_compared += 1
+            num_lacking += bool(wanted)
+    assert num_compared > 20
+
+
+def names_in_patterns(text: str) -> set[str]:
+    """What counts as bound in a scope around the one that binds it: a comprehension's own names."""
+    tree = ast.parse(text)
+    return {node.id for each in ast.walk(tree) if isinstance(each, ast.comprehension)
+            for node in ast.walk(each.target) if isinstance(node, ast.Name)}  # fmt: skip
