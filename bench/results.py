@@ -12,6 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -309,12 +310,12 @@ def check_writable(path: Path) -> None:
 def _resolved(path: Path) -> Path:
     """Where a link leads to: that is to be written, not the link. Raises: ResultsError."""
     try:
+        # of links that lead to each other resolve says nothing since Python 3.13, and before it no OSError
+        with suppress(FileNotFoundError):
+            path.stat()
         return path.resolve()
     except OSError as error:
         raise _unwritable(path, error) from error
-    except RuntimeError as error:
-        # Python before 3.13, where links lead to each other
-        raise _unwritable(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP))) from error
 
 
 def _beside(target: Path) -> Path:

@@ -180,8 +180,10 @@ class LacunaProtocol(LanguageServerProtocol):
         uri = cast(dict[str, Any], item).get("uri") if isinstance(item, dict) else None
         if isinstance(uri, str):
             logger.warning("%s is closed until the client opens it again: its text is not known.", uri)
-            closed = types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri))
-            self.handle_message(types.DidCloseTextDocumentNotification(closed))
+            closed: Any = types.DidCloseTextDocumentParams(types.TextDocumentIdentifier(uri))
+            # pygls' own type for messages fits none of lsprotocol's
+            message: Any = types.DidCloseTextDocumentNotification(closed)
+            self.handle_message(message)
 
     def _is_capability(self, key: str, group: dict[str, Any]) -> bool:
         try:
@@ -241,7 +243,7 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         members = cast(dict[str, Any], value).items()
         return {name: _without_nulls(item) for name, item in members if item is not None}
-    return [_without_nulls(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
 
 
 class RpcServer(LanguageServer):

@@ -398,7 +398,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     out = Console(highlight=False, soft_wrap=True)
     try:
-        args.repo.expanduser()
+        # before Python 3.13 also links that lead to each other
+        args.repo.expanduser().resolve()
     except RuntimeError:
         raise LacunaError(f"{args.repo} does not exist; name the folder of a repository") from None
     if args.remove:
