@@ -115,12 +115,13 @@ def attention_kernel(
         cached_value + head.to(tl.int64) * cached_value_head_stride, first, last, low, high, start,
         tl.minimum(stop, num_cached), d, D, CACHED_KEY_STRIDE, CACHED_VALUE_STRIDE, EVEN_D, BS, STAGES,
     )  # fmt: skip
-    # in halves of a block: a few turns, and what does not spill the 64 x 512 accumulators of a Hopper warp group
+    # in halves of a block: a few turns, and what does not spill the 64 x 512 accumulators of a Hopper warp group. Nor
+    # does max(start, num_cached) - num_cached, where max(start - num_cached, 0) keeps a register more across the walk
     PARTS: tl.constexpr = 2 if BS > 16 else 1
     acc, peak, total = attend(
         acc, peak, total, q, key + head * key_head_stride, value + head * value_head_stride, own_first, own_last,
-        own_low, own_high, tl.maximum(start - num_cached, 0) * PARTS, (stop - num_cached) * PARTS, d, D, KEY_STRIDE,
-        VALUE_STRIDE, EVEN_D, BS // PARTS, STAGES,
+        own_low, own_high, (tl.maximum(start, num_cached) - num_cached) * PARTS, (stop - num_cached) * PARTS, d, D,
+        KEY_STRIDE, VALUE_STRIDE, EVEN_D, BS // PARTS, STAGES,
     )  # fmt: skip
 
     base = (split.to(tl.int64) * tl.num_programs(1) + head) * T * GROUP

@@ -5,8 +5,8 @@
 
 `path` ("triton" or "reference") overrides the choice for one call; LACUNA_KERNELS=reference overrides it for the
 process, which is how a wrong answer on somebody's card is narrowed down; another value of it is told once in the log
-and changes nothing. Without Triton (Windows, macOS) the truth is used on every device. Nothing below this file knows
-about that choice. Signatures are those of the truths, see each module.
+and changes nothing. Without Triton (Windows, macOS, ARM) the truth is used on every device. Nothing below this file
+knows about that choice. Signatures are those of the truths, see each module.
 """
 
 from __future__ import annotations

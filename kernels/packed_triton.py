@@ -40,30 +40,52 @@ def nibbles(words, QUARTER: tl.constexpr):
 
 
 @triton.jit
-def int4_quarter(words, QUARTER: tl.constexpr):
-    """int32 words [N, Q/2] -> bf16 [N, Q/2, 2]: the two columns of a word in one quarter, 128 + code."""
-    pairs = nibbles(words, QUARTER)
-    low = pairs.to(tl.int16).to(tl.bfloat16, bitcast=True)
-    high = (pairs >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return tl.join(low, high)
+def less_136(pairs):
+    """int32 words of two bf16 each: both less 136, in one instruction. Triton 3.7 takes pairs apart to subtract."""
+    # an addition of pairs is there from Hopper on, before it only a multiply-add
+    if tl.target_info.cuda_capability_geq(9):
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 m; mov.b32 m, 0xC308C308; add.rn.bf16x2 $0, $1, m; }",
+            "=r,r", [pairs], dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    return tl.inline_asm_elementwise(
+        "{ .reg .b32 one, m; mov.b32 one, 0x3F803F80; mov.b32 m, 0xC308C308; fma.rn.bf16x2 $0, $1, one, m; }",
+        "=r,r", [pairs], dtype=tl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit
-def int4_tile(words, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr):
-    """int32 words [N, W] -> bf16 [N, 2 NUM W]: 128 + code of NUM quarters from FIRST on, in the order of `x_column`."""
+def int4_quarter(words, QUARTER: tl.constexpr, FOLD: tl.constexpr):
+    """int32 words [N, Q/2] -> bf16 [N, Q/2, 2]: the codes of a word's two columns in one quarter, less 8; with FOLD
+    128 + code (what start of `int4_dot` has taken off already)."""
+    pairs = nibbles(words, QUARTER)
+    if not (FOLD or IS_INTERPRETED):
+        pairs = less_136(pairs)
+    low = pairs.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    high = (pairs >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    both = tl.join(low, high)
+    if IS_INTERPRETED and not FOLD:
+        both = (both - 136.0).to(tl.bfloat16)
+    return both
+
+
+@triton.jit
+def int4_tile(words, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr, FOLD: tl.constexpr):
+    """int32 words [N, W] -> bf16 [N, 2 NUM W]: NUM quarters from FIRST on as `int4_quarter` has them, in the order of
+    `x_column`."""
     N: tl.constexpr = words.shape[0]
     W: tl.constexpr = words.shape[1]
     if NUM == 1:
-        return int4_quarter(words, FIRST).reshape(N, 2 * W)
+        return int4_quarter(words, FIRST, FOLD).reshape(N, 2 * W)
     elif NUM == 2:
-        both = tl.join(int4_quarter(words, FIRST), int4_quarter(words, FIRST + 1))
+        both = tl.join(int4_quarter(words, FIRST, FOLD), int4_quarter(words, FIRST + 1, FOLD))
         if WGMMA:
             return both.reshape(N, W // 4, 4, 2, 2).permute(0, 1, 4, 2, 3).reshape(N, 4 * W)
         else:
             return both.permute(0, 1, 3, 2).reshape(N, 4 * W)
     else:
-        even = tl.join(int4_quarter(words, 0), int4_quarter(words, 2))
-        odd = tl.join(int4_quarter(words, 1), int4_quarter(words, 3))
+        even = tl.join(int4_quarter(words, 0, FOLD), int4_quarter(words, 2, FOLD))
+        odd = tl.join(int4_quarter(words, 1, FOLD), int4_quarter(words, 3, FOLD))
         # the last three dimensions: column of the word, which pair of quarters, which of the pair
         every = tl.join(even, odd)
         if WGMMA:
@@ -172,9 +194,7 @@ def load_x(
 @triton.jit
 def int4_dot(words, x, start, FIRST: tl.constexpr, NUM: tl.constexpr, WGMMA: tl.constexpr, FOLD: tl.constexpr):
     """The product of NUM quarters of a block with x, unscaled; with FOLD, start has taken 136 off the codes already."""
-    tile = int4_tile(words, FIRST, NUM, WGMMA)
-    if not FOLD:
-        tile = (tile - 136.0).to(tl.bfloat16)
+    tile = int4_tile(words, FIRST, NUM, WGMMA, FOLD)
     return tl.dot(tile.to(x.dtype), x, start, input_precision="ieee")
 
 

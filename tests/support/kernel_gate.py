@@ -207,6 +207,9 @@ def wanted(name: str, arch: int, report: triton_offline.Report, bytes_a_thread: 
         found.append("no tensor cores")
     if not counts["cp_async"]:
         found.append("no cp.async")
+    # of a pair of codes both are subtracted from at once; Triton 3.7 would take them apart and put them together again
+    if "int4" in name and re.search(r"\b(?:add|sub|fma)(?:\.rn)?\.bf16\s", report.ptx):
+        found.append("codes are decoded one by one")
     # int4 words go from shared memory to the registers of the tensor core as 8-byte loads without conflicts: the
     # decoded pair of a word is one operand register. wgmma reads x from shared memory by itself
     if "int4" not in name and arch == 89 and not counts["ldmatrix"]:
