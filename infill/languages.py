@@ -195,8 +195,12 @@ _CUDA = (
 _MAGIC = r"\n(?:!(?!=)|%%?[A-Za-z_])(?![^\n]*(?:\"{3}|'{3}))[ -~\t]*"
 _VERBATIM_CSHARP = r'@\$?"(?:[^"]|"")*"'
 _HEREDOC_PHP = r"<<<(?P<mark>['\"]?)(?P<word>\w+)(?P=mark)\r?\n.*?\n[ \t]*(?P=word)\b"
-# what goes on behind its mark with brackets is read, as they may close what stands before it
-_HEREDOC = r"<<[~-]?(?P<mark>['\"]?)(?P<word>[A-Z_]\w*)(?P=mark)[^\n'\"()\[\]{}]*\n(?:.*?\n)??[ \t]*(?P=word)\b"
+# what goes on behind its mark with brackets is read, as they may close what stands before it. Its end is looked for in
+# 200 lines: a shift of Ruby, or an append, has none, and a file may have many of them
+_HEREDOC = (
+    r"<<(?<!<<<)[~-]?(?P<mark>['\"]?)(?P<word>[A-Z_]\w*)(?P=mark)[^\n'\"()\[\]{}]*\n"
+    r"(?:[^\n]*\n){0,200}?[ \t]*(?P=word)\b"
+)
 _LONG_LUA = r"\[(?P<level>=*)\[.*?\](?P=level)\]"
 _APOSTROPHE = r"\w'(?=\w)"
 _INNER_HASH = r"[^\s\"']#"

@@ -327,6 +327,21 @@ def test_hidden_while_the_menu_is_up(nvim):
     ed.see_text("multitude = multiply = 1\n" + MULTI)
 
 
+@pytest.mark.parametrize("off", ["pause", "disable"])
+def test_what_the_menu_hides_does_not_come_back_once_switched_off(nvim, off):
+    ed = nvim(text="multitude = multiply = 1\n", init=QUIET_MENU)
+    open_line(ed, "def mult")
+    ed.see(MULTI[8:])
+    ed.keys("<C-n>")
+    until(lambda: ed.vim.eval("pumvisible()"), "the menu")
+    ed.see_none()
+    ed.keys(f"<Cmd>Lacuna {off}<CR>")
+    ed.keys("<C-e>")
+    until(lambda: not ed.vim.eval("pumvisible()"), "the menu's end")
+    ed.settle()
+    assert ed.ghost_text() is None
+
+
 def test_shown_beside_the_menu_when_asked(nvim):
     ed = nvim(
         text="multitude = multiply = 1\n",

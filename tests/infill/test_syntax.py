@@ -89,6 +89,7 @@ def test_damage(language, text, is_broken):
         pytest.param("javascript", "a = /\"/; b(/[/'(]/, c); d = e => /`/g;", id="regular expressions"),
         pytest.param("javascript", 'a = b / "c" / d; e = (f) / g("/");', id="division"),
         pytest.param("bash", "f() {\n  cat <<-'EOF' | g\n  it's (\n  EOF\n}\n", id="a heredoc of a shell"),
+        pytest.param("bash", "read a <<<YES\n(\nYES=1\n)\n", id="a here-string, which ends on its line"),
         pytest.param("ruby", "a if b =~ /\"(c/ || d.match?(/'/) || e / f", id="regular expressions of Ruby"),
         pytest.param("ruby", "a = <<~SQL.strip\n  it's (\nSQL\nb(1 << A, a <<B)\n", id="of Ruby, and shifts"),
         pytest.param("php", '<?php\r\n$a = <<<EOT\r\nit\'s "(\r\nEOT;\r\n', id="of PHP, with CRLF"),
@@ -97,6 +98,13 @@ def test_damage(language, text, is_broken):
 def test_the_scanner_knows_the_literals_of_a_language(language, text):
     """It decides alone where there is no tree, and where the tree has errors elsewhere."""
     assert scan_brackets(language_for(language), text).num_unbalanced == 0
+
+
+@pytest.mark.parametrize("language", ["bash", "ruby"])
+def test_what_only_looks_like_a_heredoc_is_passed_by_quickly(language):
+    started = time.process_time()
+    assert scan_brackets(language_for(language), "a <<B\n" * 20_000).num_unbalanced == 0
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

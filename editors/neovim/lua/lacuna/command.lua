@@ -145,7 +145,7 @@ M.subcommands = {
     name = 'pause',
     help = 'Stop proposing, in all windows of this server.',
     run = function()
-      require('lacuna.ghost').dismiss()
+      require('lacuna.ghost').clear()
       ask_status('lacuna/pause')
     end,
   },
@@ -185,7 +185,7 @@ M.subcommands = {
     help = 'No ghost text in this buffer.',
     run = function()
       vim.b.lacuna_disabled = true
-      require('lacuna.ghost').dismiss()
+      require('lacuna.ghost').clear()
     end,
   },
   {

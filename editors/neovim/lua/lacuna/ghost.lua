@@ -688,10 +688,15 @@ function M.cycle(step)
   end)
 end
 
-function M.snooze(minutes)
-  snooze_until = vim.uv.now() + minutes * 60000
+--- The user wants nothing for now: neither what is shown, nor what a menu hides, nor what is still on its way.
+function M.clear()
   forget_request()
   drop('explicit')
+end
+
+function M.snooze(minutes)
+  snooze_until = vim.uv.now() + minutes * 60000
+  M.clear()
   vim.defer_fn(function()
     vim.cmd.redrawstatus()
   end, minutes * 60000)
