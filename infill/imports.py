@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path, PurePath
 from sys import intern
 
@@ -18,18 +19,23 @@ USUAL_FILE = Path(__file__).with_name("usual_imports.txt")
 """A line a module: the module, and what is imported from it; NAME:ALIAS for what gets another name, `:` for itself.
 Written by training/usual_imports.py."""
 
+MAX_NAMES = 1_000
+"""So many names at most are kept of what one file imports, and of what it binds itself: one that is made of nothing
+else would take a hundred times its own size."""
+
 NUM_ORIGINS = 4
 """So many origins at most are told of a name."""
 
 _STATEMENT = re.compile(
-    r"""^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(?:\(([^()]*)\)|((?:[^\n#;\\]|\\\r?\n)+))
+    r"""^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\(([^()]*)\)|((?:[^\n#;\\]|\\\r?\n)+))
         |import[ \t]+([^\n#;]+))""",
     re.MULTILINE | re.VERBOSE,
 )
 _NOT_NAMES = re.compile(r"#[^\n]*|\\\r?\n")
 _PART = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\s+as\s+([A-Za-z_]\w*))?\s*\Z")
 _DEFINITION = re.compile(
-    r"^(?:(?:async[ \t]+)?def|class)[ \t]+([A-Za-z]\w*)|^([A-Z]\w*)[ \t]*(?::[^=\n]+)?=(?!=)", re.MULTILINE
+    r"^(?:(?:async[ \t]+)?def|class)[ \t]+([A-Za-z]\w*)|^(?:([A-Z]\w*)|([a-z_]\w*))[ \t]*(?::[^=\n]+)?=(?!=)",
+    re.MULTILINE,
 )
 
 
@@ -68,10 +74,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What one file imports, and what it defines at its margin."""
+    """What one file imports, what it defines at its margin for others, and the variables there that are its own."""
 
     imported: tuple[Imported, ...] = ()
     defined: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: str, text: str) -> Names:
@@ -79,8 +86,10 @@ class Names:
         if not path.endswith((".py", ".pyi")):
             return cls()
         imported = (_resolved(each, path) for each in imports_of(text) if each.module != "__future__")
-        defined = (intern(match[1] or match[2]) for match in _DEFINITION.finditer(text))
-        return cls(tuple(dict.fromkeys(imported)), tuple(dict.fromkeys(defined)))
+        found = list(islice(_DEFINITION.finditer(text), MAX_NAMES))
+        defined = dict.fromkeys(intern(match[1] or match[2]) for match in found if not match[3])
+        own = dict.fromkeys(intern(match[3]) for match in found if match[3])
+        return cls(tuple(dict.fromkeys(islice(imported, MAX_NAMES))), tuple(defined), tuple(own))
 
 
 def imports_of(text: str) -> Iterator[Imported]:
@@ -107,6 +116,8 @@ class ImportTable:
         self._imported: defaultdict[str, Counter[Imported]] = defaultdict(Counter)
         self._defined: defaultdict[str, list[str]] = defaultdict(list)
         """Name -> paths."""
+        self._own: Counter[str] = Counter()
+        """Name -> how many files have a variable of their own that is called so."""
         self._lock = threading.Lock()
 
     def update(self, path: str, names: Names) -> None:
@@ -118,6 +129,7 @@ class ImportTable:
                 self._imported[each.alias][each] += 1
             for name in names.defined:
                 self._defined[name].append(path)
+            self._own.update(names.own)
 
     def drop(self, path: str) -> None:
         """Forget a file."""
@@ -127,12 +139,12 @@ class ImportTable:
     def clear(self) -> None:
         """Forget every file."""
         with self._lock:
-            for table in (self._names, self._imported, self._defined):
+            for table in (self._names, self._imported, self._defined, self._own):
                 table.clear()
 
     def find(self, name: str, path: str) -> list[Origin]:
         """Where other files have a name from, the most usual first; where none imports it, who defines it; else where
-        Python code has it from.
+        Python code has it from. From nowhere, where it is this file's to bind, or more files bind it than import it.
 
         path: of the file that asks, which says nothing.
         """
@@ -140,6 +152,7 @@ class ImportTable:
             found = Counter(self._imported.get(name, ()))
             found.subtract(each for each in self._names.get(path, Names()).imported if each.alias == name)
             defined = [each for each in self._defined.get(name, ()) if each != path]
+            num_own = self._own[name] - (name in self._names.get(path, Names()).own)
         origins: dict[tuple[str, str], Origin] = {}
         for each, number in found.items():
             module = each.module if each.is_path else _located(each.module, path)
@@ -150,7 +163,16 @@ class ImportTable:
                 known = replace(known, num_dotted=known.num_dotted + number, dotted=each.module)
             origins[module, each.name] = known
         usual = sorted((each for each in origins.values() if each.num_files > 0), key=lambda each: -each.num_files)
-        usual = usual or [Origin(_stem(each), name, name) for each in defined] or _usual_origins().get(name, [])
+        own = _stem(path)
+        others = [each for each in usual if each.module != own or not each.name]
+        if len(others) < len(usual) and PurePath(path).stem != "__init__":
+            # it is this file's to bind, and what else has it got it from here
+            return []
+        homes = dict.fromkeys(map(_stem, defined))
+        # one of them is where the others have it from
+        if len(homes) + num_own > 1 + sum(each.num_files for each in others):
+            return []
+        usual = others or [Origin(home, name, name) for home in homes if home != own] or _usual_origins().get(name, [])
         return usual[:NUM_ORIGINS]
 
     def _drop(self, path: str) -> None:
@@ -166,6 +188,10 @@ class ImportTable:
             self._defined[name].remove(path)
             if not self._defined[name]:
                 del self._defined[name]
+        for name in names.own:
+            self._own[name] -= 1
+            if not self._own[name]:
+                del self._own[name]
 
 
 @cache
@@ -186,8 +212,9 @@ def written(origin: Origin, path: str, is_relative: bool) -> str:
     if len(there) == 1:
         return origin.module
     num_shared = next((i for i, pair in enumerate(zip(here, there)) if pair[0] != pair[1]), min(len(here), len(there)))
-    # dots lead no further up than to the outermost package
-    if is_relative and (num_shared == len(here) or _is_package(there[:num_shared])):
+    # dots lead no further up than to the outermost package, and out of no script; a neighbour that others have with
+    # dots lies in a package, with or without an __init__.py
+    if is_relative and (here == there[:-1] or _is_package(there[:num_shared])):
         return "." * (len(here) - num_shared + 1) + ".".join(there[num_shared:])
     top = len(there) - 1
     while top > 1 and _is_package(there[:top]):
@@ -196,13 +223,13 @@ def written(origin: Origin, path: str, is_relative: bool) -> str:
 
 
 def _is_package(parts: tuple[str, ...]) -> bool:
-    return Path(*parts, "__init__.py").exists()
+    return bool(parts) and Path(*parts, "__init__.py").exists()
 
 
 def _stem(path: str) -> str:
     """The path of a module: of a package, its folder."""
-    stem = PurePath(path).with_suffix("")
-    return str(stem.parent if stem.name == "__init__" else stem)
+    whole = PurePath(path)
+    return str(whole.parent if whole.stem == "__init__" else whole.parent / whole.stem)
 
 
 def _resolved(imported: Imported, path: str) -> Imported:
@@ -223,4 +250,7 @@ def _located(module: str, path: str) -> str:
     if first not in folders:
         return module
     top = len(folders) - folders[::-1].index(first)
+    if _is_package(folders[: top - 1]):
+        # a folder within a package that is called like something else, as many a `logging` is
+        return module
     return str(PurePath(*folders[:top], *inner))

@@ -32,7 +32,8 @@ _BEGUN = re.compile(r"(?:from|import)\s")
 _FROM = re.compile(r"from[ \t]+(\S+)[ \t]+import[ \t]+(.*)\Z")
 _RELATIVE = re.compile(r"^[ \t]*from[ \t]+\.", re.MULTILINE)
 _CAPITALS = re.compile(r"[A-Z0-9_]{2,}\Z")
-_NO_CODE = re.compile(r"(?:\s|#[^\n]*\n|[rRuU]?\"{3}(?s:.*?)\"{3}|[rRuU]?'{3}(?s:.*?)'{3})*")
+_NO_CODE = re.compile(r"(?>\s|#[^\n]*\n|[rRuU]?\"{3}(?s:.*?)\"{3}|[rRuU]?'{3}(?s:.*?)'{3})*+")
+"""Never tried again in another way: a string ends at its first mark, and many of them would take for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,15 @@ class Needs:
         """What may follow the head of the gap's line where an import statement may stand."""
         if scene.language.name != "python" or not _is_place(scene, gap):
             return []
-        return missing_imports(_head(scene, gap), self._names(scene, gap), self._table, path, scene.snapshot.text)
+        names = [each for each in self._names(scene, gap) if each.is_reached]
+        return missing_imports(_head(scene, gap), names, self._table, path, scene.snapshot.text)
 
     def name(self, scene: Scene, gap: Gap, path: str) -> str:
         """The name that a statement in the gap has to bind, since the code below it in its function uses it; "" where
         there is none, or an import brings it.
         """
-        if scene.language.name != "python" or gap.extent not in ("line", "rest"):
-            return ""
         head = _head(scene, gap)
-        if (head and not head.isidentifier()) or scene.tree.is_in_brackets(gap.start):
+        if scene.language.name != "python" or not _is_statement(scene, gap) or (head and not head.isidentifier()):
             return ""
         for each in self._names(scene, gap):
             if each.is_local and each.name.startswith(head) and not self._table.find(each.name, path):
@@ -88,6 +88,9 @@ class Needs:
         snapshot = scene.snapshot
         start, end = snapshot.line_start(gap.start), snapshot.line_end(gap.end)
         above, below = snapshot.text[:start], snapshot.text[end:]
+        if gap.indent:
+            # what a block's last line belongs to, its indentation alone tells
+            below = f"{gap.indent}pass{below}"
         if self._found[:2] != (above, below):
             self._found = (above, below, unresolved_names(scene.language, above + below, start))
         return self._found[2]
@@ -132,11 +135,17 @@ def _head(scene: Scene, gap: Gap) -> str:
     return (surroundings(scene.snapshot, gap.start, gap.end).head + gap.lead).lstrip()
 
 
+def _is_statement(scene: Scene, gap: Gap) -> bool:
+    """Whether a gap goes to the end of a line that is no part of a string, nor of what stands in brackets."""
+    tree = scene.tree
+    return gap.extent in ("line", "rest") and not tree.is_in_string(gap.start) and not tree.is_in_brackets(gap.start)
+
+
 def _is_place(scene: Scene, gap: Gap) -> bool:
     """Whether an import statement may stand in a gap: one has begun there, or the statement above or below is one, or
     nothing but comments and a docstring stands above.
     """
-    if gap.extent not in ("line", "rest"):
+    if not _is_statement(scene, gap):
         return False
     head = _head(scene, gap)
     if _BEGUN.match(head):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import builtins
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 import tree_sitter
 
 from .languages import Language
+from .syntax import readable
 
 MAX_CHARS = 150_000
 """A longer document is not looked through: it would take more than 50 ms."""
@@ -23,7 +25,7 @@ _KNOWN = frozenset((*dir(builtins), "_", "get_ipython", "display", "reveal_type"
 
 _QUERY = """
 (identifier) @name
-(attribute attribute: (identifier) @other)
+("." . (identifier) @other)
 (keyword_argument name: (identifier) @other)
 (dotted_name (identifier) @other)
 (aliased_import alias: (identifier) @bound)
@@ -60,7 +62,7 @@ _QUERY = """
 (class_pattern (dotted_name . (identifier) @used))
 (global_statement (identifier) @global)
 (nonlocal_statement (identifier) @other)
-(function_definition parameters: (_) @parameters) @function
+(function_definition) @function
 (lambda) @function
 (class_definition body: (_) @class)
 ((assignment left: (identifier) @_all right: [(list (string (string_content) @exported))
@@ -72,37 +74,41 @@ _QUERY = """
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """A name, and where it is used first that nothing binds it, as an offset of the text.
+    """A name that is used where nothing binds it.
 
-    is_local: whether all such uses lie below the place that was asked about, in the same function (or, where that is in
-    no function, in none).
+    is_reached: whether all such uses would find it if it were bound at the place that was asked about: that is in no
+    function, or they lie in the same one. is_local: whether they also lie below that place, and in no function where
+    that is in none.
     """
 
     name: str
-    offset: int
+    is_reached: bool
     is_local: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """A function's bytes from its parameters on, or a class's body, or all. bound: the names that are bound in it."""
+    """A function's bytes from its parameters on, or a class's body, or all. body: where a function's begins; what
+    stands before that, annotations and defaults, is read in the scope around it. bound: the names that are bound in it.
+    """
 
     start: int
     end: int
+    body: int
     is_class: bool
     outer: _Scope | None
     bound: set[bytes]
 
-    def knows(self, name: bytes) -> bool:
-        """Whether a use of name in this scope finds it."""
-        if name in self.bound:
-            return True
-        outer = self.outer
-        while outer is not None:
+    def knows(self, name: bytes, byte: int) -> bool:
+        """Whether a use of name at byte, in this scope, finds it."""
+        scope: _Scope | None = self
+        sees_class = True
+        while scope is not None:
             # a class's names are its body's alone
-            if not outer.is_class and name in outer.bound:
+            if (sees_class or not scope.is_class) and name in scope.bound:
                 return True
-            outer = outer.outer
+            sees_class = sees_class and byte < scope.body
+            scope = scope.outer
         return False
 
 
@@ -119,6 +125,7 @@ def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved
     grammar = language.load() if language.name == "python" else None
     if grammar is None or len(text) > MAX_CHARS:
         return ()
+    text = readable(language, text)
     data = text.encode("utf-8", "replace")
     root = tree_sitter.Parser(grammar).parse(data).root_node
     found = tree_sitter.QueryCursor(_query(grammar)).captures(root)
@@ -138,52 +145,69 @@ def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved
     bound = {node.start_byte for node in found.get("bound", ())}
     others = {node.start_byte for key in ("other", "global") for node in found.get(key, ())}
     others -= {node.start_byte for node in found.get("used", ())}
-    errors = sorted((node.start_byte, node.end_byte) for node in found.get("error", ()))
+    errors = _Spans((node.start_byte, node.end_byte) for node in found.get("error", ()))
     everything.bound.update(names[node.start_byte] for node in found.get("global", ()))
-    exported = {node.start_byte: data[node.start_byte : node.end_byte] for node in found.get("exported", ())}
-    uses = list(exported)
+    uses: list[int] = []
     for byte, name in names.items():
-        is_broken = any(low <= byte < high for low, high in errors)
-        if is_broken:
+        if byte in errors:
             everything.bound.add(name)
         elif byte in bound:
             innermost(byte).bound.add(name)
         elif byte not in others:
             uses.append(byte)
+    # a module that makes what it is asked for binds nothing of what it promises
+    if b"__getattr__" not in everything.bound:
+        exported = {node.start_byte: data[node.start_byte : node.end_byte] for node in found.get("exported", ())}
+        names |= exported
+        uses += exported
     place = len(text[:at].encode("utf-8", "replace"))
     here = _function(innermost(place))
-    names |= exported
-    first: dict[bytes, int] = {}
-    is_local: dict[bytes, bool] = {}
+    unresolved: dict[str, Unresolved] = {}
     for byte in sorted(uses):
-        name = names[byte]
         scope = innermost(byte)
-        if scope.knows(name):
+        if scope.knows(names[byte], byte):
             continue
-        first.setdefault(name, byte)
-        is_below = byte > place and (here.start <= byte < here.end if here.outer else not _function(scope).outer)
-        is_local[name] = is_local.get(name, True) and is_below
-    known = {name: name.decode("utf-8", "replace") for name in first}
-    return tuple(
-        Unresolved(known[name], len(data[:byte].decode("utf-8", "replace")), is_local[name])
-        for name, byte in first.items()
-        if known[name] not in _KNOWN and not known[name].startswith("__")
-    )
+        word = names[byte].decode("utf-8", "replace")
+        if word in _KNOWN or word.startswith("__"):
+            continue
+        is_inside = here.start <= byte < here.end
+        is_below = byte > place and is_inside and bool(here.outer or not _function(scope).outer)
+        known = unresolved.get(word, Unresolved(word, True, True))
+        unresolved[word] = Unresolved(word, known.is_reached and is_inside, known.is_local and is_below)
+    return tuple(unresolved.values())
 
 
 def _scopes(found: dict[str, list[tree_sitter.Node]], num_bytes: int) -> list[_Scope]:
     """All scopes by their start, the whole document first; each stands behind the one around it."""
-    # what stands before the parameters of a function is its outer scope's
-    begins = {node.parent.start_byte: node.start_byte for node in found.get("parameters", ()) if node.parent}
-    spans = [(begins.get(node.start_byte, node.start_byte), node.end_byte, False) for node in found.get("function", ())]
-    spans += [(node.start_byte, node.end_byte, True) for node in found.get("class", ())]
-    scopes = [_Scope(0, num_bytes + 1, False, None, set())]
-    for start, end, is_class in sorted(spans, key=lambda span: (span[0], -span[1])):
+    spans = [(node.start_byte, node.end_byte, node.start_byte, True) for node in found.get("class", ())]
+    for node in found.get("function", ()):
+        # a function's name is its outer scope's, and what stands before it too
+        first = node.child_by_field_name("type_parameters") or node.child_by_field_name("parameters") or node
+        body = node.child_by_field_name("body") or first
+        spans.append((first.start_byte, node.end_byte, body.start_byte, False))
+    scopes = [_Scope(0, num_bytes + 1, 0, False, None, set())]
+    for start, end, body_start, is_class in sorted(spans, key=lambda span: (span[0], -span[1])):
         outer: _Scope | None = scopes[-1]
         while outer is not None and start >= outer.end:
             outer = outer.outer
-        scopes.append(_Scope(start, end, is_class, outer or scopes[0], set()))
+        scopes.append(_Scope(start, end, body_start, is_class, outer or scopes[0], set()))
     return scopes
+
+
+class _Spans:
+    """Spans of nodes, the outermost alone: which bytes lie in one."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if not self._ends or start >= self._ends[-1]:
+                self._starts.append(start)
+                self._ends.append(end)
+
+    def __contains__(self, byte: int) -> bool:
+        at = bisect_right(self._starts, byte) - 1
+        return at >= 0 and byte < self._ends[at]
 
 
 def _function(scope: _Scope) -> _Scope:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
-from lacuna_ls.infill.imports import Imported, ImportTable, Names, imports_of, written
+from lacuna_ls.infill.imports import MAX_NAMES, Imported, ImportTable, Names, imports_of, written
 
 
 def table(**texts: str) -> ImportTable:
@@ -40,7 +41,7 @@ def test_what_a_text_imports(text, found):
 def test_what_a_file_defines():
     text = "def f(): ...\nasync def g(): ...\nclass A: ...\nB = 1\nC: int = 2\n"
     text += "d = 3\n_E = 4\nX == 5\nif x:\n    Y = 1\n"
-    assert Names.of("/a.py", text).defined == ("f", "g", "A", "B", "C")
+    assert Names.of("/a.py", text) == Names((), ("f", "g", "A", "B", "C"), ("d", "_E"))
     assert Names.of("/a.js", text) == Names()
 
 
@@ -81,6 +82,73 @@ def test_what_nobody_imports_is_where_it_is_defined(tmp_path):
     assert written(of.find("B", "/x.py")[0], str(tmp_path / "p" / "x.py"), True) == ".s"
 
 
+def test_what_others_have_from_the_file_that_asks_is_its_own_to_bind():
+    of = table(p__a="from .m import n\n", t="from p import n\n")
+    # nor does it get it from the package, which has it from here
+    assert of.find("n", "/p/m.py") == []
+    assert [each.module for each in of.find("n", "/p/__init__.py")] == ["/p/m"]
+
+
+def test_what_most_files_bind_themselves_is_had_from_nowhere():
+    of = table(a="log = 1\n", b="from .a import log\n", c="log = 2\n")
+    assert [each.module for each in of.find("log", "/d.py")] == ["/a"]
+    of.update("/e.py", Names.of("/e.py", "log = 3\n"))
+    assert of.find("log", "/d.py") == []
+    # the file itself says nothing
+    assert [each.module for each in of.find("log", "/e.py")] == ["/a"]
+    # more than one home that nobody imports from
+    of = table(a="def run(): ...\n", b="def run(): ...\n")
+    assert of.find("run", "/d.py") == []
+
+
+def test_a_script_has_nothing_with_dots(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "__init__.py").touch()
+    of, asks = ImportTable(), str(tmp_path / "run.py")
+    for name in "ab":
+        path = str(tmp_path / "p" / f"{name}.py")
+        of.update(path, Names.of(path, "from .m import n\n"))
+    (origin,) = of.find("n", asks)
+    assert written(origin, asks, True) == "p.m"
+    assert written(origin, str(tmp_path / "p" / "c.py"), True) == ".m"
+    # nor has what is no file yet
+    assert written(origin, "", True) == "p.m"
+
+
+def test_a_folder_that_is_called_like_a_module_is_not_that_module(tmp_path):
+    (tmp_path / "p" / "logging").mkdir(parents=True)
+    for folder in ("p", "p/logging"):
+        (tmp_path / folder / "__init__.py").touch()
+    of, asks = table(a="from logging import getLogger\n"), str(tmp_path / "p" / "logging" / "x.py")
+    (origin,) = of.find("getLogger", asks)
+    assert written(origin, asks, True) == "logging"
+
+
+def test_a_module_with_a_stub_is_one():
+    of = ImportTable()
+    for path in ("/p/m.py", "/p/m.pyi"):
+        of.update(path, Names.of(path, "class A: ...\n"))
+    assert [each.module for each in of.find("A", "/p/c.py")] == ["/p/m"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("from " + "." * 100_000 + "\n", id="dots"),
+        pytest.param("from" + " " * 100_000 + "\n", id="blanks"),
+    ],
+)
+def test_no_file_of_a_workspace_takes_long(text):
+    started = time.process_time()
+    Names.of("/a.py", text)
+    assert time.process_time() - started < 2.0
+
+
+def test_a_file_of_nothing_but_names_is_not_kept_whole():
+    names = Names.of("/a.py", "".join(f"import a{i}\nA{i} = a{i} = 1\nb{i} = 1\n" for i in range(2 * MAX_NAMES)))
+    assert (len(names.imported), len(names.defined) + len(names.own)) == (MAX_NAMES, MAX_NAMES)
+
+
 def test_what_everybody_knows():
     of = ImportTable()
     assert [(each.module, each.name) for each in of.find("Path", "/a.py")] == [("pathlib", "Path")]
@@ -93,13 +161,14 @@ def test_nothing_is_left_of_files_that_are_gone():
     rng = random.Random(5)
     of, texts = ImportTable(), {}
     pieces = ["import a\n", "from a import b\n", "from .a import b as c\n", "def d(): ...\n", "class E: ...\n"]
+    pieces += ["b = 1\n", "c: int = 1\n"]
     for _ in range(300):
         path = f"/p/{rng.randrange(6)}.py"
         if rng.random() < 0.4:
             of.drop(path)
             texts.pop(path, None)
         else:
-            texts[path] = "".join(rng.sample(pieces, rng.randrange(6)))
+            texts[path] = "".join(rng.sample(pieces, rng.randrange(8)))
             of.update(path, Names.of(path, texts[path]))
         fresh = ImportTable()
         for each, text in texts.items():

@@ -50,6 +50,11 @@ USES = "\n\ndef f(x: Optional[Any]):\n    return cast(Any, x)\n"
         pytest.param("import os\nx = ‸\n", "", id="another statement"),
         pytest.param("import os\nif x:\n    ‸\n", "", id="another column"),
         pytest.param("import os\n# ‸\n", "", id="in a comment"),
+        pytest.param('def g():\n    """Doc.\n\n    from ‸\n    """\n', "", id="in a docstring"),
+        pytest.param('"""Doc."""\nx = 1\ny = """z"""\n‸\n', "", id="below code between strings"),
+        pytest.param("def g():\n    import os\n    ‸\n    return os\n", "", id="in another function"),
+        pytest.param("def g():\n    import os\n    ‸\n", "", id="at the end of another function"),
+        pytest.param('"""Doc."""\n' + '"""" ' * 40 + "\n‸\n", "", id="many strings"),
         pytest.param("import typing\nfrom typing import *\n‸\n", "", id="nobody knows what is bound"),
     ],
 )
@@ -104,11 +109,22 @@ def test_a_name_that_the_code_below_needs_is_bound(marked, written):
     assert written in [each.text for each in result.proposals]
 
 
-def test_no_name_is_bound_where_no_statement_may_stand():
+@pytest.mark.parametrize(
+    "marked",
+    [
+        pytest.param("def f(\n    a,\n    ‸\n    b,\n):\n    return total\n", id="in brackets"),
+        pytest.param('def f():\n    """A\n    ‸\n    """\n    return total\n', id="in a docstring"),
+    ],
+)
+def test_no_name_is_bound_where_no_statement_may_stand(marked):
     subject = infiller("c,")
-    result = subject.fill(asked("def f(\n    a,\n    ‸\n    b,\n):\n    return total\n", path="/p/c.py"))
+    result = subject.fill(asked(marked, path="/p/c.py"))
     assert [each.text for each in result.proposals] == ["c,"]
     assert len(subject.engine.problems) == 1
+
+
+def test_an_import_is_proposed_in_the_function_that_needs_it():
+    assert best("def g():\n    import os\n    ‸\n    return np.array(os)\n") == "import numpy as np"
 
 
 def test_an_answer_that_has_the_name_is_let_alone():
