@@ -149,13 +149,14 @@ class ImportTable:
         path: of the file that asks, which says nothing.
         """
         with self._lock:
+            mine = self._names.get(path, Names())
             found = Counter(self._imported.get(name, ()))
-            found.subtract(each for each in self._names.get(path, Names()).imported if each.alias == name)
+            found.subtract(each for each in mine.imported if each.alias == name)
             defined = [each for each in self._defined.get(name, ()) if each != path]
-            num_own = self._own[name] - (name in self._names.get(path, Names()).own)
+            num_own = self._own[name] - (name in mine.own)
         origins: dict[tuple[str, str], Origin] = {}
         for each, number in found.items():
-            module = each.module if each.is_path else _located(each.module, path)
+            module = each.module if each.is_path else located(each.module, path)
             known = origins.get((module, each.name), Origin(module, each.name, name))
             if each.is_path:
                 known = replace(known, num_relative=known.num_relative + number)
@@ -163,8 +164,8 @@ class ImportTable:
                 known = replace(known, num_dotted=known.num_dotted + number, dotted=each.module)
             origins[module, each.name] = known
         usual = sorted((each for each in origins.values() if each.num_files > 0), key=lambda each: -each.num_files)
-        own = _stem(path)
-        others = [each for each in usual if each.module != own or not each.name]
+        here = _stem(path)
+        others = [each for each in usual if each.module != here or not each.name]
         if len(others) < len(usual) and PurePath(path).stem != "__init__":
             # it is this file's to bind, and what else has it got it from here
             return []
@@ -172,7 +173,7 @@ class ImportTable:
         # one of them is where the others have it from
         if len(homes) + num_own > 1 + sum(each.num_files for each in others):
             return []
-        usual = others or [Origin(home, name, name) for home in homes if home != own] or _usual_origins().get(name, [])
+        usual = others or [Origin(home, name, name) for home in homes if home != here] or _usual_origins().get(name, [])
         return usual[:NUM_ORIGINS]
 
     def _drop(self, path: str) -> None:
@@ -243,7 +244,7 @@ def _resolved(imported: Imported, path: str) -> Imported:
     return Imported(intern(str(module)), imported.name, imported.alias, True)
 
 
-def _located(module: str, path: str) -> str:
+def located(module: str, path: str) -> str:
     """The path that a module would have if it lay in the package of the file at path; the module where it does not."""
     first, *inner = module.split(".")
     folders = PurePath(path).parent.parts

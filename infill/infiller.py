@@ -22,7 +22,7 @@ from .healing import can_open
 from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
 from .languages import language_for
 from .layout import Prompt
-from .needs import Needs
+from .needs import Needs, head_of
 from .pose import CHARS_PER_TOKEN, Policy, canvases_for, problem_for, prompt_for
 from .recent import RecentProposals
 from .request import (
@@ -36,7 +36,7 @@ from .request import (
 )
 from .seeds import drafts_for
 from .snapshot import Snapshot
-from .span import Gap, Scene, surroundings
+from .span import Gap, Scene
 from .syntax import SyntaxTree
 from .tokenizer import Tokenizer
 from .trigger import Decline, decide
@@ -119,7 +119,7 @@ class LocalInfiller:
         prompt = self._prompt(request, scene, gap)
         self.engine.prefill(prompt.tokens, cancelled)
         # so that no fill has to
-        if self.policy.use_needs:
+        if self._has_needs(request):
             self._needs.imports(scene, gap, request.path)
             self._needs.name(scene, gap, request.path)
         self._learns_ahead = True
@@ -148,8 +148,7 @@ class LocalInfiller:
         started = time.perf_counter()
         # who has something rewritten wants what stands there, only better, and not what stands elsewhere
         may_draft = self.policy.use_drafts and not request.is_rewrite
-        # what is bound further up than the text reaches is not known
-        has_needs = self.policy.use_needs and not request.is_rewrite and not request.head
+        has_needs = self._has_needs(request)
         drafts = self._drafts(request, scene, gap, cancelled) if may_draft else []
         if has_needs:
             drafts = ranked_by_confidence([*self._imports(request, scene, gap), *drafts])
@@ -295,24 +294,27 @@ class LocalInfiller:
             if draft.is_block and confidence < request.min_confidence:
                 # most are: the gates would cost more than finding them did, and so little makes no answer likelier
                 continue
-            outcome = self.trim(draft.text, True, scene, gap)
-            if isinstance(outcome, Refusal):
-                self.refusals[f"draft-{outcome.reason}"] += 1
-                continue
-            found.append(Candidate(outcome, confidence, math.log(confidence), "similar"))
+            found += self._passed(draft.text, confidence, "similar", scene, gap)
         return sorted(found, key=lambda candidate: -candidate.confidence)
+
+    def _has_needs(self, request: InfillRequest) -> bool:
+        # what is bound further up than the text reaches is not known
+        return self.policy.use_needs and not request.is_rewrite and not request.head
 
     def _imports(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
         """Import statements that the document lacks, as far as they pass the gates."""
         found: list[Candidate] = []
         for missing in self._needs.imports(scene, gap, request.path):
-            outcome = self.trim(missing.rest, True, scene, gap)
-            if isinstance(outcome, Refusal):
-                self.refusals[f"import-{outcome.reason}"] += 1
-                continue
-            confidence = missing.probability()
-            found.append(Candidate(outcome, confidence, math.log(confidence), "import"))
+            found += self._passed(missing.rest, missing.probability(), "import", scene, gap)
         return found
+
+    def _passed(self, text: str, confidence: float, source: str, scene: Scene, gap: Gap) -> list[Candidate]:
+        """A draft as a candidate; none where a gate refuses it."""
+        outcome = self.trim(text, True, scene, gap)
+        if isinstance(outcome, Refusal):
+            self.refusals[f"draft-{outcome.reason}"] += 1
+            return []
+        return [Candidate(outcome, confidence, math.log(confidence), source)]
 
     def _binding(
         self, name: str, request: InfillRequest, scene: Scene, gap: Gap, started: float, cancelled: Cancelled | None
@@ -321,8 +323,7 @@ class LocalInfiller:
         deadline_ms = _left_ms(request, started)
         if deadline_ms is not None and deadline_ms < MIN_SECOND_FILL_MS:
             return []
-        head = surroundings(scene.snapshot, gap.start, gap.end).head.lstrip()
-        begun = replace(gap, extent="rest", lead=f"{gap.lead}{name[len(head + gap.lead.lstrip()):]} = ")
+        begun = replace(gap, extent="rest", lead=f"{gap.lead}{name.removeprefix(head_of(scene, gap))} = ")
         prompt = self._prompt(request, scene, begun)
         problem = self.problem(prompt, begun, replace(request, num_alternatives=1), started)
         results = self.engine.fill(problem, cancelled)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from .imports import ImportTable, Origin, imports_of, written
+from .imports import ImportTable, Origin, imports_of, located, written
 from .snapshot import STYLE_WINDOW, Snapshot
 from .span import Gap, Scene, surroundings
 from .syntax import SyntaxTree
@@ -70,14 +69,15 @@ class Needs:
         if scene.language.name != "python" or not _is_place(scene, gap):
             return []
         names = [each for each in self._names(scene, gap) if each.is_reached]
-        return missing_imports(_head(scene, gap), names, self._table, path, scene.snapshot.text)
+        return missing_imports(head_of(scene, gap), names, self._table, path, scene.snapshot.text)
 
     def name(self, scene: Scene, gap: Gap, path: str) -> str:
         """The name that a statement in the gap has to bind, since the code below it in its function uses it; "" where
         there is none, or an import brings it.
         """
-        head = _head(scene, gap)
-        if scene.language.name != "python" or not _is_statement(scene, gap) or (head and not head.isidentifier()):
+        head = head_of(scene, gap)
+        # what is asked of the tree last: most gaps are of another kind
+        if scene.language.name != "python" or (head and not head.isidentifier()) or not _is_statement(scene, gap):
             return ""
         for each in self._names(scene, gap):
             if each.is_local and each.name.startswith(head) and not self._table.find(each.name, path):
@@ -103,7 +103,7 @@ def missing_imports(
 
     text: the document, whose own imports say how it writes a module.
     """
-    if len(names) > MAX_NAMES:
+    if not 0 < len(names) <= MAX_NAMES:
         return []
     is_relative = _is_relative(text, path)
     statements: dict[str, list[tuple[Origin, float]]] = {}
@@ -131,7 +131,8 @@ def missing_imports(
     return found
 
 
-def _head(scene: Scene, gap: Gap) -> str:
+def head_of(scene: Scene, gap: Gap) -> str:
+    """The gap's line so far, without its indentation."""
     return (surroundings(scene.snapshot, gap.start, gap.end).head + gap.lead).lstrip()
 
 
@@ -145,13 +146,13 @@ def _is_place(scene: Scene, gap: Gap) -> bool:
     """Whether an import statement may stand in a gap: one has begun there, or the statement above or below is one, or
     nothing but comments and a docstring stands above.
     """
-    if not _is_statement(scene, gap):
+    head = head_of(scene, gap)
+    has_begun = _BEGUN.match(head) is not None
+    may_begin = has_begun or "from".startswith(head) or "import".startswith(head)
+    if not may_begin or not _is_statement(scene, gap):
         return False
-    head = _head(scene, gap)
-    if _BEGUN.match(head):
+    if has_begun:
         return True
-    if not "from".startswith(head) and not "import".startswith(head):
-        return False
     column = len(gap.indent)
     beside = _beside(scene.snapshot, gap)
     if any(_is_import(scene.tree, offset, column) for offset in beside):
@@ -180,8 +181,7 @@ def _is_relative(text: str, path: str) -> bool | None:
     """Whether a text has the modules of its own package with dots in front; None where it has none of them."""
     if _RELATIVE.search(text):
         return True
-    own = PurePath(path).parent.parts
-    return False if any(each.module.partition(".")[0] in own for each in imports_of(text)) else None
+    return False if any(located(each.module, path) != each.module for each in imports_of(text)) else None
 
 
 def _import(module: str, alias: str) -> str:

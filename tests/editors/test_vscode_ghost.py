@@ -158,6 +158,15 @@ def no_preview(w):
     w.page.wait_for_selector(f'.tab.active[data-resource-name="{w.file.name}"]')
 
 
+def fill_all_holes(w):
+    """By the keys alone, in a window of HOLES."""
+    w.keys("Control+Alt+Shift+h")
+    preview(w, "Fill all holes")
+    w.keys("Alt+Enter")
+    no_preview(w)
+    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+
+
 def test_fill_a_hole_and_undo_in_one_step(window):
     w = window(HOLES)
     w.focus()
@@ -179,11 +188,7 @@ def test_an_edit_is_settled_by_its_keys_in_zen_mode(window):
     w.command("View: Toggle Zen Mode")
     w.page.locator(".part.sidebar").wait_for(state="hidden")
     w.focus()
-    w.keys("Control+Alt+Shift+h")
-    preview(w, "Fill all holes")
-    w.keys("Alt+Enter")
-    no_preview(w)
-    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+    fill_all_holes(w)
     w.command("View: Toggle Zen Mode")
     w.page.locator(".part.sidebar").wait_for(state="visible")
 
@@ -305,11 +310,7 @@ def test_who_asked_in_a_diff_goes_back_to_it(window):
 def test_fill_all_holes(window):
     w = window(HOLES)
     w.focus()
-    w.keys("Control+Alt+Shift+h")
-    preview(w, "Fill all holes")
-    w.keys("Alt+Enter")
-    no_preview(w)
-    w.see_file("def a():\n    return 42\n\n\ndef b():\n    return 42\n")
+    fill_all_holes(w)
     w.keys("Control+z")
     w.see_file(HOLES)
 

@@ -79,6 +79,17 @@ def test_how_it_is_written(marked, statement, tmp_path):
     assert best(marked) == statement
 
 
+def test_a_module_that_is_called_like_its_folder_says_nothing_of_its_package(tmp_path):
+    folder = tmp_path / "p" / "logging"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    subject = infiller()
+    subject.index.update(str(folder / "y.py"), "from .m import build\n")
+    request = asked("import logging\n‸\nx = build(logging)\n", path=str(folder / "x.py"))
+    assert subject.fill(request).proposals[0].text == "from .m import build"
+
+
 def test_it_is_the_answer_without_asking_the_model_where_it_is_sure():
     subject = infiller()
     result = subject.fill(asked("import os\n‸\nx: Any\n", path="/p/c.py"))
