@@ -21,12 +21,14 @@ class BracketScan:
     """open_brackets: the closing marks still awaited, outermost first. num_stray: closing marks that match nothing.
 
     num_unterminated: strings that end with their line or with the text. state: what the end of the text is inside of.
+    mark: what would end the string or the block comment that the text ends in; "" for none.
     """
 
     open_brackets: tuple[str, ...]
     num_stray: int
     num_unterminated: int
     state: State
+    mark: str = ""
 
     @property
     def num_unbalanced(self) -> int:
@@ -78,6 +80,7 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
     awaited: list[str] = []
     num_stray = num_unterminated = 0
     state: State = "code"
+    mark = ""
     for match in _pattern(language).finditer(text, 0, end):
         kind = match.lastgroup
         if kind == "bracket":
@@ -95,12 +98,14 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
             is_closed = len(match.group()) >= 2 * len(quote) and match.group().endswith(quote)
             num_unterminated += not is_closed
             if match.end() == end and not is_closed:
-                state = "string"
+                state, mark = "string", quote
         elif kind == "comment" and match.end() == end:
-            is_line = match.group().startswith(language.line_comments) if language.line_comments else False
+            opened = [pair for pair in language.block_comments if match.group().startswith(pair[0])]
+            is_line = bool(language.line_comments) and match.group().startswith(language.line_comments)
             is_closed = not is_line and match.group().endswith(tuple(pair[1] for pair in language.block_comments))
             state = "code" if is_closed else "comment"
-    return BracketScan(tuple(awaited), num_stray, num_unterminated, state)
+            mark = opened[0][1] if opened and state == "comment" and not is_line else ""
+    return BracketScan(tuple(awaited), num_stray, num_unterminated, state, mark)
 
 
 def line_ends(language: Language, text: str) -> list[LineEnd]:

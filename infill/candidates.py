@@ -52,7 +52,11 @@ def agreed(candidates: list[Candidate], drafts: list[Candidate]) -> list[Candida
 
 
 def proposal_of(candidate: Candidate, gap: Gap) -> Proposal:
-    return Proposal(candidate.trimmed.text, gap.start, gap.end, candidate.confidence, candidate.source)
+    """A candidate as it is shown. What the editor has closed already stays where the text ends with it."""
+    text, end, closed = candidate.trimmed.text, gap.end, gap.closed.rstrip()
+    if closed and text.endswith(closed):
+        text, end = text.removesuffix(closed), end - len(gap.closed)
+    return Proposal(text, gap.start, end, candidate.confidence, candidate.source, candidate.trimmed.due)
 
 
 def ranked_by_confidence(candidates: list[Candidate]) -> list[Candidate]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import tree_sitter
 
-from .snapshot import Snapshot
+from .brackets import scan_brackets
+from .snapshot import Snapshot, width_of
 from .span import begins_header
 from .syntax import WHOLE, Damage, Span, SyntaxTree, readable
 from .vain import is_in_vain
@@ -40,6 +41,9 @@ _INCOMPLETE = 0x4000
 
 _STILL_DUE = (";", ",", " {}")
 """What may end a statement, an element or a header in languages with braces."""
+
+_DUE = ("", ": pass")
+"""What may end a statement or a header of Python behind a bracket."""
 
 _LINE_BELOW = re.compile(r"[^\n]*\s*[^\n]*")
 
@@ -78,6 +82,12 @@ class _Change:
         tail = self.snapshot.text[self.end : self.line_end]
         return bool(tail.strip()) and self.line_end <= self.tree.base + len(self.tree.text)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether code of the same block, or of one inside of it, follows in the next line."""
+        below = self.snapshot.line_at(self.line_end + 1) if self.line_end < len(self.snapshot.text) else ""
+        return bool(below.strip()) and width_of(below) >= width_of(self.snapshot.indent_at(self.start))
+
 
 def adds_errors(
     tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
@@ -86,22 +96,48 @@ def adds_errors(
 
     is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
     """
+    return _adds_errors(_Change.of(tree, snapshot, start, end, text), is_body_due)
+
+
+def due_after(
+    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
+) -> str | None:
+    """The closing marks that text in place of [start, end) leaves to the user; None where it breaks what was whole.
+
+    What was open before, and is not closed below, may stay so: somebody is writing it. "" where text opens nothing
+    else. is_body_due: as in adds_errors; brackets that text ends with may then be open, too.
+    """
     change = _Change.of(tree, snapshot, start, end, text)
+    if not _adds_errors(change, is_body_due):
+        return ""
+    marks = _open_marks(change)
+    if marks is None or (marks.opened and not is_body_due) or _says_in_vain(change):
+        return None
+    return marks.opened if _may_be_closed(change, marks) else None
+
+
+def _adds_errors(change: _Change, is_body_due: bool) -> bool:
+    if _says_in_vain(change):
+        return True
     if not _breaks(change, is_body_due):
         return False
-    at, line = change.line_end, snapshot.line_at(end).rstrip()
+    tree, text, at = change.tree, change.snapshot.text, change.line_end
+    line = change.snapshot.line_at(change.end).rstrip()
     if not change.has_tail or line.endswith(":") or not begins_header(line, tree.language):
         return True
     # `if f()` with the gap between the brackets: the user has not come to the colon yet
-    with_colon = Snapshot(f"{snapshot.text[:at]}:{snapshot.text[at:]}")
-    return _breaks(_Change.of(tree.replaced(at, at, ":"), with_colon, start, end, text), True)
+    with_colon = Snapshot(f"{text[:at]}:{text[at:]}")
+    return _breaks(_Change.of(tree.replaced(at, at, ":"), with_colon, change.start, change.end, change.text), True)
+
+
+def _says_in_vain(change: _Change) -> bool:
+    new = (change.start, change.start + len(change.text))
+    return change.changed.repeats_name(*new) or is_in_vain(change.changed, *new)
 
 
 def _breaks(change: _Change, is_body_due: bool) -> bool:
-    """The same of the text as it stands, without what the user may still put behind the line."""
-    tree, new = change.tree, (change.start, change.start + len(change.text))
-    if change.changed.repeats_name(*new) or is_in_vain(change.changed, *new):
-        return True
+    """Whether the change breaks the text as it stands, without what the user may still put behind the line."""
+    tree = change.tree
     is_more_broken = _is_more_broken(change, change.changed)
     if tree.language.name != "python":
         return is_more_broken and not _may_be_ended(change)
@@ -119,6 +155,90 @@ def _breaks(change: _Change, is_body_due: bool) -> bool:
     if is_python(before + change.text + after):
         return False
     return is_by_itself or _breaks_python(change, before, after, is_body_due)
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The marks that would end what is open where a line ends, and is not closed below: before a change, and after.
+
+    opened: those of brackets that the change opens.
+    """
+
+    before: str
+    after: str
+    opened: str
+
+
+def _open_marks(change: _Change) -> _Open | None:
+    """What there is to close; None where that is nothing, or where the change opens what it does not end with.
+
+    While something is written, its end is not there yet: the brackets, or the quotes of a docstring. No parser can make
+    anything of such a text, with a proposal or without it.
+    """
+    tree, language, at = change.tree, change.tree.language, change.line_end - change.tree.base
+    if at > len(tree.text):
+        return None
+    before = scan_brackets(language, tree.text, at)
+    after = scan_brackets(language, change.changed.text, at + change.grown)
+    if after.num_unterminated > before.num_unterminated or after.num_stray > before.num_stray:
+        return None
+    if after.mark not in ("", before.mark) or (before.mark and not scan_brackets(language, tree.text).mark):
+        return None
+    num_kept = len(after.open_brackets)
+    while after.open_brackets[:num_kept] != before.open_brackets[:num_kept]:
+        num_kept -= 1
+    opened = "".join(reversed(after.open_brackets[num_kept:]))
+    last = change.text.rstrip()[-1:]
+    if opened and (change.has_tail or last not in {pair[0] for pair in language.brackets}):
+        return None
+    if opened and (language.blocks != "braces" or last != "{") and change.is_followed:
+        # it would be the lines below that stand in a list, or in a call
+        return None
+    # what is closed below was opened first
+    num_closed = scan_brackets(language, tree.text[at:]).num_stray
+    marks = [scan.mark + "".join(reversed(scan.open_brackets[num_closed:])) for scan in (before, after)]
+    return _Open(marks[0], marks[1], opened) if marks[0] or opened else None
+
+
+def _may_be_closed(change: _Change, marks: _Open) -> bool:
+    """Whether the text is fine once the user has closed what is open."""
+    tree, text, at = change.tree, change.text, change.line_end
+    if tree.language.name == "python":
+        if marks.before:
+            # what stands below says nothing before that is closed
+            return not _breaks_off(change)
+        ended = (_Change.of(tree, change.snapshot, change.start, change.end, text + marks.after + due) for due in _DUE)
+        return not all(_breaks(each, False) for each in ended)
+    margins = tree.margins(*change.lines)
+    closed = _closed(tree, at, marks.before, margins)
+    changed = _closed(change.changed, at + change.grown, marks.after, margins)
+    here, there = (change.lines[0], change.start + len(text)), (change.lines[0], change.end)
+    damage = changed.damage(margins)
+    return damage == WHOLE or not _is_worse(changed, damage, here, closed, there, margins)
+
+
+def _closed(tree: SyntaxTree, at: int, marks: str, margins: tuple[int, int]) -> SyntaxTree:
+    """The window with marks at the end of a line, and what makes it least broken beside them: an operand that is still
+    to come, the end of a statement or an element, the body of a header."""
+    if not marks:
+        return tree
+    inner = marks[: marks.find("}")] if "}" in marks else marks
+    best, least = tree, tree.damage(margins)
+    for operand in ("", "_"):
+        for due in ("", *_STILL_DUE):
+            closed = tree.replaced(at, at, operand + inner + due + marks[len(inner) :])
+            damage = closed.damage(margins)
+            if damage == WHOLE:
+                return closed
+            best, least = (closed, damage) if damage < least else (best, least)
+    return best
+
+
+def _breaks_off(change: _Change) -> bool:
+    """Whether no program may begin with the text up to the end of the change, where one may without it."""
+    tree = change.tree
+    before = readable(tree.language, tree.text[: change.start - tree.base])
+    return may_become_python(before) and not may_become_python(before + change.text)
 
 
 def _may_be_ended(change: _Change) -> bool:
@@ -188,10 +308,18 @@ def _breaks_python(change: _Change, before: str, after: str, is_body_due: bool) 
     text, size = change.text, change.lines[1] - change.end
     tail, below = after[: change.line_end - change.end], after[change.line_end - change.end :]
     indent = change.snapshot.indent_at(change.start)
-    if is_body_due and (text + tail).rstrip().endswith(":"):
-        body = f"\n{indent}{text[: len(text) - len(text.lstrip())]} pass"
-        if is_python(before + text + tail + body + below):
-            return False
+    # what the user may go on with: the body of a header, what is decorated, the statement that a comment is about
+    level = f"\n{indent}{text[: len(text) - len(text.lstrip())]}"
+    line = (before[len(before) - (change.start - change.lines[0]) :] + text + tail).strip()
+    more: tuple[str, ...] = ()
+    if is_body_due and line.endswith(":"):
+        more = (f"{level} pass", f"{level} pass{level}finally: pass")
+    elif line.startswith("@"):
+        more = (f"{level}def _(): pass",)
+    elif line.startswith("#"):
+        more = (f"{level}pass",)
+    if any(is_python(before + text + tail + each + below) for each in more):
+        return False
     head, rest = before[: len(before) - (change.start - change.lines[0])], after[size:]
     # whole as it stands, whole without the line, or whole with a statement that does nothing in its place
     old = change.snapshot.text[change.start : change.end]

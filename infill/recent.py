@@ -26,11 +26,15 @@ _CLOSING = frozenset(")]}>\"'`;")
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A proposal and where it was made. before, after: the text around the replaced span, at most KEY_CHARS each."""
+    """A proposal and where it was made. before, after: the text around the replaced span, at most KEY_CHARS each.
+
+    closed: what it replaces right of the cursor.
+    """
 
     before: str
     after: str
     proposal: Proposal
+    closed: str
 
     @property
     def is_at_start(self) -> bool:
@@ -68,6 +72,7 @@ class RecentProposals:
                 before=text[max(0, proposal.start - KEY_CHARS) : proposal.start],
                 after=text[proposal.end : proposal.end + KEY_CHARS],
                 proposal=proposal,
+                closed=text[request.end : proposal.end],
             )
             for proposal in proposals
         )
@@ -119,7 +124,7 @@ def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
             if not rest.endswith(closed) or not rest.removesuffix(closed).strip():
                 return None
             rest, end = rest.removesuffix(closed), request.end
-        elif closed.strip() and (num_typed == 0 or not _absorbs(rest, closed)):
+        elif closed.strip() and closed != kept.closed and (num_typed == 0 or not _absorbs(rest, closed)):
             return None
         return replace(kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent")
     return None

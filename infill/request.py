@@ -72,7 +72,10 @@ class InfillRequest:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Text to put in place of [start, end). confidence: probability in [0, 1] that it is exactly right."""
+    """Text to put in place of [start, end). confidence: probability in [0, 1] that it is exactly right.
+
+    closing: the marks that close the brackets which text ends with (`if (a) {`), and leaves to the user to close.
+    """
 
     text: str
     start: int
@@ -80,6 +83,7 @@ class Proposal:
     confidence: float
     source: str = "model"
     """"model", "similar" (what a similar place has), or "recent" (typed along a former proposal)."""
+    closing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

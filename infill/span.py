@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .brackets import scan_brackets
 from .languages import Language
 from .snapshot import Indent, Snapshot, indent_of, width_of
 from .syntax import SyntaxTree
 
 MAX_CONTINUED_LINES = 24
 """How far up the beginning of a statement is looked for."""
+
+MAX_COMMENT_LINES = 100
 
 _FIRST_WORD = re.compile(r"\s*\w+")
 
@@ -46,6 +49,8 @@ class Gap:
     lead: text between the prefix and the middle that is not in the document yet; tail: the same behind the middle.
     A proposal is lead + middle + tail.
     indent: indentation of the line that the middle begins in.
+    closed: the end of the span, where it is what the editor has closed behind the cursor by itself: a middle that goes
+    on behind it (`) -> int:` for `def f(a|)`) takes its place.
     """
 
     start: int
@@ -54,6 +59,7 @@ class Gap:
     indent: str = ""
     lead: str = ""
     tail: str = ""
+    closed: str = ""
 
     @property
     def is_multiline(self) -> bool:
@@ -77,7 +83,23 @@ def surroundings(snapshot: Snapshot, start: int, end: int) -> Surroundings:
 def is_closing(tail: str, language: Language) -> bool:
     """Whether right of the cursor stands only what an editor closes by itself: brackets, quotes, `;` `,` `:`."""
     marks = {pair[1] for pair in language.brackets} | {quote[0] for quote in language.quotes} | set(";,:")
-    return all(char in marks or char.isspace() for char in tail)
+    ends_comment = tail.strip() in {pair[1] for pair in language.block_comments}
+    return ends_comment or all(char in marks or char.isspace() for char in tail)
+
+
+def is_closed(head: str, tail: str, language: Language) -> bool:
+    """Whether what stands right of the cursor closes what was opened left of it on the same line, and nothing else.
+
+    An editor that closes brackets and quotes has put it there while head was typed.
+    """
+    before, marks = scan_brackets(language, head), tail.strip()
+    if before.state == "string" and marks.startswith(before.mark):
+        head, marks = head + before.mark, marks[len(before.mark) :]
+        before = scan_brackets(language, head)
+    elif not marks:
+        return False
+    awaited = "".join(reversed(before.open_brackets))
+    return before.state == "code" and awaited.startswith("".join(marks.split()))
 
 
 def opens_block(line: str, language: Language) -> bool:
@@ -106,6 +128,10 @@ def expected_indent(scene: Scene, offset: int) -> str:
     if language.blocks == "indentation" and _follows_two_blank_lines(snapshot, offset):
         return ""
     above = snapshot.line_above(offset)
+    comment = _comment_above(snapshot, offset, language)
+    if comment is not None:
+        # what a comment is about stands below its first line; the others begin with a blank and a star
+        return indent_of(comment)
     lead = indent_of(_first_line(snapshot.lines_above(offset, MAX_CONTINUED_LINES), language))
     if opens_block(above, language) or above.rstrip().endswith(("(", "[", "{")):
         return lead + unit
@@ -130,6 +156,15 @@ def _first_line(above: Sequence[str], language: Language) -> str:
         if depth <= 0:
             return line
     return above[0] if above else ""
+
+
+def _comment_above(snapshot: Snapshot, offset: int, language: Language) -> str | None:
+    """The first line of a comment of several lines that ends directly above the line of offset."""
+    lines = snapshot.lines_above(offset, MAX_COMMENT_LINES)
+    for first, last in language.block_comments:
+        if lines and lines[0].rstrip().endswith(last) and first not in lines[0]:
+            return next((line for line in lines if line.lstrip().startswith(first)), None)
+    return None
 
 
 def _num_closed(line: str, language: Language) -> int:

@@ -20,6 +20,7 @@ from .span import (
     Scene,
     Surroundings,
     expected_indent,
+    is_closed,
     is_closing,
     is_empty_block,
     opens_block,
@@ -94,9 +95,13 @@ def _gap(request: InfillRequest, scene: Scene, here: Surroundings) -> Gap:
         block = _block_gap(request, scene, here, Gap(start, end, "block", indent=line_indent, lead=lead))
         if block is not None:
             return block
+    head = here.head + request.typed
+    if is_closed(head, here.tail, scene.language):
+        # the user has not come to these marks yet: what he would write includes them, and may go on behind them
+        return Gap(start, end + len(here.tail), "rest", indent=line_indent, lead=lead, closed=here.tail)
     extent: Extent = "node"
     if not here.tail.strip():
-        extent = "line" if not (here.head + request.typed).strip() else "rest"
+        extent = "line" if not head.strip() else "rest"
     return Gap(start, end, extent, indent=line_indent, lead=lead)
 
 

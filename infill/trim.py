@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass
 
 from .brackets import LineEnd, line_ends, scan_brackets
-from .gate import adds_errors
+from .gate import due_after
 from .languages import PLAIN_TEXT, Language
 from .overlap import has_words, is_loop, is_stuck_sentence, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
 from .snapshot import Snapshot, width_of
-from .span import Gap, Scene, Surroundings, is_closing, is_label, opens_block, surroundings
+from .span import Gap, Scene, Surroundings, is_closed, is_closing, is_label, opens_block, surroundings
 from .syntax import SyntaxTree
 
 _GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
@@ -24,10 +24,14 @@ _GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """Text to put in place of the gap, lead and tail included. middle: the model's part of it."""
+    """Text to put in place of the gap, lead and tail included. middle: the model's part of it.
+
+    due: the marks that close the brackets which text ends with, and leaves to the user to close.
+    """
 
     text: str
     middle: str
+    due: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +68,25 @@ def trim(raw: str, is_complete: bool, gap: Gap, scene: Scene, *, is_gated: bool 
     if fitted.strip() == ";" and _ends_nothing(gap, scene):
         return Refusal("empty")
     newline = snapshot.newline(gap.start, tree.language.newline)
+    closed = gap.closed.rstrip()
+    if is_closed(here.head + gap.lead + fitted, closed, tree.language):
+        # it ends before what the editor has closed
+        fitted += closed
     middle = fitted.replace("\n", newline)
     text = _lead(gap, middle, scene) + middle + gap.tail
     if text == snapshot.text[gap.start : gap.end]:
         return Refusal("unchanged")
+    if closed and text.removeprefix(gap.lead).strip() == closed:
+        return Refusal("empty")
     if gap.is_multiline and not _is_indented_well(fitted, gap, tree.language):
         return Refusal("indentation")
-    if is_gated and adds_errors(tree, snapshot, gap.start, gap.end, text, _is_body_due(gap, here, snapshot)):
-        return Refusal("syntax")
-    return Trimmed(text, middle)
+    due: str | None = ""
+    if is_gated:
+        # what is there already stays there, and the user may go on behind it
+        stays = len(gap.closed) if closed and text.endswith(closed) else 0
+        new = text.removesuffix(closed) if stays else text
+        due = due_after(tree, snapshot, gap.start, gap.end - stays, new, _is_body_due(gap, here, snapshot))
+    return Trimmed(text, middle, due) if due is not None else Refusal("syntax")
 
 
 def _lead(gap: Gap, middle: str, scene: Scene) -> str:
@@ -95,11 +109,12 @@ def _lead(gap: Gap, middle: str, scene: Scene) -> str:
 
 
 def _is_body_due(gap: Gap, here: Surroundings, snapshot: Snapshot) -> bool:
-    """Whether a header may stand without its body: the user began this line, or nothing follows it directly."""
+    """Whether a header may stand without its body: the user began its line, or nothing of a block follows directly."""
     if gap.is_multiline:
         return False
     newline = snapshot.text.find("\n", gap.end)
-    is_followed = newline >= 0 and bool(snapshot.line_at(newline + 1).strip())
+    below = snapshot.line_at(newline + 1) if newline >= 0 else ""
+    is_followed = bool(below.strip()) and width_of(below) >= width_of(gap.indent)
     return not is_followed or bool(here.head.strip())
 
 
@@ -182,7 +197,7 @@ def _beside(head: str, middle: str, tail: str, gap: Gap, tree: SyntaxTree) -> st
         if is_stuck or runs_into(head + middle, tail, tree.language.is_word):
             return Refusal("syntax")
     quotes = fitting.strip()
-    if quotes and not quotes.strip("\"'`") and tail.startswith(quotes) and tree.is_in_string(gap.start):
+    if quotes and not quotes.strip("\"'`") and (tail or gap.closed).startswith(quotes) and tree.is_in_string(gap.start):
         # two more quotes in front of those that end a string are an empty one behind it
         return Refusal("repeats-suffix")
     return fitting

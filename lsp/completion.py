@@ -467,7 +467,8 @@ class InlineCompletions:
         self._shown[shown.id] = shown
         while len(self._shown) > MAX_REMEMBERED:
             self._shown.popitem(last=False)
-        command = types.Command(title="Accept", command=names.ACCEPT_COMMAND, arguments=[shown.id])
+        arguments = [shown.id, proposal.closing] if proposal.closing else [shown.id]
+        command = types.Command(title="Accept", command=names.ACCEPT_COMMAND, arguments=arguments)
         return types.InlineCompletionItem(insert_text=proposal.text, range=span, command=command), shown
 
     # work ahead of requests

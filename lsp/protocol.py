@@ -13,11 +13,14 @@ no engine.
                                      lacuna/previewEdit             PreviewEditParams -> PreviewEditResult | null
                                      lacuna/nextEdit                NextEditParams -> NextEditResult
     server -> client, notification   $/lacuna/status                StatusParams, after every change
-    workspace/executeCommand         lacuna.accept [id]             a whole proposal was accepted (the item's `command`)
+    workspace/executeCommand         lacuna.accept [id, marks]      a whole proposal was accepted (the item's `command`)
                                      lacuna.applyEdit [data]        for clients that cannot resolve a code action
 
-The id of a proposal is the first argument of its item's command. Lengths on the wire count UTF-16 code units whatever
-the position encoding is, as Copilot's do.
+The id of a proposal is the first argument of its item's command. The second, where there is one, are the marks that
+close the brackets which the proposal ends with: what an editor that closes brackets by itself puts behind the cursor
+when such a bracket is typed, and may put there when it is accepted.
+
+Lengths on the wire count UTF-16 code units whatever the position encoding is, as Copilot's do.
 """
 
 import enum

@@ -47,6 +47,16 @@ def test_typing_along_keeps_it(window):
     w.see_file("import os\n\n" + MULTI)
 
 
+def test_what_a_proposal_opens_stays_open_where_the_editor_closes_nothing(window):
+    w = window()
+    w.at_end("table = ")
+    w.see("make({")
+    w.keys("Tab")
+    until(lambda: w.messages("workspace/executeCommand"), "the accept command")
+    w.type("1")
+    w.see_file("import os\n\ntable = make({1")
+
+
 def test_a_word_and_a_line_at_a_time(window):
     w = window()
     w.at_end("def multi")

@@ -134,6 +134,45 @@ def test_bad_settings_cost_a_message(start_code_server, open_window):
     menu(w, "Resume", "Disable for python")
 
 
+def test_in_an_editor_that_closes_brackets_by_itself(start_code_server, open_window):
+    # as VS Code is where nobody has set it otherwise
+    code = start_code_server(settings={"editor.autoClosingBrackets": "languageDefined"})
+    w = open_window(code, text="").wait_ready()
+
+    def is_closed():
+        # the language's brackets come some time after its documents
+        w.focus()
+        w.keys("Control+a", "Delete")
+        w.type("x = f(")
+        time.sleep(1)
+        return "()" in w.page.locator(w.editor()).inner_text()
+
+    until(is_closed, "a bracket that the editor closes")
+    w.keys("Control+a", "Delete")
+    # what a proposal opens is closed behind the cursor, as if it were typed
+    w.at_end("table = ")
+    w.see("make({")
+    w.keys("Tab")
+    w.see_file("table = make({})")
+    w.type("a")
+    w.see_file("table = make({a})")
+    w.keys("Control+z")
+    w.see_file("table = make({})")
+    # and taken back with it, or right before it
+    w.keys("Control+z")
+    time.sleep(0.5)
+    if w.page.locator(w.editor()).inner_text().strip().endswith("{"):
+        w.keys("Control+z")
+    w.see_file("table = ")
+    w.keys("Control+a", "Delete")
+    # a proposal goes on behind a bracket that the editor has closed
+    w.at_end("total = count(")
+    w.see_file("total = count()")
+    until(lambda: "names" in w.ghost() and "+ 1" in w.ghost(), f"the proposal around it (shown: {w.ghost()!r})")
+    w.keys("Tab")
+    w.see_file("total = count(names) + 1")
+
+
 @pytest.mark.journey
 def test_a_missing_server_is_said_and_typing_goes_on(start_code_server, open_window, tmp_path):
     code = start_code_server(settings={"lacuna.server.path": str(tmp_path / "no/such/lacuna")})

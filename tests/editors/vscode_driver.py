@@ -313,7 +313,7 @@ class Window:
         try:
             until(same, "the bytes", seconds)
         except AssertionError:
-            assert self.file.read_bytes() == want
+            assert self.file.read_bytes() == want, self.file.read_bytes()
             raise
 
     def command(self, title):

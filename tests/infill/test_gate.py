@@ -6,7 +6,7 @@ import ast
 import textwrap
 
 import pytest
-from lacuna_ls.infill.gate import adds_errors, may_become_python
+from lacuna_ls.infill.gate import adds_errors, due_after, may_become_python
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.syntax import SyntaxTree
@@ -125,6 +125,77 @@ def test_what_the_user_still_has_to_write_is_no_error(tail):
     # where nothing stands to the right, the proposal ends its statement itself
     assert _is_refused("c", marked.replace(f"^{tail}", "^"), f"a{tail}")
     assert not _is_refused("c", marked.replace(f"^{tail}", "^"), f"a{tail};")
+
+
+BELOW = {
+    "python": "\n\n\ndef g(b):\n    \"\"\"Other.\"\"\"\n    return [b]\n",
+    "javascript": "\n\nfunction g(b) {\n  return [b];\n}\n",
+    "go": "\n\nfunc g(b int) int {\n\treturn b\n}\n",
+    "java": "\n\n    int g(int b) {\n        return h(b);\n    }\n}\n",
+    "rust": "\n\nfn g(b: u8) -> u8 {\n    h(b)\n}\n",
+}
+"""What follows a function that is being written, and of which nothing stands below the cursor."""
+
+
+@pytest.mark.parametrize(
+    ("language", "above", "good", "bad"),
+    [
+        pytest.param("python", 'def f(a):\n    """The ', ["root of a.", 'root."""'], ['root""" of a'], id="docstring"),
+        pytest.param("python", "x = f(\n    a", ["=1,", ", b)", "(1)"], [" b,", "))", "]", " = 1; c"], id="arguments"),
+        pytest.param("python", "def f(\n    a", [": str | None = None,", ") -> int:"], [": str a,", "))"], id="a head"),
+        pytest.param("python", "def f(a):\n    if (a and\n        a.", ["b", "b):"], ["b c", "b]"], id="a condition"),
+        pytest.param("python", "def f():\n    # see ", ["the other one", "g."], [], id="a body that is a comment"),
+        pytest.param("python", "@a.", ["b"], ["b c", "(b"], id="a decorator"),
+        pytest.param("javascript", "function f(a) {\n  if (a", [" && b)", " && c) h();"], [" b) c();", "]"], id="if"),
+        pytest.param("javascript", "/**\n * Finds ", ["the root."], [], id="a comment"),
+        pytest.param("javascript", "const x = {\n  a: f(", ["b,", "b),"], ["b c,", "b]"], id="an object"),
+        pytest.param("go", "func f(a int) {\n\tx := g(", ["a,", "a)"], ["a b)", "a]"], id="Go"),
+        pytest.param("java", "class A {\n    int f(int a) {\n        g(", ["a,", "a);"], ["a b);", "a]"], id="Java"),
+        pytest.param("rust", "fn f(a: u8) -> u8 {\n    let b = g(", ["a,", "a);"], ["a b);", "a];"], id="Rust"),
+    ],
+)
+def test_while_something_is_written_its_end_is_not_there(language, above, good, bad):
+    whole, at = above + BELOW[language], len(above)
+    tree, snapshot = SyntaxTree.around(language_for(language), whole, at, at), Snapshot(whole)
+    for answer in good:
+        assert due_after(tree, snapshot, at, at, answer, is_body_due=True) == "", answer
+    for answer in bad:
+        assert due_after(tree, snapshot, at, at, answer, is_body_due=True) is None, answer
+
+
+@pytest.mark.parametrize(
+    ("language", "above", "text", "due"),
+    [
+        pytest.param("javascript", "function f(a) {\n  if (a", ") {", "}", id="a header"),
+        pytest.param("javascript", "items.map(", "(x) => {", "}", id="a call that the user opened"),
+        pytest.param("javascript", "items.", "map((x) => {", "})", id="a call"),
+        pytest.param("javascript", "const x = ", "{", "}", id="an object"),
+        pytest.param("go", "func f(a int) ", "int {", "}", id="Go"),
+        pytest.param("python", "x = ", "f(", ")", id="Python"),
+        pytest.param("python", "x = f(", "{", "}", id="in a bracket that is open"),
+        pytest.param("python", "def f", "(", ")", id="a head"),
+    ],
+)
+def test_what_a_line_opens_where_it_ends_is_told(language, above, text, due):
+    at = len(above)
+    for below in (BELOW[language], ""):
+        whole = above + below
+        tree, snapshot = SyntaxTree.around(language_for(language), whole, at, at), Snapshot(whole)
+        assert due_after(tree, snapshot, at, at, text, is_body_due=True) == due
+        # not where a line that nobody began would take what follows in, and not before the end of the line
+        assert due_after(tree, snapshot, at, at, text) is None
+        assert due_after(tree, snapshot, at, at, text + "a", is_body_due=True) != due or text == "f("
+
+
+def test_a_bracket_that_ends_below_is_not_due():
+    above, below = "x = ", "\n    1,\n)\n"
+    tree = SyntaxTree.around(PYTHON, above + below, len(above), len(above))
+    assert due_after(tree, Snapshot(above + below), len(above), len(above), "(") == ""
+    # nor does it open what it would take the lines below for
+    text = "def f():\n    x = \n    y = 1\n    return x\n"
+    at = text.index("x = ") + len("x = ")
+    tree = SyntaxTree.around(PYTHON, text, at, at)
+    assert due_after(tree, Snapshot(text), at, at, "(", is_body_due=True) is None
 
 
 def test_who_writes_inside_of_an_open_bracket_may_go_on():

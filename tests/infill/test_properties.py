@@ -116,7 +116,8 @@ ANSWERS = st.lists(SCRAPS, max_size=8).map("".join)
 
 def _harm(language, text: str, request: InfillRequest, proposal) -> None:
     """Assert that a proposal does no harm where it was asked for."""
-    after = applied(text, proposal)
+    # what it opens, and leaves to the user to close, is told
+    after = applied(text, replace(proposal, text=proposal.text + proposal.closing))
     row = language_for(language)
     # 1. what was balanced stays balanced
     before_scan = scan_brackets(row, text)
@@ -263,8 +264,10 @@ def test_python_that_parsed_still_parses():
                 warnings.simplefilter("ignore")
                 # a header whose body is not what stands below may still wait for one, and only for that
                 is_waiting = proposal.text.endswith(":") and "\n" not in proposal.text
-                whole = applied(text, proposal)
+                whole = applied(text, replace(proposal, text=proposal.text + proposal.closing))
                 if is_waiting and not is_python(whole):
-                    whole = applied(text, replace(proposal, text=proposal.text + " pass"))
+                    line = whole[whole.rfind("\n", 0, proposal.start) + 1 :]
+                    ends = f"\n{line[: len(line) - len(line.lstrip())]}finally: pass" if "try:" in proposal.text else ""
+                    whole = applied(text, replace(proposal, text=f"{proposal.text} pass{ends}"))
                 ast.parse(whole)
     assert num_shown > 20

@@ -29,7 +29,11 @@ COMPLETIONS = (
     "pick = two(2)",
     "pick = three",
     "int multi(int a, int b) {\n    return a + b;\n}",
+    "total = count(names) + 1",
+    "table = make({",
 )
+CLOSING = {"table = make({": "})"}
+"""What closes the brackets that a completion ends with."""
 MIN_TYPED = 3
 FILL = "return 42"
 LOG = Path(os.environ["FAKE_LOG"]) if "FAKE_LOG" in os.environ else None
@@ -100,14 +104,19 @@ def complete(uri, where):
         for up in range(min(row, height) + 1):
             typed = "\n".join([*lines[row - up : row], before])
             if len(typed) >= MIN_TYPED and full.startswith(typed) and len(typed) < len(full):
-                found.append(full[len(typed) :])
+                found.append((full[len(typed) :], CLOSING.get(full)))
     items = []
-    for index, text in enumerate(found):
+    # a bracket that the editor has closed is taken into what replaces it
+    after = lines[row][len(before) :]
+    for index, (text, closing) in enumerate(found):
+        is_closed = after == ")" and after in text
+        end = {**where, "character": where["character"] + 1} if is_closed else where
+        arguments = [f"p{index}:{text[:20]}", *([closing] if closing else [])]
         items.append(
             {
                 "insertText": text,
-                "range": {"start": where, "end": where},
-                "command": {"title": "accepted", "command": "lacuna.accept", "arguments": [f"p{index}:{text[:20]}"]},
+                "range": {"start": where, "end": end},
+                "command": {"title": "accepted", "command": "lacuna.accept", "arguments": arguments},
             }
         )
     return items

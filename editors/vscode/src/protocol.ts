@@ -43,6 +43,8 @@ export const UNLOAD = 'lacuna/unload';
 export const DID_SHOW = 'lacuna/didShow';
 export const PREVIEW_EDIT = 'lacuna/previewEdit';
 export const NEXT_EDIT = 'lacuna/nextEdit';
+/** Its arguments: the id of the proposal, and the marks that close what it leaves open. */
+export const ACCEPT_COMMAND = 'lacuna.accept';
 
 export const FILL_HOLE_KIND = 'refactor.rewrite.lacuna.fillHole';
 export const FILL_ALL_KIND = 'refactor.rewrite.lacuna.fillAllHoles';

@@ -11,6 +11,7 @@ import {
   State,
 } from 'vscode-languageclient';
 import { LanguageClient } from 'vscode-languageclient/node';
+import { closeBehind } from './closing';
 import { type Found, type NotFound, findServer, pythonEnvironments } from './find';
 import { selector } from './languages';
 import { LateAsk } from './late';
@@ -228,6 +229,13 @@ export class Session implements vscode.Disposable {
         return found;
       },
       resolveCodeAction: (action) => action,
+      executeCommand: async (command, args: unknown[], next) => {
+        const marks = args[1];
+        if (command === protocol.ACCEPT_COMMAND && typeof marks === 'string') {
+          await closeBehind(marks);
+        }
+        return next(command, args) as unknown;
+      },
       provideInlineCompletionItems: async (document, position, given, token, next) => {
         const context = this.late?.takes(document)
           ? { ...given, triggerKind: vscode.InlineCompletionTriggerKind.Automatic }
