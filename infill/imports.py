@@ -1,23 +1,22 @@
 """What the files of a workspace import and define, by name: an import that one file lacks stands in another.
 
-Knows paths and text, no document and no model. Python alone.
+Knows paths and text, no document and no model. What differs between languages is a `Family` each: imports_python.py and
+imports_js.py.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import islice
-from pathlib import Path, PurePath
-from sys import intern
+from pathlib import PurePath
 
-USUAL_FILE = Path(__file__).with_name("usual_imports.txt")
-"""A line a module: the module, and what is imported from it; NAME:ALIAS for what gets another name, `:` for itself.
-Written by training/usual_imports.py."""
+import tree_sitter
+
+from .unresolved import Unresolved
 
 MAX_NAMES = 1_000
 """So many names at most are kept of what one file imports, and of what it binds itself: one that is made of nothing
@@ -26,37 +25,29 @@ else would take a hundred times its own size."""
 NUM_ORIGINS = 4
 """So many origins at most are told of a name."""
 
-_STATEMENT = re.compile(
-    r"""^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\(([^()]*)\)|((?:[^\n#;\\]|\\\r?\n)+))
-        |import[ \t]+([^\n#;]+))""",
-    re.MULTILINE | re.VERBOSE,
-)
-_NOT_NAMES = re.compile(r"#[^\n]*|\\\r?\n")
-_PART = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\s+as\s+([A-Za-z_]\w*))?\s*\Z")
-_DEFINITION = re.compile(
-    r"^(?:(?:async[ \t]+)?def|class)[ \t]+([A-Za-z]\w*)|^(?:([A-Z]\w*)|([a-z_]\w*))[ \t]*(?::[^=\n]+)?=(?!=)",
-    re.MULTILINE,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Imported:
     """One name that a statement binds. module: as it is written, dots in front for what is relative; or, where is_path,
     the path of a file or folder without its ending. name: of the thing in its module; "" for the module itself.
-    alias: what it is bound to.
+    alias: what it is bound to. written: a path as the file writes it. is_type: whether only the type is imported.
     """
 
     module: str
     name: str
     alias: str
     is_path: bool = False
+    written: str = ""
+    is_type: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a name comes from. module: the path of a file or folder without its ending, for what may lie in the package
     of the file that asks; else as it is written. name, alias: as of Imported. dotted: the module as others write it
-    whole. num_dotted, num_relative: how many files write it whole, and with dots in front.
+    whole. num_dotted, num_relative: how many files write it whole, and with dots in front. num_types: how many of them
+    import only the type, num_near: how many lie in the folder of the file that asks. written, near: how most of them
+    write a path, and most of those in its folder. home: the file that defines it, where none imports it.
     """
 
     module: str
@@ -65,6 +56,11 @@ class Origin:
     dotted: str = ""
     num_dotted: int = 0
     num_relative: int = 0
+    num_types: int = 0
+    num_near: int = 0
+    written: str = ""
+    near: str = ""
+    home: str = ""
 
     @property
     def num_files(self) -> int:
@@ -74,62 +70,103 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What one file imports, what it defines at its margin for others, and the variables there that are its own."""
+    """What one file imports, what it defines at its margin for others, and what it has without either: variables there
+    that are its own, in some languages also what it uses and nobody has to import.
+
+    whole: which of the defined others do not get by its name, and what they ask for instead. style: how its statements
+    are written, where languages leave a choice.
+    """
 
     imported: tuple[Imported, ...] = ()
     defined: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    whole: tuple[str, str] = ("", "")
+    style: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A whole statement. num_files: how many have the least usual of its names from there. purity: the least share of
+    the files that import one of its names and have it from there.
+    """
+
+    text: str
+    num_files: int
+    purity: float
 
     @classmethod
-    def of(cls, path: str, text: str) -> Names:
-        """Of a Python file; of another, nothing."""
-        if not path.endswith((".py", ".pyi")):
-            return cls()
-        imported = (_resolved(each, path) for each in imports_of(text) if each.module != "__future__")
-        found = list(islice(_DEFINITION.finditer(text), MAX_NAMES))
-        defined = dict.fromkeys(intern(match[1] or match[2]) for match in found if not match[3])
-        own = dict.fromkeys(intern(match[3]) for match in found if match[3])
-        return cls(tuple(dict.fromkeys(islice(imported, MAX_NAMES))), tuple(defined), tuple(own))
+    def of(cls, text: str, members: Sequence[tuple[Origin, float]]) -> Statement:
+        """members: the origin of each name that it binds, and its purity."""
+        num_files = min(origin.num_files for origin, _ in members)
+        return cls(text, num_files, min(purity for _, purity in members))
 
 
-def imports_of(text: str) -> Iterator[Imported]:
-    """What the import statements of a Python text bind."""
-    for match in _STATEMENT.finditer(text):
-        module, bracketed, plain, modules = match.groups()
-        for part in _NOT_NAMES.sub("", bracketed or plain or modules or "").split(","):
-            found = _PART.match(part)
-            if found is None:
-                continue
-            whole, alias = found[1], found[2]
-            if module is None:
-                yield Imported(intern(whole), "", intern(alias or whole.partition(".")[0]))
-            elif "." not in whole:
-                yield Imported(intern(module), intern(whole), intern(alias or whole))
+Known = tuple[Unresolved, list[Origin]]
+"""A name that nothing binds, and where it may come from; at least one origin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs in imports between languages. languages: names of their rows (languages.py).
+
+    names_of: what a file (path, text) imports and defines; nothing of files in other languages. stem: the path of a
+    file as a module's: without its ending, and of a package its folder. located: the path of a module that is written
+    whole and may lie in the package of a file; the module where it does not. usual: where all code has names from.
+    statements: (head, tail, names, table, path, text) those that bind some of names, to be written at path behind head
+    and before tail; text is the document without what stands between.
+
+    words: what a statement begins with. begun: a pattern of lines so far that are one wherever they stand.
+    no_code: a pattern of what may stand above the first. is_import: whether a node that is not among the language's
+    import_nodes is one all the same.
+    counts_all: whether a document with many names that nobody knows is not one that lacks a few imports: what the
+    language binds by itself is known. sure, sure_begun: how often a statement was exactly right, by the number of files
+    that have its names from there (none, one, more); the second where it has begun.
+    """
+
+    languages: tuple[str, ...]
+    names_of: Callable[[str, str], Names]
+    stem: Callable[[str], str]
+    statements: Callable[[str, str, Sequence[Known], ImportTable, str, str], list[Statement]]
+    words: tuple[str, ...]
+    begun: re.Pattern[str]
+    no_code: re.Pattern[str]
+    sure: tuple[float, ...]
+    sure_begun: tuple[float, ...]
+    located: Callable[[str, str], str] = lambda module, path: module
+    usual: Callable[[], Mapping[str, list[Origin]]] = dict
+    is_import: Callable[[tree_sitter.Node], bool] = lambda node: False
+    counts_all: bool = True
 
 
 class ImportTable:
-    """Name -> where the files of a workspace have it from. Thread-safe."""
+    """Name -> where the files of a workspace have it from, in the languages of one family. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family) -> None:
+        self.family = family
         self._names: dict[str, Names] = {}
         """By path."""
-        self._imported: defaultdict[str, Counter[Imported]] = defaultdict(Counter)
+        self._imported: defaultdict[str, defaultdict[Imported, list[str]]] = defaultdict(lambda: defaultdict(list))
+        """Name -> what it stands for -> the paths of those who import it so."""
         self._defined: defaultdict[str, list[str]] = defaultdict(list)
         """Name -> paths."""
         self._own: Counter[str] = Counter()
-        """Name -> how many files have a variable of their own that is called so."""
+        """Name -> how many files have something of their own that is called so."""
+        self._styles: Counter[object | None] = Counter()
         self._lock = threading.Lock()
 
     def update(self, path: str, names: Names) -> None:
         """Take a file in, in place of what was known of it."""
         with self._lock:
             self._drop(path)
+            if names == Names():
+                return
             self._names[path] = names
             for each in names.imported:
-                self._imported[each.alias][each] += 1
+                self._imported[each.alias][each].append(path)
             for name in names.defined:
                 self._defined[name].append(path)
             self._own.update(names.own)
+            self._styles[names.style] += 1
 
     def drop(self, path: str) -> None:
         """Forget a file."""
@@ -139,51 +176,76 @@ class ImportTable:
     def clear(self) -> None:
         """Forget every file."""
         with self._lock:
-            for table in (self._names, self._imported, self._defined, self._own):
+            for table in (self._names, self._imported, self._defined, self._own, self._styles):
                 table.clear()
+
+    def styles(self) -> Mapping[object, int]:
+        """How files write their statements, and how many do so."""
+        with self._lock:
+            return Counter(self._styles)
 
     def find(self, name: str, path: str) -> list[Origin]:
         """Where other files have a name from, the most usual first; where none imports it, who defines it; else where
-        Python code has it from. From nowhere, where it is this file's to bind, or more files bind it than import it.
+        all code has it from. From nowhere, where it is this file's to bind, or more files bind it than import it.
 
         path: of the file that asks, which says nothing.
         """
         with self._lock:
             mine = self._names.get(path, Names())
-            found = Counter(self._imported.get(name, ()))
-            found.subtract(each for each in mine.imported if each.alias == name)
-            defined = [each for each in self._defined.get(name, ()) if each != path]
+            importers = self._imported.get(name, dict[Imported, list[str]]())
+            found = [(each, [other for other in paths if other != path]) for each, paths in importers.items()]
+            defined = {each: self._names[each].whole for each in self._defined.get(name, ()) if each != path}
             num_own = self._own[name] - (name in mine.own)
+        if not (found or defined or num_own):
+            # most names of a document are of this kind
+            return self.family.usual().get(name, [])
         origins: dict[tuple[str, str], Origin] = {}
-        for each, number in found.items():
-            module = each.module if each.is_path else located(each.module, path)
-            known = origins.get((module, each.name), Origin(module, each.name, name))
+        folder = str(PurePath(path).parent)
+        inside = folder.rstrip(os.sep) + os.sep
+        for each, paths in sorted(found, key=lambda pair: -len(pair[1])):
+            number = len(paths)
+            module = each.module if each.is_path else self.family.located(each.module, path)
+            known = origins.get((module, each.name), Origin(module, each.name, name, written=each.written))
+            num_near = sum(other.startswith(inside) and os.sep not in other[len(inside) :] for other in paths)
+            known = replace(
+                known,
+                num_types=known.num_types + number * each.is_type,
+                num_near=known.num_near + num_near,
+                near=known.near or each.written * bool(num_near),
+            )
             if each.is_path:
                 known = replace(known, num_relative=known.num_relative + number)
             else:
                 known = replace(known, num_dotted=known.num_dotted + number, dotted=each.module)
             origins[module, each.name] = known
         usual = sorted((each for each in origins.values() if each.num_files > 0), key=lambda each: -each.num_files)
-        here = _stem(path)
+        here = self.family.stem(path)
         others = [each for each in usual if each.module != here or not each.name]
-        if len(others) < len(usual) and PurePath(path).stem != "__init__":
+        if len(others) < len(usual) and here != folder:
             # it is this file's to bind, and what else has it got it from here
             return []
-        homes = dict.fromkeys(map(_stem, defined))
+        homes = {self.family.stem(each): (each, whole) for each, whole in defined.items()}
         # one of them is where the others have it from
         if len(homes) + num_own > 1 + sum(each.num_files for each in others):
             return []
-        usual = others or [Origin(home, name, name) for home in homes if home != here] or _usual_origins().get(name, [])
-        return usual[:NUM_ORIGINS]
+        if not others:
+            others = [
+                Origin(home, whole[1] if whole[0] == name else name, name, home=each)
+                for home, (each, whole) in homes.items()
+                if home != here
+            ]
+        return (others or self.family.usual().get(name, []))[:NUM_ORIGINS]
 
     def _drop(self, path: str) -> None:
-        names = self._names.pop(path, Names())
+        names = self._names.pop(path, None)
+        if names is None:
+            return
         for each in names.imported:
-            counts = self._imported[each.alias]
-            counts[each] -= 1
-            if not counts[each]:
-                del counts[each]
-            if not counts:
+            origins = self._imported[each.alias]
+            origins[each].remove(path)
+            if not origins[each]:
+                del origins[each]
+            if not origins:
                 del self._imported[each.alias]
         for name in names.defined:
             self._defined[name].remove(path)
@@ -193,65 +255,11 @@ class ImportTable:
             self._own[name] -= 1
             if not self._own[name]:
                 del self._own[name]
+        self._styles[names.style] -= 1
+        if not self._styles[names.style]:
+            del self._styles[names.style]
 
 
-@cache
-def _usual_origins() -> dict[str, list[Origin]]:
-    found: dict[str, list[Origin]] = {}
-    for line in USUAL_FILE.read_text(encoding="utf-8").splitlines():
-        module, *parts = line.split(" ")
-        for part in parts:
-            name, _, alias = part.partition(":")
-            alias = alias or name or module.partition(".")[0]
-            found[alias] = [Origin(module, name, alias, module)]
-    return found
-
-
-def written(origin: Origin, path: str, is_relative: bool) -> str:
-    """How the file at path writes an origin's module. is_relative: whether with dots in front, where that can be."""
-    there, here = PurePath(origin.module).parts, PurePath(path).parent.parts
-    if len(there) == 1:
-        return origin.module
-    num_shared = next((i for i, pair in enumerate(zip(here, there)) if pair[0] != pair[1]), min(len(here), len(there)))
-    # dots lead no further up than to the outermost package, and out of no script; a neighbour that others have with
-    # dots lies in a package, with or without an __init__.py
-    if is_relative and (here == there[:-1] or _is_package(there[:num_shared])):
-        return "." * (len(here) - num_shared + 1) + ".".join(there[num_shared:])
-    top = len(there) - 1
-    while top > 1 and _is_package(there[:top]):
-        top -= 1
-    return origin.dotted or ".".join(there[top:])
-
-
-def _is_package(parts: tuple[str, ...]) -> bool:
-    return bool(parts) and Path(*parts, "__init__.py").exists()
-
-
-def _stem(path: str) -> str:
-    """The path of a module: of a package, its folder."""
-    whole = PurePath(path)
-    return str(whole.parent if whole.stem == "__init__" else whole.parent / whole.stem)
-
-
-def _resolved(imported: Imported, path: str) -> Imported:
-    """What is relative to the file at path by the path that it means."""
-    inner = imported.module.lstrip(".")
-    num_up = len(imported.module) - len(inner)
-    if not num_up:
-        return imported
-    folders = PurePath(path).parents
-    module = folders[min(num_up, len(folders)) - 1].joinpath(*inner.split(".") if inner else ())
-    return Imported(intern(str(module)), imported.name, imported.alias, True)
-
-
-def located(module: str, path: str) -> str:
-    """The path that a module would have if it lay in the package of the file at path; the module where it does not."""
-    first, *inner = module.split(".")
-    folders = PurePath(path).parent.parts
-    if first not in folders:
-        return module
-    top = len(folders) - folders[::-1].index(first)
-    if _is_package(folders[: top - 1]):
-        # a folder within a package that is called like something else, as many a `logging` is
-        return module
-    return str(PurePath(*folders[:top], *inner))
+def purity(best: Origin, origins: Sequence[Origin]) -> float:
+    """The share of those who import a name that have it from the best of its origins; with one more who does."""
+    return (best.num_files + 1) / (sum(origin.num_files for origin in origins) + 1)

@@ -25,7 +25,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .imports import ImportTable, Names
+from .imports import ImportTable
+from .imports_js import ECMASCRIPT
+from .imports_python import PYTHON
 from .languages import language_for_path
 from .places import Lines, Place, block_at, likeness, past_docstring, rest_of
 from .privacy import redact
@@ -95,7 +97,7 @@ class LineIndex:
         self._table = array("I", bytes(4 * SLOTS * NUM_KEYS))
         self._next_slot = bytearray(NUM_KEYS)
         self._lock = threading.Lock()
-        self.imports = ImportTable()
+        self.imports = (ImportTable(PYTHON), ImportTable(ECMASCRIPT))
         """What the files import and define."""
 
     def __len__(self) -> int:
@@ -128,7 +130,7 @@ class LineIndex:
         starts = Lines.of(text).starts
         file = _File(text, starts, path)
         # the slow part happens before the lock is taken, or a keystroke would wait for it
-        names = Names.of(path, text)
+        names = [table.family.names_of(path, text) for table in self.imports]
         lines = ["", *(file.line(i) for i in range(len(starts))), ""]
         keys: list[tuple[int, ...]] = []
         for i in range(len(starts)):
@@ -154,7 +156,8 @@ class LineIndex:
             for i, of_line in enumerate(keys):
                 for key in of_line:
                     self._put(key, file.base + i)
-            self.imports.update(path, names)
+            for table, each in zip(self.imports, names, strict=True):
+                table.update(path, each)
             while self._num_bytes > self._max_bytes:
                 self._drop(next((each for each in self._files if each not in self._kept), next(iter(self._files))))
         return True
@@ -263,13 +266,15 @@ class LineIndex:
         if file is None:
             return
         self._num_bytes -= file.num_bytes
-        self.imports.drop(path)
+        for table in self.imports:
+            table.drop(path)
         at = bisect_right(self._bases, file.base) - 1
         del self._bases[at], self._by_base[at]
 
     def _clear(self) -> None:
         self._files.clear()
-        self.imports.clear()
+        for table in self.imports:
+            table.clear()
         self._bases.clear()
         self._by_base.clear()
         self._num_bytes = 0

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from ..infill.imports import USUAL_FILE, Imported, imports_of
+from ..infill.imports import Imported
+from ..infill.imports_python import USUAL_FILE, imports_of
 from .command import guarded
 from .corpus import Corpus
 

@@ -6,15 +6,16 @@ import random
 import time
 
 import pytest
-from lacuna_ls.infill.imports import MAX_NAMES, Imported, ImportTable, Names, imports_of, written
+from lacuna_ls.infill.imports import MAX_NAMES, Imported, ImportTable, Names
+from lacuna_ls.infill.imports_python import PYTHON, imports_of, names_of, written
 
 
 def table(**texts: str) -> ImportTable:
     """Of files by their paths: `a__b` is /a/b.py."""
-    found = ImportTable()
+    found = ImportTable(PYTHON)
     for name, text in texts.items():
         path = "/" + name.replace("__", "/") + ".py"
-        found.update(path, Names.of(path, text))
+        found.update(path, names_of(path, text))
     return found
 
 
@@ -41,15 +42,15 @@ def test_what_a_text_imports(text, found):
 def test_what_a_file_defines():
     text = "def f(): ...\nasync def g(): ...\nclass A: ...\nB = 1\nC: int = 2\n"
     text += "d = 3\n_E = 4\nX == 5\nif x:\n    Y = 1\n"
-    assert Names.of("/a.py", text) == Names((), ("f", "g", "A", "B", "C"), ("d", "_E"))
-    assert Names.of("/a.js", text) == Names()
+    assert names_of("/a.py", text) == Names((), ("f", "g", "A", "B", "C"), ("d", "_E"))
+    assert names_of("/a.js", text) == Names()
 
 
 def test_the_most_usual_origin_comes_first_and_the_file_itself_says_nothing():
     of = table(a="from x import n\n", b="from x import n\n", c="from y import n\n", d="from z import n\n")
     assert [(each.module, each.num_files) for each in of.find("n", "/d.py")] == [("x", 2), ("y", 1)]
     of.drop("/a.py")
-    of.update("/b.py", Names.of("/b.py", "import os\n"))
+    of.update("/b.py", names_of("/b.py", "import os\n"))
     assert [each.module for each in of.find("n", "/e.py")] == ["y", "z"]
     of.clear()
     assert of.find("n", "/e.py") == []
@@ -69,8 +70,8 @@ def test_what_nobody_imports_is_where_it_is_defined(tmp_path):
     (tmp_path / "p" / "s").mkdir(parents=True)
     for folder in ("p", "p/s"):
         (tmp_path / folder / "__init__.py").touch()
-    of, home = ImportTable(), tmp_path / "p" / "s" / "m.py"
-    of.update(str(home), Names.of(str(home), "class A: ...\n"))
+    of, home = ImportTable(PYTHON), tmp_path / "p" / "s" / "m.py"
+    of.update(str(home), names_of(str(home), "class A: ...\n"))
     (origin,) = of.find("A", str(tmp_path / "t.py"))
     assert origin.num_files == 0
     assert written(origin, str(tmp_path / "t.py"), False) == "p.s.m"
@@ -78,7 +79,7 @@ def test_what_nobody_imports_is_where_it_is_defined(tmp_path):
     assert written(origin, str(tmp_path / "p" / "s" / "x.py"), True) == ".m"
     # dots lead out of no package
     assert written(origin, str(tmp_path / "t" / "x.py"), True) == "p.s.m"
-    of.update(str(home.with_name("__init__.py")), Names.of("/__init__.py", "B = 1\n"))
+    of.update(str(home.with_name("__init__.py")), names_of("/__init__.py", "B = 1\n"))
     assert written(of.find("B", "/x.py")[0], str(tmp_path / "p" / "x.py"), True) == ".s"
 
 
@@ -92,7 +93,7 @@ def test_what_others_have_from_the_file_that_asks_is_its_own_to_bind():
 def test_what_most_files_bind_themselves_is_had_from_nowhere():
     of = table(a="log = 1\n", b="from .a import log\n", c="log = 2\n")
     assert [each.module for each in of.find("log", "/d.py")] == ["/a"]
-    of.update("/e.py", Names.of("/e.py", "log = 3\n"))
+    of.update("/e.py", names_of("/e.py", "log = 3\n"))
     assert of.find("log", "/d.py") == []
     # the file itself says nothing
     assert [each.module for each in of.find("log", "/e.py")] == ["/a"]
@@ -104,10 +105,10 @@ def test_what_most_files_bind_themselves_is_had_from_nowhere():
 def test_a_script_has_nothing_with_dots(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "__init__.py").touch()
-    of, asks = ImportTable(), str(tmp_path / "run.py")
+    of, asks = ImportTable(PYTHON), str(tmp_path / "run.py")
     for name in "ab":
         path = str(tmp_path / "p" / f"{name}.py")
-        of.update(path, Names.of(path, "from .m import n\n"))
+        of.update(path, names_of(path, "from .m import n\n"))
     (origin,) = of.find("n", asks)
     assert written(origin, asks, True) == "p.m"
     assert written(origin, str(tmp_path / "p" / "c.py"), True) == ".m"
@@ -125,9 +126,9 @@ def test_a_folder_that_is_called_like_a_module_is_not_that_module(tmp_path):
 
 
 def test_a_module_with_a_stub_is_one():
-    of = ImportTable()
+    of = ImportTable(PYTHON)
     for path in ("/p/m.py", "/p/m.pyi"):
-        of.update(path, Names.of(path, "class A: ...\n"))
+        of.update(path, names_of(path, "class A: ...\n"))
     assert [each.module for each in of.find("A", "/p/c.py")] == ["/p/m"]
 
 
@@ -140,17 +141,17 @@ def test_a_module_with_a_stub_is_one():
 )
 def test_no_file_of_a_workspace_takes_long(text):
     started = time.process_time()
-    Names.of("/a.py", text)
+    names_of("/a.py", text)
     assert time.process_time() - started < 2.0
 
 
 def test_a_file_of_nothing_but_names_is_not_kept_whole():
-    names = Names.of("/a.py", "".join(f"import a{i}\nA{i} = a{i} = 1\nb{i} = 1\n" for i in range(2 * MAX_NAMES)))
+    names = names_of("/a.py", "".join(f"import a{i}\nA{i} = a{i} = 1\nb{i} = 1\n" for i in range(2 * MAX_NAMES)))
     assert (len(names.imported), len(names.defined) + len(names.own)) == (MAX_NAMES, MAX_NAMES)
 
 
 def test_what_everybody_knows():
-    of = ImportTable()
+    of = ImportTable(PYTHON)
     assert [(each.module, each.name) for each in of.find("Path", "/a.py")] == [("pathlib", "Path")]
     assert [(each.module, each.name) for each in of.find("np", "/a.py")] == [("numpy", "")]
     assert of.find("no_such_name_anywhere", "/a.py") == []
@@ -159,7 +160,7 @@ def test_what_everybody_knows():
 def test_nothing_is_left_of_files_that_are_gone():
     # any order of updates and drops leaves what the files that are there say
     rng = random.Random(5)
-    of, texts = ImportTable(), {}
+    of, texts = ImportTable(PYTHON), {}
     pieces = ["import a\n", "from a import b\n", "from .a import b as c\n", "def d(): ...\n", "class E: ...\n"]
     pieces += ["b = 1\n", "c: int = 1\n"]
     for _ in range(300):
@@ -169,10 +170,10 @@ def test_nothing_is_left_of_files_that_are_gone():
             texts.pop(path, None)
         else:
             texts[path] = "".join(rng.sample(pieces, rng.randrange(8)))
-            of.update(path, Names.of(path, texts[path]))
-        fresh = ImportTable()
+            of.update(path, names_of(path, texts[path]))
+        fresh = ImportTable(PYTHON)
         for each, text in texts.items():
-            fresh.update(each, Names.of(each, text))
+            fresh.update(each, names_of(each, text))
         for name in "abcdE":
             key = [(each.module, each.name, each.num_files) for each in fresh.find(name, "")]
             assert sorted(key) == sorted((each.module, each.name, each.num_files) for each in of.find(name, ""))

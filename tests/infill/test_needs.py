@@ -79,6 +79,64 @@ def test_how_it_is_written(marked, statement, tmp_path):
     assert best(marked) == statement
 
 
+SCRIPTS = {
+    "/p/a.js": "import { f } from './util';\nimport fs from 'node:fs';\n",
+    "/p/r/a.js": "const { g } = require('./g');\nconst path = require('path');\n",
+    "/p/t.ts": "import type { T } from './types';\n",
+}
+
+
+def best_script(marked: str, path: str) -> str:
+    """As best, in a workspace of JavaScript and TypeScript."""
+    subject = infiller()
+    for each, text in SCRIPTS.items():
+        subject.index.update(each, text)
+    result = subject.fill(asked(marked, path=path, language=""))
+    return next((each.text for each in result.proposals if each.source == "import"), "")
+
+
+@pytest.mark.parametrize(
+    ("path", "marked", "rest"),
+    [
+        pytest.param("/p/b.js", "import x from 'x';\n‸\nf(x);\n", "import { f } from './util';", id="below an import"),
+        pytest.param("/p/b.js", "import x from 'x';\r\n‸\r\nf(x);\r\n", "import { f } from './util';", id="CRLF"),
+        pytest.param("/p/b.js", "‸\nimport x from 'x';\nf(x);\n", "import { f } from './util';", id="above one"),
+        pytest.param("/p/b.js", "import {\n  x,\n} from 'x';\n‸\nf(x);\n", "import { f } from './util';",
+                     id="braces"),
+        pytest.param("/p/b.js", "#!/usr/bin/env node\n/* a */\n// b\n'use strict';\n‸\nexport default f();\n",
+                     "import { f } from './util';", id="at the top"),
+        pytest.param("/p/b.js", "import x from 'x';\nim‸\nf(x);\n", "port { f } from './util';", id="a word begun"),
+        pytest.param("/p/b.js", "x();\nimport { ‸\nf();\n", "f } from './util';", id="begun, wherever"),
+        pytest.param("/p/b.js", "import {‸}\nf();\n", " f } from './util';", id="closed by the editor"),
+        pytest.param("/p/b.js", "import { f } from '‸'\nf();\n", "./util';", id="the module alone"),
+        pytest.param("/p/b.js", "import { x, ‸ } from './util';\nf(x);\n", "f", id="beside what nobody knows"),
+        pytest.param("/p/b.js", "import { x, ‸ } from './x';\nf(x);\n", "", id="of another module"),
+        pytest.param("/p/b.js", "import { ‸ } from './util';\nf();\n", "f", id="between the braces"),
+        pytest.param("/p/b.ts", "import x from 'x';\n‸\nlet a: T = x;\n", "import type { T } from './types';",
+                     id="a type"),
+        pytest.param("/p/b.tsx", "‸\nexport const A = () => <div>{f()}</div>;\n", "import { f } from './util';",
+                     id="tsx"),
+        pytest.param("/p/r/b.js", "const x = require('x');\n‸\ng(x);\n", "const { g } = require('./g');", id="require"),
+        pytest.param("/p/r/b.js", "const x = require('x').y;\n‸\ng(x);\n", "const { g } = require('./g');",
+                     id="below a member"),
+        pytest.param("/p/r/b.js", "exports.a = 1;\nconst pa‸\npath.join();\n", "th = require('path');",
+                     id="a name begun"),
+        pytest.param("/p/r/b.js", "function h() {\n  const x = require('x');\n  ‸\n  return g(x);\n}\n",
+                     "const { g } = require('./g');", id="in the function that needs it"),
+        pytest.param("/p/r/b.js", "function h() {\n  const x = require('x');\n  ‸\n  return x;\n}\ng();\n", "",
+                     id="in another function"),
+        pytest.param("/p/b.js", "x();\n‸\nf();\n", "", id="not among imports"),
+        pytest.param("/p/b.js", "import x from 'x';\nfunction h() {\n  ‸\n  f(x);\n}\n", "", id="in a function"),
+        pytest.param("/p/r/b.js", "exports.a = 1;\nconst ‸\npath.join();\n", "", id="a declaration begun elsewhere"),
+        pytest.param("/p/b.js", "import x from 'x';\n// ‸\nf(x);\n", "", id="in a comment"),
+        pytest.param("/p/b.js", "const x = `\nimport { ‸\n`;\nf(x);\n", "", id="in a string"),
+        pytest.param("/p/b.py", "import x\n‸\nf(x)\n", "", id="in another language"),
+    ],
+)  # fmt: skip
+def test_a_missing_import_of_javascript(path, marked, rest):
+    assert best_script(marked, path) == rest
+
+
 def test_a_module_that_is_called_like_its_folder_says_nothing_of_its_package(tmp_path):
     folder = tmp_path / "p" / "logging"
     folder.mkdir(parents=True)

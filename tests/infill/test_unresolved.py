@@ -1,4 +1,5 @@
-"""Names that nothing binds: by Python's scopes, held to the interpreter's own tables on its standard library."""
+"""Names that nothing binds: by Python's scopes, held to the interpreter's own tables on its standard library, and by
+those of JavaScript and TypeScript."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
-from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.languages import Language, language_for
 from lacuna_ls.infill.unresolved import MAX_CHARS, unresolved_names
 
 PYTHON = language_for("python")
 
 
-def found(text: str, at: int = 0) -> list[str]:
-    return [each.name for each in unresolved_names(PYTHON, text, at)]
+JAVASCRIPT, TYPESCRIPT, TSX = map(language_for, ("javascript", "typescript", "typescriptreact"))
+
+
+def found(text: str, at: int = 0, language: Language = PYTHON) -> list[str]:
+    return [each.name for each in unresolved_names(language, text, at)]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,76 @@ def test_names_that_nothing_binds(text, names):
     assert found(text) == names
 
 
+@pytest.mark.parametrize("language", [JAVASCRIPT, TYPESCRIPT, TSX], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param("x(a.b, c?.d, {e, f: g});", ["x", "a", "c", "e", "g"], id="uses, and what is none"),
+        pytest.param("const a = b; let c = a, d; var e; x = [a, c, d, e];", ["b"], id="declared, and assigned"),
+        pytest.param("const {a, b: c, d = e, ...f} = g, [h, , ...i] = [a, c, d, f, h, i, b];", ["e", "g", "b"],
+                     id="taken apart"),
+        pytest.param("import a, {b, c as d} from 'm'; import * as e from 'm'; a(b, c, d, e);", ["c"], id="imports"),
+        pytest.param("export {a, b as c}; export {d} from 'm'; export * as e from 'm'; export default f;",
+                     ["a", "b", "f"], id="exports"),
+        pytest.param("function f(a, {b}, c = d, ...e) { return [a, b, c, e, f]; }", ["d"], id="parameters"),
+        pytest.param("const f = a => (b, {c}) => [a, b, c, d];", ["d"], id="an arrow's"),
+        pytest.param("{ let a = 1; const b = 2; function c() {} class D {} var e } x(a, b, c, D, e);",
+                     ["x", "a", "b", "c", "D"], id="of a block, and of the function around it"),
+        pytest.param("function f() { { var a; } return a; } a;", ["a"], id="not of what is around that"),
+        pytest.param("for (const a of b) a; for (let i = 0; i < n; i++) i; for (var k in o) {} i(k, a);",
+                     ["b", "n", "o", "i", "a"], id="loops"),
+        pytest.param("try {} catch ({a}) { a } try {} catch (b) { b } b;", ["b"], id="catch"),
+        pytest.param("switch (a) { case 1: let b; break; default: b } b;", ["a", "b"], id="switch"),
+        pytest.param("class A extends B { static c = D; e() { return this.e(c) } } new A();", ["B", "D", "c"],
+                     id="a class"),
+        pytest.param("function* f() {} async () => { await a }; (function g() { g }); `${b}`;", ["a", "b"],
+                     id="other functions"),
+        pytest.param("a++; b += 1; c = d; [e, f.g] = h; a(b, c, e);", ["d", "f", "h"], id="assigned: not imported"),
+        pytest.param("l: for (;;) { break l }", [], id="labels"),
+        pytest.param("new Map(Object.keys(module.exports)); require('a'); __dirname;", [], id="of the language"),
+        pytest.param("f(a);\nconst = ;\n", ["f", "a"], id="an error"),
+        pytest.param("((((", [], id="nothing but an error"),
+    ],
+)  # fmt: skip
+def test_names_that_nothing_binds_in_javascript(text, names, language):
+    assert found(text, language=language) == names
+
+
+@pytest.mark.parametrize("language", [JAVASCRIPT, TSX], ids=lambda each: each.name)
+def test_elements_are_uses_where_their_names_are_not_html(language):
+    text = "const x = <A b={c} {...d}><div/><E.F></E.F></A>;"
+    assert found(text, language=language) == ["A", "c", "d", "E"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "types"),
+    [
+        pytest.param("let a: A<B>; const c = {} as C; d satisfies D;", "A B C d D", "A B C D", id="types"),
+        pytest.param("type A<T> = B | T; interface C<U> extends D<U> { e: U; f(g: H): I }", "B D H I", "B D H I",
+                     id="parameters of types"),
+        pytest.param("class A<T> extends B<T> implements C<T> { constructor(private d: T) {} } x as T;", "B C x T",
+                     "C T", id="of classes"),
+        pytest.param("function f<T>(this: A, b: T, c?: C): asserts b {} const g = <U,>(x: U) => x; f(T);", "A C T",
+                     "A C", id="of functions"),
+        pytest.param("type M<T> = {[K in keyof T]: K}; type I<T> = T extends (infer U)[] ? U : V;", "V", "V",
+                     id="names within a type"),
+        pytest.param("type F = (a: A, ...b: B) => void; type T = [c: C, d?: D]; type R = {[e: string]: E};",
+                     "A B C D E", "A B C D E", id="names that nothing is called by"),
+        pytest.param("let a: ns.A, b: typeof c, d: typeof e.f;", "ns c e", "ns c e", id="of modules and values"),
+        pytest.param("enum A { B = C } namespace D { export const e = 1 } declare function f(g: G): void; A; D; f;",
+                     "C G", "G", id="declarations"),
+        pytest.param("import a = require('a'); import {type B, c} from 'm'; import type D from 'd'; a; B; c; D;", "",
+                     "", id="imports"),
+        pytest.param("let a: A; new A();", "A", "", id="a value, too"),
+        pytest.param("let a: Partial<Record<string, A>>;", "A", "A", id="of the language"),
+    ],
+)  # fmt: skip
+def test_names_that_nothing_binds_in_typescript(text, names, types):
+    unresolved = unresolved_names(TYPESCRIPT, text, 0)
+    assert [each.name for each in unresolved] == names.split()
+    assert [each.name for each in unresolved if each.is_type] == types.split()
+
+
 def test_each_is_told_once_by_its_first_use():
     assert found("# \U0001f600 ä\nx = b\ny = ä, a, b\n") == ["b", "ä", "a"]
 
@@ -74,11 +148,19 @@ def test_each_is_told_once_by_its_first_use():
     [
         pytest.param("$ a\n" * 20_000, id="errors"),
         pytest.param("a" + ".b" * 30_000, id="attributes of attributes"),
+        pytest.param("(" * 140_000, id="one error"),
+        pytest.param("{" * 50_000 + "a;" * 25_000, id="blocks in blocks"),
+        pytest.param("{" * 30_000 + "var a;" * 10_000 + "}" * 30_000 + "a;" * 10_000, id="names far within"),
+        pytest.param("{let b;" * 8_000 + "a;" * 40_000, id="names in each of them"),
+        pytest.param("a=>" * 40_000, id="functions in functions"),
+        pytest.param("a<" * 40_000, id="types in types"),
+        pytest.param("".join(f"a{i};" for i in range(20_000)), id="names"),
     ],
 )
-def test_no_text_takes_long(text):
+@pytest.mark.parametrize("language", [PYTHON, JAVASCRIPT, TYPESCRIPT], ids=lambda each: each.name)
+def test_no_text_takes_long(text, language):
     started = time.process_time()
-    unresolved_names(PYTHON, text, 0)
+    unresolved_names(language, text, 0)
     # a tenth of that was measured, and twice as much where the time grows with the square
     assert time.process_time() - started < 3.0
 
@@ -101,8 +183,22 @@ def test_whether_a_name_is_wanted_here_alone(text, is_reached, is_local):
     assert (name.name, name.is_reached, name.is_local) == ("a", is_reached, is_local)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_reached"),
+    [
+        pytest.param("‸\nfunction f() { a }", True, id="of the module"),
+        pytest.param("function f() {\n‸\nreturn () => a }", True, id="of a function"),
+        pytest.param("function f() {\n‸\n}\na;", False, id="of another"),
+        pytest.param("if (x) {\n‸\n}\na;", False, id="of a block"),
+    ],
+)
+def test_whether_a_name_would_be_found_in_javascript(text, is_reached):
+    names = unresolved_names(JAVASCRIPT, text.replace("‸", ""), text.index("‸"))
+    assert next(each.is_reached for each in names if each.name == "a") is is_reached
+
+
 def test_other_languages_and_long_documents_say_nothing():
-    assert unresolved_names(language_for("javascript"), "a = b\n", 0) == ()
+    assert unresolved_names(language_for("rust"), "a = b\n", 0) == ()
     assert unresolved_names(PYTHON, "a = b\n" + "#" * MAX_CHARS, 0) == ()
 
 
