@@ -17,7 +17,7 @@ from .datasets import Task, is_dataset, read_tasks
 from .edits import Writing, from_commits, from_diff, stretches
 from .errors import BenchError
 from .execution import TEST_LIMITS
-from .holes import DEFAULT_KINDS, KINDS, Hole, HoleKind, cut_holes
+from .holes import DEFAULT_KINDS, KINDS, WRITTEN_KINDS, Hole, HoleKind, cut_holes
 from .modes import (
     Plan,
     Session,
@@ -39,6 +39,7 @@ from .scale import SCALE_KINDS, ScaleKind
 from .snapshot import Snapshot, read_snapshot
 from .subject import Conditions, default_command, parse_command
 from .tables import ablation_table, compare_table, extras_tables, tables, wide_console
+from .written import STATES
 
 STRETCHES_PER_REPLAY = 4
 ALL_BASELINES = [*BASELINES, GENERATE]
@@ -91,6 +92,13 @@ def parser() -> argparse.ArgumentParser:
         default=",".join(DEFAULT_KINDS),
         metavar="K,K",
         help=f"all, or of: {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
+    )
+    what.add_argument(
+        "--written",
+        choices=STATES,
+        default="finished",
+        help="the function around a hole is finished, or written up to the cursor, with brackets and quotes open, or "
+        f"closed as by VS Code (both for {', '.join(WRITTEN_KINDS)}); default: finished",
     )
     what.add_argument(
         "--languages",
@@ -254,9 +262,21 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
+def _kinds(options: argparse.Namespace) -> list[HoleKind]:
+    """Raises: BenchError."""
+    is_begun = options.written != "finished"
+    # "all" are all that there are in this state
+    kinds = _words(options.kinds, WRITTEN_KINDS if is_begun and options.kinds == "all" else KINDS, "kind of hole")
+    if is_begun and is_dataset(options.snapshot):
+        raise BenchError("The tasks of a data set are in finished code: leave --written out.")
+    if is_begun and (others := [kind for kind in kinds if kind not in WRITTEN_KINDS]):
+        raise BenchError(f"--written {options.written} has no {', '.join(others)}; it has {', '.join(WRITTEN_KINDS)}.")
+    return cast("list[HoleKind]", kinds)
+
+
 def _bench(options: argparse.Namespace) -> int:
     # all that can be wrong with the command line before the holes, which may take hours
-    kinds = cast("list[HoleKind]", _words(options.kinds, KINDS, "kind of hole"))
+    kinds = _kinds(options)
     languages = [] if options.languages == "code" else _words(options.languages, ALL_LANGUAGES, "language")
     plan = _plan(options)
     if options.replay_diff is not None and not options.replay_diff.is_file():
@@ -275,10 +295,10 @@ def _bench(options: argparse.Namespace) -> int:
         if options.holes > 0:
             ordered: list[HoleKind] = [kind for kind in KINDS if kind in kinds]
             with bars() as all_bars, all_bars.task("cutting holes", options.holes) as told:
-                holes = cut_holes(snapshot, ordered, options.holes, options.seed, told)
+                holes = cut_holes(snapshot, ordered, options.holes, options.seed, told, written=options.written)
             if not holes:
                 raise BenchError("No hole of these kinds can be cut into this snapshot. Try --kinds all.")
-    about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes))
+    about = about_run(plan.conditions, seed=options.seed, kinds=kinds, num_holes=len(holes), written=options.written)
     results = Results(about, about_snapshot(snapshot))
 
     def keep() -> None:
@@ -365,8 +385,8 @@ def _compare(first_path: Path, second_path: Path) -> int:
             pairs += [(subject.name, kind, compare(records, other.records)) for kind, records in kinds.items()]
     if not any(pair.num_shared for _, _, pair in pairs):
         raise BenchError(
-            f"{first_path} and {second_path} share no gap of one subject: compare runs over the same snapshot, seed "
-            "and kinds, with the same subject names."
+            f"{first_path} and {second_path} share no gap of one subject: compare runs over the same snapshot, seed, "
+            "kinds and --written, with the same subject names."
         )
     if first.snapshot.get("sha256") != second.snapshot.get("sha256"):
         sys.stderr.write(

@@ -2,15 +2,15 @@
 
 Edges are canonical, as in training: a hole never begins or ends inside indentation, begins at the first character
 after it where it begins a line, and never contains the newline after it. Only code is taken out, no comment and no
-docstring. Every kind has a random stream of its own, so that asking for one more kind moves no other hole. Knows no
-server.
+docstring. Every kind has a random stream of its own, so that asking for one more kind moves no other hole. What stands
+below a hole is the finished file, or what is there while its function is being written (written.py). Knows no server.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from random import Random
@@ -19,12 +19,15 @@ from typing import Any, Literal, get_args
 from ..infill.languages import LANGUAGES, Language
 from ..infill.syntax import SyntaxTree
 from .snapshot import Snapshot, SourceFile
+from .written import Begun, Written, begun, is_function
 
 HoleKind = Literal[
     "line", "rest-of-line", "mid-word", "multi-line", "block", "function-body", "arguments", "span", "gaps"
 ]
 KINDS: tuple[HoleKind, ...] = get_args(HoleKind)
 DEFAULT_KINDS: tuple[HoleKind, ...] = ("line", "rest-of-line", "block")
+WRITTEN_KINDS: tuple[HoleKind, ...] = ("line", "rest-of-line", "mid-word", "multi-line", "block", "function-body")
+"""What ends with its line, so that it can be written before anything stands below it."""
 
 MAX_MIDDLE_CHARS = 400
 MAX_BODY_CHARS = 1600
@@ -48,16 +51,21 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Spans `[start, end)` of file.text that are taken out; more than one only for the kind "gaps"."""
+    """Spans `[start, end)` of file.text that are taken out; more than one only for the kind "gaps".
+
+    begun: the document, where more than that is missing because its function is still being written.
+    """
 
     file: SourceFile
     kind: HoleKind
     spans: tuple[Span, ...]
+    begun: Begun | None = None
 
     @property
     def id(self) -> str:
-        """Names the hole in results: the same in every run at the same seed."""
-        return f"{self.file.path}:{self.kind}:" + "+".join(f"{start}-{end}" for start, end in self.spans)
+        """Names the hole in results: the same in every run at the same seed, another one in another document."""
+        place = f"{self.file.path}:{self.kind}:" + "+".join(f"{start}-{end}" for start, end in self.spans)
+        return place if self.begun is None else f"{place}:{self.begun.written}"
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -67,6 +75,8 @@ class Hole:
     @property
     def text(self) -> str:
         """The document with everything taken out."""
+        if self.begun is not None:
+            return self.begun.text
         kept: list[str] = []
         last = 0
         for start, end in self.spans:
@@ -125,7 +135,7 @@ class Survey:
                 start, end = self.tree.span_of(node)
                 found["arguments"].append((start + 1, end - 1))
             body = node.child_by_field_name("body") if node.type in self.language.definition_nodes else None
-            if body is not None and _is_function(node.type):
+            if body is not None and is_function(node.type):
                 found["function-body"].append(self._inside(body, skips_docstring=True))
             elif node.type in self.language.block_nodes and not _is_definition_body(node, self.language):
                 found["block"].append(self._inside(node))
@@ -160,10 +170,6 @@ class Survey:
         if kind == "function-body":
             return num_lines <= MAX_BODY_LINES and len(middle) <= MAX_BODY_CHARS
         return 2 <= num_lines <= MAX_BLOCK_LINES and len(middle) <= MAX_MIDDLE_CHARS
-
-
-def _is_function(node_type: str) -> bool:
-    return any(word in node_type for word in ("function", "method", "constructor"))
 
 
 def _is_definition_body(node: Any, language: Language) -> bool:
@@ -267,15 +273,20 @@ def cut_holes(
     num_holes: int,
     seed: int = 0,
     progress: Progress = lambda found: None,
+    *,
+    written: Written = "finished",
 ) -> list[Hole]:
     """About num_holes holes in equal parts for each of kinds; fewer where the snapshot has no more of a kind.
 
-    Files are drawn by their number of lines. progress is told the number of holes so far.
-    Raises: ValueError for an unknown kind.
+    Files are drawn by their number of lines. progress is told the number of holes so far. written: how far the function
+    around a hole is there; the same places in every state, but for those that nobody comes to in an editor that closes
+    brackets: others stand in for them.
+    Raises: ValueError for an unknown kind, or one that this state does not have.
     """
-    unknown = set(kinds) - set(KINDS)
+    known = KINDS if written == "finished" else WRITTEN_KINDS
+    unknown = set(kinds) - set(known)
     if unknown:
-        raise ValueError(f"unknown kinds of holes: {sorted(unknown)}; known are {KINDS}")
+        raise ValueError(f"unknown kinds of holes: {sorted(unknown)}; known are {known}")
     surveys: dict[str, Survey] = {}
     weights = list(accumulate(file.num_lines for file in snapshot.files))
     holes: list[Hole] = []
@@ -295,6 +306,11 @@ def cut_holes(
             if max(end - start for start, end in spans) > limit:
                 continue
             hole = Hole(file, kind, tuple(spans))
+            if written != "finished":
+                document = begun(survey.tree, file.text, spans[0], written)
+                if document is None:
+                    continue
+                hole = replace(hole, begun=document)
             found.setdefault(hole.id, hole)
             progress(len(holes) + len(found))
         holes += found.values()

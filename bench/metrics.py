@@ -3,7 +3,8 @@
 Quality is judged on the document as the editor would leave it, with the answer's range replaced. Syntax is judged by
 tree-sitter in a window around the hole, always against another state of the same window: the empty hole (was damage
 introduced?) and the original (is it as sound as what was there?). Python is read by the interpreter's own parser, too:
-tree-sitter forgives missing bodies and wrong indentation. Knows no server.
+tree-sitter forgives missing bodies and wrong indentation. Where the function is still being written, the window ends
+with what is there of it, and what is open at its end is no fault (`judge_begun`). Knows no server.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from ..infill.gate import adds_errors, is_python
+from ..infill.brackets import scan_brackets
+from ..infill.gate import adds_errors, is_python, may_become_python
 from ..infill.languages import LANGUAGES, Language
 from ..infill.snapshot import Snapshot, detect_indent
 from ..infill.span import opens_block
-from ..infill.syntax import SyntaxTree
-from .holes import Span
+from ..infill.syntax import Span, SyntaxTree
+from .written import Begun
 
 MAX_LEFT_LINES = 40
 """So many lines of a hole are tried as what the user writes on."""
@@ -95,6 +97,88 @@ def judge(document: str, cursor: int, reference: str, new: str, language_name: s
         has_repeated_suffix=not is_exact and repeats_suffix(new, after, reference),
         has_wrong_indent=not is_exact and has_wrong_indent(_BY_NAME[language_name], before, new, whole),
     )
+
+
+def judge_begun(
+    begun: Begun, cursor: int, reference: str, new: str, language_name: str, *, replaced: Span
+) -> Judgement:
+    """Judge putting new in place of replaced in a document whose function is written up to the cursor.
+
+    Exact is the author's line (or lines): marks that an editor put behind the cursor, and that the author types in a
+    later line, are no difference. Syntax is judged up to the end of what is there of the function, so that what closes
+    something is no fault, nor what the author can go on from. has_syntax_error: no Python begins like this, and some
+    does with the reference; elsewhere, when what is open at the end is closed, more errors than before and with the
+    reference. has_unbalanced: more brackets and quotes are open than before and with the reference, or more of them
+    close nothing.
+    """
+    if not new.strip():
+        return NOTHING
+    document, language = begun.text, _BY_NAME[language_name]
+    beside = cursor + sum(len(mark) for mark, _ in begun.beside)
+    low, high = min(cursor, replaced[0]), max(beside, replaced[1])
+    wanted = _without_trailing_space(document[low:cursor] + reference + document[beside:high])
+    given = _without_trailing_space(document[low : replaced[0]] + new + document[replaced[1] : high])
+    kept = begun.kept(reference, given.count("\n") + 1)
+    lines, wanted_lines = given.split("\n"), wanted.split("\n")
+    if lines != wanted_lines[: len(lines)]:
+        lines[-1] = _without_marks(lines[-1], kept, "".join(wanted_lines[len(lines) - 1 : len(lines)]))
+    clean = "\n".join(lines)
+    is_exact = clean == wanted
+
+    reach = max(begun.reach, replaced[1])
+    author = document[:cursor] + reference + begun.kept(reference, reference.count("\n") + 1) + document[beside:reach]
+    result = document[: replaced[0]] + new + document[replaced[1] : reach]
+    tree = SyntaxTree.around(language, document[:reach], low, high)
+    empty, right, made = (_ending(tree, each) for each in (document[:reach], author, result))
+    if language.name == "python" and may_become_python(author):
+        # an end that the author goes on from is an error to the tree: a decorator, an operator in brackets
+        is_harm = is_worse = not may_become_python(result)
+    else:
+        is_harm = made.num_errors > max(empty.num_errors, right.num_errors)
+        is_worse = made.num_errors > right.num_errors
+    has_more_open = made.num_open > max(empty.num_open, right.num_open)
+    has_more_stray = made.num_stray > max(empty.num_stray, right.num_stray)
+    # what a perfect proposal has to say, where the marks behind the cursor stay
+    ending = "".join(mark for mark, _ in begun.beside)
+    return Judgement(
+        is_exact=is_exact,
+        is_line_exact=bool(lines[0]) and lines[0] == wanted_lines[0],
+        is_prefix=is_exact or (bool(clean.strip()) and lines == wanted_lines[: len(lines)]),
+        similarity=Levenshtein.normalized_similarity(clean, wanted),
+        is_valid=is_exact or not (is_worse or made.num_open > right.num_open or made.num_stray > right.num_stray),
+        has_syntax_error=not is_exact and is_harm,
+        has_unbalanced=not is_exact and (has_more_open or has_more_stray),
+        has_repeated_suffix=not is_exact
+        and repeats_suffix(new, document[replaced[1] :], reference.rstrip().removesuffix(ending)),
+        has_wrong_indent=not is_exact
+        and has_wrong_indent(language, document[: replaced[0]], new, document[:cursor] + reference + document[reach:]),
+    )
+
+
+def _without_marks(line: str, kept: str, wanted: str) -> str:
+    """A line without the marks at its end that an editor keeps there; as few of them as make it what is wanted."""
+    ends = (line.removesuffix(kept[number:]) for number in reversed(range(len(kept))))
+    return next((end for end in ends if end == wanted), line.removesuffix(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a text ends. num_open: brackets and quotes. num_errors, num_stray: what is damaged when those are closed."""
+
+    num_open: int
+    num_errors: int
+    num_stray: int
+
+
+def _ending(tree: SyntaxTree, text: str) -> _Ending:
+    """How the beginning of a document ends, read from where the window of tree begins."""
+    part = text[tree.base :]
+    scan = scan_brackets(tree.language, part)
+    # a comment of one line has no mark that ends it
+    ending = (scan.mark or "\n" * (scan.state == "comment")) + "".join(reversed(scan.open_brackets))
+    closed = SyntaxTree.parse(tree.language, part + ending, tree.base, tree).damage()
+    num_open = len(scan.open_brackets) + (scan.state == "string")
+    return _Ending(num_open, closed.num_errors, closed.num_unbalanced)
 
 
 def _breaks_python(tree: SyntaxTree, document: str, whole: str, replaced: Span, new: str) -> bool:

@@ -189,6 +189,7 @@ def add_replay(session: Session, writings: Sequence[Writing], pace: Pace, max_ke
                         accepts=accepts,
                         seed=plan.seed,
                         max_keys=max_keys,
+                        snapshot=session.snapshot,
                         progress=told,
                     )
                 )

@@ -18,12 +18,14 @@ from random import Random
 from time import perf_counter
 from typing import Literal, cast
 
+from .baselines import neighbours_of
 from .client import LspClient, Reply, position_at
 from .edits import Edit, Writing, edits_between, keys_of
 from .errors import ServerError
 from .holes import Progress
 from .metrics import mean, percentile
 from .results import Json
+from .snapshot import Snapshot, SourceFile
 from .subject import Conditions, ServerSubject, read_items
 
 Pace = Literal["fast", "human"]
@@ -230,14 +232,17 @@ async def replay(
     accepts: bool = True,
     seed: int = 0,
     max_keys: int = 2000,
+    snapshot: Snapshot | None = None,
     progress: Progress = lambda done: None,
 ) -> tuple[ReplayStats, Json]:
     """Have one server watch files being written, one after the other, until max_keys keys are done.
 
-    progress is told the number of keys so far.
+    snapshot: whose files are the neighbours that stay open, conditions.num_neighbours of them, as in run.run_server;
+    one that is still to be written is there as it is before. progress is told the number of keys so far.
     Returns the counts, and what is to be said of the server. Raises: ServerError where it ends or stays silent.
     """
     total = ReplayStats()
+    texts = {writing.path: writing.old for writing in writings}
     with tempfile.TemporaryDirectory(prefix="lacuna-replay-") as folder:
         root = Path(folder).resolve()
         subject = ServerSubject(command, conditions, root)
@@ -248,6 +253,13 @@ async def replay(
                     break
                 assert subject.client is not None
                 uri = (root / writing.path).as_uri()
+                if snapshot is not None:
+                    this = SourceFile(writing.path, writing.language, writing.old)
+                    others = neighbours_of(snapshot, this, conditions.num_neighbours)
+                    found = {(root / each.path).as_uri(): each for each in others}
+                    subject.show_neighbours(
+                        {uri: (each.language, texts.get(each.path, each.text)) for uri, each in found.items()}
+                    )
                 subject.open(uri, writing.language, writing.old)
                 typist = Typist(subject.client, uri, conditions, accepts=accepts)
                 typist.stats = total
@@ -256,6 +268,7 @@ async def replay(
                         break
                     progress(total.num_keys_wanted)
                 subject.close(uri)
+                texts[writing.path] = writing.new
             if subject.client is not None:
                 total.cancel_lag_p95_ms = await _cancel_lag(subject.client)
             total.seconds = perf_counter() - begun

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from . import plots
-from .results import FAILED, Json, Record, Results, SubjectResult, curve_of, summarise, write
+from .results import FAILED, Json, Record, Results, SubjectResult, by, curve_of, summarise, write
 from .tables import (
     ABLATION_CAPTION,
     ABLATION_COLUMNS,
@@ -26,6 +26,7 @@ from .tables import (
     row_name,
     subset_lines,
     times_cells,
+    written_words,
 )
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -43,8 +44,10 @@ def render(runs: Sequence[Results]) -> str:
     """The report as HTML."""
     names = ", ".join(_title(run.snapshot) for run in runs)
     parts = ["<h1>Lacuna benchmark</h1>", f"<p>{escape(names)}</p>"]
-    if len(runs) > 1:
-        parts.append(_overview(runs))
+    # what was asked in different states is no sum
+    for written, alike in by(runs, lambda run: run.written).items():
+        if len(alike) > 1:
+            parts.append(_overview(alike, written))
     for run in runs:
         parts += _run(run)
     parts.append(
@@ -97,8 +100,8 @@ def _whole_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, list[str]]
     return [_row([row_name(each, subjects)], each, each.records) for each in subjects]
 
 
-def _overview(runs: Sequence[Results]) -> str:
-    """All runs summed, for subjects that every run has."""
+def _overview(runs: Sequence[Results], written: str) -> str:
+    """All runs of one state summed, for subjects that every run has."""
     names = [subject.name for subject in runs[0].subjects]
     sums: list[SubjectResult] = []
     notes: list[str] = []
@@ -112,7 +115,8 @@ def _overview(runs: Sequence[Results]) -> str:
                 notes.append(f"{name}: {harm_line(whole, max(deadline_of(run.about) for run in runs))}.")
     notes += subset_lines([run.subjects for run in runs])
     table = _table(["subject", *_COLUMNS], _whole_rows(sums))
-    return f"<h2>All {len(runs)} snapshots</h2>" + table + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
+    title = f"<h2>All {len(runs)} snapshots{escape(written_words(written))}</h2>"
+    return title + table + "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
 
 
 def _run(run: Results) -> list[str]:
@@ -123,7 +127,8 @@ def _run(run: Results) -> list[str]:
     parts = [
         f"<h2>{escape(_title(snapshot))}</h2>",
         f'<p class="note">{escape(snapshot["kind"])}, {snapshot["num_files"]} files, {snapshot["num_lines"]} lines, '
-        f"sha256 {escape(snapshot['sha256'][:16])}…; seed {about.get('seed')}, {escape(str(about['date']))}; "
+        f"sha256 {escape(snapshot['sha256'][:16])}…; seed {about.get('seed')}{escape(written_words(run.written))}, "
+        f"{escape(str(about['date']))}; "
         f"{escape(machine['processor'])}, {machine['num_cores']} cores, {escape(machine['system'])}; {trigger}, "
         f"{conditions.get('num_keys')} keys {conditions.get('key_ms'):g} ms apart, request "
         f"{conditions.get('think_ms'):g} ms after the last.</p>",

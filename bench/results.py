@@ -81,7 +81,7 @@ class SubjectResult:
 
 @dataclass(slots=True)
 class Results:
-    """One run. about: date, machine, versions, seed, kinds, conditions, and "ended" where it did so early: why.
+    """One run. about: date, machine, versions, seed, kinds, conditions, written, and "ended" where it did so early.
 
     extras: rows of what is measured beside holes, by its name: replay, joint, scale, windows, execution.
     """
@@ -90,6 +90,11 @@ class Results:
     snapshot: Json
     subjects: list[SubjectResult] = field(default_factory=list[SubjectResult])
     extras: Json = field(default_factory=dict[str, Any])
+
+    @property
+    def written(self) -> str:
+        """How far the functions around the holes were written; see written.py."""
+        return str(self.about.get("written", "finished"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +187,9 @@ def option_of(options: Json | None, group: str, name: str, default: T) -> T:
     return cast(T, value) if isinstance(value, str if isinstance(default, str) else int | float) else default
 
 
-def by(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
-    """Records grouped by key, in the order in which the keys first occur."""
-    groups: dict[str, list[Record]] = {}
+def by(records: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """Records (or runs) grouped by key, in the order in which the keys first occur."""
+    groups: dict[str, list[T]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
     return groups

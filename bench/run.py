@@ -20,10 +20,11 @@ from ..infill.baselines import Baseline, Context
 from .baselines import neighbours_of
 from .errors import ServerError
 from .holes import Hole, Progress
-from .metrics import NOTHING, Judgement, judge
+from .metrics import NOTHING, Judgement, judge, judge_begun
 from .results import Json, Record, SubjectResult
 from .snapshot import Snapshot
 from .subject import Answer, Conditions, Item, ServerSubject
+from .written import Begun
 
 MAX_RESTARTS = 3
 LINES_AROUND = 4
@@ -39,11 +40,12 @@ class ServerSpec:
 
 @dataclass(slots=True)
 class Gap:
-    """Where one gap of a hole is in the document as it stands, before it is filled."""
+    """Where one gap of a hole is in the document as it stands, before it is filled. begun: see Hole."""
 
     document: str
     cursor: int
     reference: str
+    begun: Begun | None = None
 
 
 def about_run(conditions: Conditions, **more: object) -> Json:
@@ -118,9 +120,10 @@ def judged(hole: Hole, number: int, gap: Gap, answer: Answer) -> Record:
     """The record of one answer."""
 
     def verdict(item: Item) -> Judgement:
-        return judge(
-            gap.document, gap.cursor, gap.reference, item.text, hole.file.language, replaced=(item.start, item.end)
-        )
+        span, language = (item.start, item.end), hole.file.language
+        if gap.begun is not None:
+            return judge_begun(gap.begun, gap.cursor, gap.reference, item.text, language, replaced=span)
+        return judge(gap.document, gap.cursor, gap.reference, item.text, language, replaced=span)
 
     best = answer.items[0] if answer.items else None
     told = answer.told
@@ -151,7 +154,7 @@ def judged(hole: Hole, number: int, gap: Gap, answer: Answer) -> Record:
 
 def first_gap(hole: Hole) -> Gap:
     """The first gap of a hole, the others still open."""
-    return Gap(hole.text, hole.spans[0][0], hole.references[0])
+    return Gap(hole.text, hole.spans[0][0], hole.references[0], hole.begun)
 
 
 def next_gap(hole: Hole, number: int, gap: Gap, answer: Answer) -> Gap:

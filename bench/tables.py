@@ -46,6 +46,11 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
+def written_words(written: str) -> str:
+    """What is said of Results.written behind the seed: nothing of finished code."""
+    return "" if written == "finished" else f", functions written up to the hole, brackets and quotes {written}"
+
+
 def _columns(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -230,7 +235,8 @@ def tables(results: Results) -> RenderableType:
     snapshot = results.snapshot
     head = Text(
         f"{snapshot['name']} {snapshot['version']} ({snapshot['kind']}, {snapshot['num_files']} files, "
-        f"{snapshot['num_lines']} lines, sha256 {snapshot['sha256'][:16]}), seed {results.about.get('seed')}",
+        f"{snapshot['num_lines']} lines, sha256 {snapshot['sha256'][:16]}), seed {results.about.get('seed')}"
+        f"{written_words(results.written)}",
         style="bold",
     )
     machine: Json = results.about["machine"]

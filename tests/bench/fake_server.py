@@ -1,11 +1,11 @@
 """A language server for the benchmark's own tests: an oracle that is told the answers, and misbehaves when asked to.
 
-ORACLE names a JSON file of texts. A document that has lost a span of one of them gets that span back, when the cursor
-stands where it was. Words in the command line change it: `half` answers every second request with [], `list` answers
-an InlineCompletionList, `slow` waits 50 ms, `die` exits at the third request, `mute` never answers a request,
-`garbage` writes what is no LSP, `error` answers errors, `refuse` refuses initialize, `chatty` asks the client back and
-logs as Lacuna does, `hang` ignores shutdown and exit, `overlay` replaces the rest of the line, `never` proposes
-nothing.
+ORACLE names a JSON file of texts. A document that has lost a span of one of them gets that span back (the shortest one,
+where it may be of several), when the cursor stands where it was. Words in the command line change it: `half` answers
+every second request with [], `list` answers an InlineCompletionList, `slow` waits 50 ms, `die` exits at the third
+request, `mute` never answers a request, `garbage` writes what is no LSP, `error` answers errors, `refuse` refuses
+initialize, `chatty` asks the client back and logs as Lacuna does, `hang` ignores shutdown and exit, `overlay` replaces
+the rest of the line, `never` proposes nothing.
 """
 
 import json
@@ -54,11 +54,12 @@ def change(uri, event):
 
 
 def missing(text, cursor):
+    found = []
     for whole in TEXTS:
         middle = len(whole) - len(text)
         if middle > 0 and whole[:cursor] == text[:cursor] and whole[cursor + middle :] == text[cursor:]:
-            return whole[cursor : cursor + middle]
-    return None
+            found.append(whole[cursor : cursor + middle])
+    return min(found, key=len, default=None)
 
 
 def complete(params):

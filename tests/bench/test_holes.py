@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lacuna_ls.bench.holes import KINDS, Hole, cut_holes, is_canonical
+from lacuna_ls.bench.holes import KINDS, WRITTEN_KINDS, Hole, cut_holes, is_canonical
 from lacuna_ls.bench.snapshot import SourceFile, read_snapshot
 
 
@@ -134,6 +134,32 @@ def test_the_form_is_the_one_that_training_uses():
 def test_unknown_kinds_are_refused(repository_folder: Path):
     with pytest.raises(ValueError, match="unknown kinds"):
         cut_holes(read_snapshot(repository_folder), ["chapter"], 1)  # type: ignore[list-item]
+
+
+def test_a_begun_function_has_the_same_holes_by_other_names(repository_folder: Path):
+    snapshot = read_snapshot(repository_folder)
+    finished = cut_holes(snapshot, WRITTEN_KINDS, 60, seed=3)
+    for written in ("open", "closed"):
+        holes = cut_holes(snapshot, WRITTEN_KINDS, 60, seed=3, written=written)
+        assert {hole.id.removesuffix(f":{written}") for hole in holes} & {hole.id for hole in finished}
+        assert not {hole.id for hole in holes} & {hole.id for hole in finished}
+        for hole in holes:
+            assert hole.begun is not None
+            cursor = hole.spans[0][0]
+            assert hole.text == hole.begun.text
+            assert hole.text[:cursor] == hole.file.text[:cursor]
+            assert hole.file.text.endswith(hole.text[hole.begun.reach :])
+            # no less is missing than what was taken out
+            assert len(hole.file.text) - len(hole.text[hole.begun.reach :]) >= hole.spans[0][1]
+    assert [
+        hole.id.removesuffix(":open") for hole in cut_holes(snapshot, WRITTEN_KINDS, 60, seed=3, written="open")
+    ] == [hole.id for hole in finished]
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(WRITTEN_KINDS)))
+def test_what_stands_before_something_on_its_line_is_not_written_so(repository_folder: Path, kind: str):
+    with pytest.raises(ValueError, match="unknown kinds"):
+        cut_holes(read_snapshot(repository_folder), [kind], 1, written="open")  # type: ignore[list-item]
 
 
 def test_a_hole_names_itself():

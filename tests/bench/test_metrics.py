@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from lacuna_ls.bench.metrics import (
     NOTHING,
+    Judgement,
     calibration_error,
     coverage_curve,
     has_wrong_indent,
     indent_style,
     interval,
     judge,
+    judge_begun,
     mean,
     percentile,
     repeats_suffix,
 )
+from lacuna_ls.bench.written import begun
 from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.syntax import SyntaxTree
 
 PYTHON = language_for("python")
 
@@ -152,6 +157,131 @@ def test_an_answer_that_replaces_what_follows_is_judged_on_the_document():
     verdict = judged("radius, 2)", before=BEFORE + "compute(", after=after, reference="radius, 2")
     assert not verdict.is_exact
     assert verdict.has_unbalanced
+
+
+def judged_begun(source: str, new: str, num_replaced: int, written: str, language: str = "python"):
+    """source: a file with the hole between ⟦ and ⟧. num_replaced: how much of what is behind the cursor is replaced."""
+    head, reference, tail = re.split("[⟦⟧]", source)
+    tree = SyntaxTree.parse(language_for(language), head + reference + tail)
+    document = begun(tree, tree.text, (len(head), len(head) + len(reference)), written)  # type: ignore[arg-type]
+    assert document is not None
+    cursor = len(head)
+    return judge_begun(document, cursor, reference, new, language, replaced=(cursor, cursor + num_replaced))
+
+
+def faults(verdict: Judgement) -> list[str]:
+    found = {
+        "syntax": verdict.has_syntax_error,
+        "brackets": verdict.has_unbalanced,
+        "repeats": verdict.has_repeated_suffix,
+        "indent": verdict.has_wrong_indent,
+    }
+    return [name for name, is_there in found.items() if is_there]
+
+
+TWO = "def f():\n    a = g(h(⟦1, 2))⟧\n    return a\n\n\nb = 3\n"
+GOES_ON = "a = g(h(⟦1,⟧\n        2))\nb = 3\n"
+PARTLY = "a = g(h(⟦1),⟧\n      2)\nb = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "new", "num_replaced"),
+    [
+        pytest.param(TWO, "1, 2", 0, id="the-marks-stay"),
+        pytest.param(TWO, "1, 2))", 2, id="the-marks-are-replaced"),
+        pytest.param(TWO, "1, 2)", 1, id="one-of-them-is-replaced"),
+        pytest.param(GOES_ON, "1,", 0, id="the-author-types-them-later"),
+        pytest.param(GOES_ON, "1,", 2, id="and-they-are-gone"),
+        pytest.param(PARTLY, "1),", 1, id="the-author-types-one-later"),
+        pytest.param(PARTLY, "1),", 2, id="and-it-is-gone"),
+    ],
+)
+def test_a_line_is_exact_whoever_closes_it(source: str, new: str, num_replaced: int):
+    verdict = judged_begun(source, new, num_replaced, "closed")
+    assert (verdict.is_exact, verdict.is_line_exact, verdict.is_prefix, verdict.is_valid) == (True,) * 4
+    assert verdict.similarity == 1.0
+    assert not faults(verdict)
+
+
+@pytest.mark.parametrize(
+    ("source", "new", "num_replaced", "found"),
+    [
+        pytest.param(TWO, "1, 3", 0, [], id="something-else"),
+        pytest.param(TWO, "1, 2))", 0, ["syntax", "brackets"], id="closed-again"),
+        pytest.param("a = f(g(h(⟦1)))⟧\n", "1)))", 0, ["syntax", "brackets", "repeats"], id="and-that-is-a-repetition"),
+        pytest.param(TWO, "1, [2", 0, ["syntax", "brackets"], id="opened-inside"),
+        pytest.param(TWO, "1, 2", 1, ["brackets"], id="a-mark-is-lost"),
+        pytest.param(GOES_ON, "1", 0, [], id="less-than-the-line"),
+        pytest.param(PARTLY, "1", 0, [], id="the-marks-are-no-part-of-the-line"),
+        pytest.param("f(\n    ⟦1,⟧\n    2\n)\n", "1,\n)", 0, ["syntax", "brackets"], id="closed-below-already"),
+    ],
+)
+def test_what_is_not_the_line_among_marks(source: str, new: str, num_replaced: int, found: list[str]):
+    verdict = judged_begun(source, new, num_replaced, "closed")
+    assert not verdict.is_exact
+    assert faults(verdict) == found
+
+
+BODY = "class A {\n  f() {\n    if (a) {\n      ⟦b();⟧\n    }\n  }\n\n  g() {}\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "language", "new", "is_exact", "found"),
+    [
+        pytest.param(TWO, "python", "1, 2))", True, [], id="the-line"),
+        pytest.param(TWO, "python", "1, 2", False, [], id="what-was-open-is-open"),
+        pytest.param(TWO, "python", "1)", False, [], id="one-of-two-is-closed"),
+        pytest.param(TWO, "python", "1, [2", False, ["brackets"], id="more-is-open"),
+        pytest.param(TWO, "python", "1, '2", False, ["syntax", "brackets"], id="a-quote-is-open"),
+        pytest.param(TWO, "python", "1)))", False, ["syntax", "brackets"], id="more-is-closed"),
+        pytest.param(TWO, "python", "1 2))", False, ["syntax"], id="no-python"),
+        pytest.param(TWO, "python", "1,  # one", False, [], id="a-comment-behind-what-is-open"),
+        pytest.param(GOES_ON, "python", "1, [", False, ["brackets"], id="more-than-the-author-leaves-open"),
+        pytest.param("a = ⟦[⟧\n    1\n]\n", "python", "g(", False, [], id="as-much-as-the-author"),
+        pytest.param(
+            "class A:\n    ⟦def f(self):⟧\n        pass\n", "python", "@property", False, [], id="the-author-can-go-on"
+        ),
+        pytest.param("def f():\n    ⟦a = 1⟧\n    b = 2\n", "python", "if a:\n    b", False, ["syntax"], id="no-body"),
+        pytest.param(BODY, "javascript", "b();", True, [], id="bodies-are-open"),
+        pytest.param(BODY, "javascript", "b();\n    }", False, [], id="one-is-closed"),
+        pytest.param(BODY, "javascript", "b();\n    }\n  }", False, [], id="both-are-closed"),
+        pytest.param(BODY, "javascript", "b(", False, ["brackets"], id="opened-in-a-body"),
+        pytest.param(BODY, "javascript", "b()); // c", False, ["syntax", "brackets"], id="closed-in-a-body"),
+        pytest.param(BODY, "javascript", "b(]", False, ["syntax", "brackets"], id="closed-by-another-mark"),
+    ],
+)
+def test_while_brackets_are_open(source: str, language: str, new: str, is_exact: bool, found: list[str]):
+    verdict = judged_begun(source, new, 0, "open", language)
+    assert verdict.is_exact is is_exact
+    assert faults(verdict) == found
+    assert not (verdict.is_valid and found)
+
+
+def test_sound_is_what_leaves_no_more_to_close_than_the_author():
+    assert judged_begun(TWO, "3))", 0, "open").is_valid
+    assert not judged_begun(TWO, "3)", 0, "open").is_valid
+    assert judged_begun(BODY, "c();", 0, "open", "javascript").is_valid
+
+
+def test_one_line_of_several_among_marks():
+    source = "a = g(⟦1,\n      2)⟧\n"
+    verdict = judged_begun(source, "1,", 0, "closed")
+    assert (verdict.is_exact, verdict.is_line_exact, verdict.is_prefix) == (False, True, True)
+    assert judged_begun(source, "1,\n      2", 0, "closed").is_exact
+    assert not faults(verdict)
+
+
+def test_python_of_another_time_is_judged_by_the_tree():
+    source = "print 'old'\ndef f():\n    a = g(⟦1)⟧\n"
+    assert not faults(judged_begun(source, "2)", 0, "open"))
+    assert faults(judged_begun(source, "2))", 0, "open")) == ["syntax", "brackets"]
+
+
+def test_a_begun_function_has_what_follows_it():
+    source = "def f():\n    ⟦a = 1⟧\n    b = 2\n\n\ndef g():\n    pass\n"
+    assert faults(judged_begun(source, "a = 1\n\n\ndef g():", 0, "open")) == ["repeats"]
+    assert faults(judged_begun(source, "if a:\n          b = 1", 0, "open")) == ["indent"]
+    assert judged_begun(source, " ", 0, "open") == NOTHING
 
 
 def test_nothing_is_nothing():

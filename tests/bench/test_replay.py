@@ -170,6 +170,28 @@ def test_a_perfect_server_saves_nearly_everything(oracle):
     assert stats.num_flickers == stats.num_errors == stats.num_cancelled == 0
 
 
+def test_neighbours_are_open_as_they_are_when_they_are_not_written_yet(
+    oracle, repository_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[dict[str, str]] = []
+
+    def show(self: ServerSubject, others: dict[str, tuple[str, str]]) -> None:
+        shown.append({uri.rpartition("/")[2]: text for uri, (_, text) in others.items()})
+
+    monkeypatch.setattr(ServerSubject, "show_neighbours", show)
+    snapshot = read_snapshot(repository_folder)
+    texts = {Path(file.path).name: file.text for file in snapshot.files}
+    writings = [
+        Writing(f"pkg/{name}", "python", "x = 1\n", f"x = 1\n{name[0]}\n") for name in ("users.py", "shapes.py")
+    ]
+    asyncio.run(replay(oracle(), [*writings, writings[0]], Conditions(), snapshot=snapshot))
+    assert shown == [{"shapes.py": "x = 1\n"}, {"users.py": "x = 1\nu\n"}, {"shapes.py": "x = 1\ns\n"}]
+    shown.clear()
+    asyncio.run(replay(oracle(), writings[:1], Conditions(num_neighbours=0), snapshot=snapshot))
+    asyncio.run(replay(oracle(), writings[1:], Conditions(num_neighbours=9), snapshot=snapshot))
+    assert shown == [{}, {"users.py": texts["users.py"]}]
+
+
 def test_typing_along_is_counted_and_does_not_flicker(oracle):
     stats = typed(oracle(texts=[NEW]), accepts=False)
     assert stats.num_accepted == 0

@@ -90,6 +90,56 @@ def test_an_answer_over_the_rest_of_the_line_is_judged_whole(bench):
     assert {record.num_alternatives for record in results.subjects[0].records} == {2}
 
 
+@pytest.mark.parametrize("written", ["open", "closed"])
+@pytest.mark.parametrize("words", [(), ("overlay",)], ids=["beside-the-marks", "over-the-marks"])
+def test_an_oracle_is_right_about_what_is_being_written(
+    repository_folder: Path, oracle, bench, tmp_path: Path, written: str, words: tuple[str, ...]
+):
+    from lacuna_ls.bench.holes import cut_holes
+    from lacuna_ls.bench.snapshot import read_snapshot
+
+    holes = cut_holes(read_snapshot(repository_folder), ["line", "rest-of-line", "mid-word"], 30, written=written)
+    texts, answerable = [], set()
+    for hole in holes:
+        cursor, line = hole.spans[0][0], hole.references[0]
+        marks = "".join(mark for mark, at in hole.begun.beside if at < len(line))
+        texts.append(hole.text[:cursor] + line.removesuffix(marks) + hole.text[cursor:])
+        # what goes on behind a mark takes another range than the oracle knows
+        if line.endswith(marks):
+            answerable.add(hole.id)
+    command = shlex.join(oracle("chatty", *words, texts=texts))
+    file = tmp_path / "written.json"
+    argv = [str(repository_folder), "--server", f"o={command}", "--key-ms", "1", "--json", str(file), "--holes", "30"]
+    assert run([*argv, "--kinds", "line,rest-of-line,mid-word", "--written", written, "--baselines", "copy"]) == 0
+    results = load(file)
+    summary = summarise([record for record in results.subjects[0].records if record.hole in answerable])
+    assert len(results.subjects[0].records) == 30
+    assert (summary.num_gaps, summary.exact, summary.valid) == (len(answerable), 1.0, 1.0)
+    assert summary.syntax_errors == summary.unbalanced == summary.repeated_suffix == summary.wrong_indent == 0
+    assert len(answerable) >= 25
+    assert results.written == written
+
+
+def test_states_are_never_compared(bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ("--holes", "12", "--kinds", "line,rest-of-line", "--baselines", "copy", "--html", str(tmp_path / "r.html"))
+    files: list[str] = []
+    for written in ("finished", "open", "closed"):
+        results, printed = bench(*words, "--written", written)
+        files.append(str(tmp_path / f"{written}.json"))
+        Path(files[-1]).write_text(json.dumps(to_json(results)), encoding="utf-8")
+        told = f"functions written up to the hole, brackets and quotes {written}"
+        for place in (" ".join(printed.out.split()), (tmp_path / "r.html").read_text(encoding="utf-8")):
+            assert (told in place) is (written != "finished")
+    assert run(["--compare", files[0], files[1]]) == 1
+    assert "kinds and --written" in capsys.readouterr().err
+    assert run(["--compare", files[1], files[1]]) == 0
+    assert run(["--from", *files, files[1], "--html", str(tmp_path / "all.html")]) == 0
+    report = (tmp_path / "all.html").read_text(encoding="utf-8")
+    # the two that are alike are summed, and no others
+    assert report.count("<h2>All") == 1
+    assert "<h2>All 2 snapshots, functions written up to the hole, brackets and quotes open</h2>" in report
+
+
 def test_declines_are_counted_by_reason(bench):
     results, printed = bench("--holes", "12", "--baselines", "none", server=("half", "chatty"))
     summary = summarise(results.subjects[0].records)
@@ -251,6 +301,13 @@ def test_a_baseline_that_was_asked_less_is_compared_on_equal_gaps(bench, monkeyp
         pytest.param(["/no/such/place"], "There is no", 1, id="no-snapshot"),
         pytest.param([], "name a SNAPSHOT", 2, id="nothing-asked"),
         pytest.param(["HERE", "--kinds", "chapter"], "no kind of hole chapter", 1, id="unknown-kind"),
+        pytest.param(
+            ["HERE", "--written", "open", "--kinds", "line,span,gaps"],
+            "open has no span, gaps; it has",
+            1,
+            id="not-written-so",
+        ),
+        pytest.param(["tasks.jsonl", "--written", "closed"], "leave --written out", 1, id="tasks-are-not-written"),
         pytest.param(["HERE", "--baselines", "oracle"], "no baseline oracle", 1, id="unknown-baseline"),
         pytest.param(["HERE", "--languages", "python,foo"], "no language foo; there are python,", 1, id="no-language"),
         pytest.param(["HERE", "--options", "{"], "no JSON", 1, id="options-are-no-json"),
