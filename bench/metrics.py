@@ -106,10 +106,10 @@ def judge_begun(
 
     Exact is the author's line (or lines): marks that an editor put behind the cursor, and that the author types in a
     later line, are no difference. Syntax is judged up to the end of what is there of the function, so that what closes
-    something is no fault, nor what the author can go on from. has_syntax_error: no Python begins like this, and some
-    does with the reference; elsewhere, when what is open at the end is closed, more errors than before and with the
-    reference. has_unbalanced: more brackets and quotes are open than before and with the reference, or more of them
-    close nothing.
+    something is no fault, nor what the author can go on from, and the author's own first lines have none.
+    has_syntax_error: no Python begins like this, and some does with the reference; elsewhere, when what is open at the
+    end is closed, more errors than before and with the reference. has_unbalanced: more brackets and quotes are open
+    than before and with the reference, or more of them close nothing.
     """
     if not new.strip():
         return NOTHING
@@ -124,6 +124,7 @@ def judge_begun(
         lines[-1] = _without_marks(lines[-1], kept, "".join(wanted_lines[len(lines) - 1 : len(lines)]))
     clean = "\n".join(lines)
     is_exact = clean == wanted
+    is_prefix = is_exact or (bool(clean.strip()) and lines == wanted_lines[: len(lines)])
 
     reach = max(begun.reach, replaced[1])
     author = document[:cursor] + reference + begun.kept(reference, reference.count("\n") + 1) + document[beside:reach]
@@ -143,14 +144,14 @@ def judge_begun(
     return Judgement(
         is_exact=is_exact,
         is_line_exact=bool(lines[0]) and lines[0] == wanted_lines[0],
-        is_prefix=is_exact or (bool(clean.strip()) and lines == wanted_lines[: len(lines)]),
+        is_prefix=is_prefix,
         similarity=Levenshtein.normalized_similarity(clean, wanted),
         is_valid=is_exact or not (is_worse or made.num_open > right.num_open or made.num_stray > right.num_stray),
-        has_syntax_error=not is_exact and is_harm,
-        has_unbalanced=not is_exact and (has_more_open or has_more_stray),
-        has_repeated_suffix=not is_exact
+        has_syntax_error=not is_prefix and is_harm,
+        has_unbalanced=not is_prefix and (has_more_open or has_more_stray),
+        has_repeated_suffix=not is_prefix
         and repeats_suffix(new, document[replaced[1] :], reference.rstrip().removesuffix(ending)),
-        has_wrong_indent=not is_exact
+        has_wrong_indent=not is_prefix
         and has_wrong_indent(language, document[: replaced[0]], new, document[:cursor] + reference + document[reach:]),
     )
 

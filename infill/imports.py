@@ -47,7 +47,8 @@ class Origin:
     of the file that asks; else as it is written. name, alias: as of Imported. dotted: the module as others write it
     whole. num_dotted, num_relative: how many files write it whole, and with dots in front. num_types: how many of them
     import only the type, num_near: how many lie in the folder of the file that asks. written, near: how most of them
-    write a path, and most of those in its folder. home: the file that defines it, where none imports it.
+    write a path, and most of those in its folder. home: the file of this path that defines it, where one does. num_own:
+    how many files have something else that is called so, or use it without an import.
     """
 
     module: str
@@ -61,6 +62,7 @@ class Origin:
     written: str = ""
     near: str = ""
     home: str = ""
+    num_own: int = 0
 
     @property
     def num_files(self) -> int:
@@ -116,8 +118,8 @@ class Family:
     and before tail; text is the document without what stands between.
 
     words: what a statement begins with. begun: a pattern of lines so far that are one wherever they stand.
-    no_code: a pattern of what may stand above the first. is_import: whether a node that is not among the language's
-    import_nodes is one all the same.
+    no_code: a pattern of what may stand above the first. leads: of what is below a line above which it has to stand.
+    is_import: whether a node that is not among the language's import_nodes is one all the same.
     counts_all: whether a document with many names that nobody knows is not one that lacks a few imports: what the
     language binds by itself is known. sure, sure_begun: how often a statement was exactly right, by the number of files
     that have its names from there (none, one, more); the second where it has begun.
@@ -130,6 +132,7 @@ class Family:
     words: tuple[str, ...]
     begun: re.Pattern[str]
     no_code: re.Pattern[str]
+    leads: re.Pattern[str]
     sure: tuple[float, ...]
     sure_begun: tuple[float, ...]
     located: Callable[[str, str], str] = lambda module, path: module
@@ -230,11 +233,17 @@ class ImportTable:
             return []
         if not others:
             others = [
-                Origin(home, whole[1] if whole[0] == name else name, name, home=each)
-                for home, (each, whole) in homes.items()
+                Origin(home, whole[1] if whole[0] == name else name, name)
+                for home, (_, whole) in homes.items()
                 if home != here
             ]
-        return (others or self.family.usual().get(name, []))[:NUM_ORIGINS]
+        if not others:
+            return self.family.usual().get(name, [])[:NUM_ORIGINS]
+        # the same where no file shows that it defines it
+        num_own -= not homes and num_own > 0
+        return [
+            replace(each, home=homes.get(each.module, ("", ""))[0], num_own=num_own) for each in others[:NUM_ORIGINS]
+        ]
 
     def _drop(self, path: str) -> None:
         names = self._names.pop(path, None)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from sys import intern
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from .imports import MAX_NAMES, Family, Imported, ImportTable, Known, Names, Ori
 T = TypeVar("T")
 
 ENDINGS = (".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx")
+_IMPORTING, _REQUIRING = (".mjs", ".mts", ".ts", ".tsx"), (".cjs", ".cts")
 
 WHOLE, DEFAULT, NAMESPACE = "module.exports", "default", "*"
 """What a name may stand for besides what a module calls so itself: what `require` gives, `import x`, `import * as x`.
@@ -43,9 +44,10 @@ _REQUIRE = re.compile(
 _COMMENT = re.compile(r"//[^\n]*|/\*(?s:.*?)(?:\*/|\Z)")
 _PART = re.compile(rf"\s*+(type\s++(?!as\b))?({_NAME}|default)(?:\s*+(?:\bas\b|:)\s*+({_NAME}))?\s*+\Z")
 _KEY = re.compile(rf"(?:^|,)\s*+({_NAME})\s*+(?=[:,]|\Z)")
-_KIND = r"(?:async[ \t]+)?(?:const[ \t]+enum|function\*?|abstract[ \t]+class|class|const|let|var|type|interface|enum)"
+_KINDS = r"const[ \t]+enum|function\*?|abstract[ \t]+class|class|const|let|var|type|interface|enum|namespace"
 _DEFINITION = re.compile(
-    rf"^(export[ \t]+(?:(default)[ \t]+)?)?(?:declare[ \t]+)?{_KIND}[ \t]+\*?[ \t]*({_NAME})", re.MULTILINE
+    rf"^(export[ \t]+(?:(default)[ \t]+)?)?(?:declare[ \t]+)?(?:async[ \t]+)?(?:{_KINDS})[ \t]+\*?[ \t]*({_NAME})",
+    re.MULTILINE,
 )
 _EXPORTED = re.compile(
     rf"""^export[ \t]+default[ \t]+(?P<default>{_NAME})[ \t]*;?[ \t]*$
@@ -61,16 +63,18 @@ AbortController AbortSignal Blob Buffer DOMException Event EventTarget File Form
 Node ReadableStream Request Response TextDecoder TextEncoder TransformStream URL URLSearchParams WebSocket
 WritableStream clearInterval clearTimeout console crypto document fetch global performance process queueMicrotask
 setImmediate setInterval setTimeout structuredClone window
+cy jest vi
 """
 _USED = re.compile(
-    rf"^[ \t]*+({_NAME})\((?![^()\n]*\)\s*[{{:])|\b(?=[A-FHMNRTUWcdfgpqsw])(?:{'|'.join(_HOSTS.split())})\b",
+    rf"^[ \t]*+({_NAME})\((?![^()\n]*\)\s*[{{:])|\b(?=[A-FHMNRTUWcdfgjpqsvw])(?:{'|'.join(_HOSTS.split())})\b",
     re.MULTILINE,
 )
-"""Calls at the beginning of a line, as of a test's `expect`, and what hosts bind by themselves."""
+"""Calls at the beginning of a line, as of a test's `expect`, and what hosts bind by themselves, also those of tests."""
 
 _MODULE = re.compile(r"^(?:import[\s{*\"']|export[\s{*])", re.MULTILINE)
 _COMMON = re.compile(r"^(?:module\.)?exports\b", re.MULTILINE)
 _NO_CODE = re.compile(r"(?:#![^\n]*\n)?(?>\s|//[^\n]*\n|/\*(?s:.*?)\*/|(?:'use \w+'|\"use \w+\")[ \t]*;?)*+")
+_LEADS = re.compile(r"\s*+#!|(?>\s|//[^\n]*\n|/\*(?s:.*?)\*/)*+(?:'use \w+'|\"use \w+\")")
 _KEYWORD = re.compile(r"import|const|let|var")
 _DECLARED = re.compile(rf"(?:const|let|var)\s+({_NAME})\s*=")
 _ENDING = re.compile(r"(?:\.d)?\.[mc]?[jt]sx?\Z")
@@ -154,7 +158,11 @@ def names_of(path: str, text: str) -> Names:
     mine = tuple(each for each in own if each not in defined and each not in bound)
     # who passes on what it imports defines nothing
     others = tuple(each for each in islice(defined, MAX_NAMES) if each not in bound)
-    return Names(imported, others, mine[: MAX_NAMES - len(others)], whole, _style(found))
+    style = _style(found)
+    if style is not None and path.endswith((*_IMPORTING, *_REQUIRING)):
+        # its name told, which says nothing of files whose names do not
+        style = replace(style, is_module=None)
+    return Names(imported, others, mine[: MAX_NAMES - len(others)], whole, style)
 
 
 def imports_of(text: str, path: str) -> Iterator[Imported]:
@@ -198,12 +206,28 @@ def written(origin: Origin, path: str, style: Style, own: Style) -> str:
     if origin.num_near:
         # as the neighbours do
         way, ending = _split_ending(origin.near)
+    elif _is_foreign(origin.module, path):
+        return ""
     else:
-        ending = _ending_of(origin.home, style) if origin.home else _split_ending(origin.written)[1]
-        way = _way(origin.module, path, bool(ending) and not ending.startswith("/"))
+        ending = _split_ending(origin.written)[1] if origin.num_relative else _ending_of(origin.home, style)
+        is_file = not _is_index(origin.home) if origin.home else bool(ending) and not ending.startswith("/")
+        way = _way(origin.module, path, is_file)
+    if own.ending and not ending and origin.home:
+        ending = _ending_of(origin.home, own)
     if own.ending == "" and not ending.endswith((".mjs", ".cjs")):
         ending = _ENDING.sub("", ending)
     return way and way + ending
+
+
+def _is_foreign(module: str, path: str) -> bool:
+    """Whether a module lies in a package within the project which the file at path is no part of."""
+    around = PurePath(path).parents
+    for folder in (PurePath(module), *PurePath(module).parents):
+        if folder in around:
+            return False
+        if Path(folder, "package.json").exists():
+            return True
+    return False
 
 
 def _way(module: str, path: str, is_file: bool) -> str:
@@ -243,7 +267,7 @@ def _statements(
         if is_type and style.types == "inline" and best.name not in (DEFAULT, NAMESPACE):
             inline.add(each.name)
         key = best.module, bool(is_type and may_say_type and each.name not in inline)
-        groups.setdefault(key, []).append((best, _purity(best, fitting)))
+        groups.setdefault(key, []).append((best, _purity(best, list(ways))))
     braces = _BRACES.match(head)
     found: list[Statement] = []
     for (module, is_type), members in groups.items():
@@ -264,9 +288,11 @@ def _rank(origin: Origin, way: str, line: str) -> tuple[bool, int, int, int]:
 
 
 def _purity(best: Origin, origins: Sequence[Origin]) -> float:
-    """The share of those who import a name that have it from the best of its origins; of neighbours where there are."""
-    num_near = sum(origin.num_near for origin in origins)
-    return (best.num_near + 1) / (num_near + 1) if num_near else purity(best, origins)
+    """The share of those who import a name that have it from the best of its origins, of neighbours where there are;
+    times that of those who import it among all who have it."""
+    num_near, num_files = sum(each.num_near for each in origins), sum(each.num_files for each in origins)
+    share = (best.num_near + 1) / (num_near + 1) if num_near else purity(best, origins)
+    return share * (num_files + 1) / (num_files + best.num_own + 1)
 
 
 def _fits(origin: Origin, style: Style) -> bool:
@@ -275,8 +301,12 @@ def _fits(origin: Origin, style: Style) -> bool:
 
 
 def _can_have(origin: Origin, style: Style) -> bool:
-    """Whether it can have it at all: what `import x` gets from one's own module, `require` does not."""
-    return style.is_module or _fits(origin, style) or not (origin.num_relative or origin.home)
+    """Whether it can have it at all: what `import x` gets from one's own module, `require` does not, nor anything of a
+    file that has to be imported."""
+    if style.is_module:
+        return True
+    is_own = bool(origin.num_relative or origin.home)
+    return not origin.home.endswith((".mjs", ".mts")) and (_fits(origin, style) or not is_own)
 
 
 def _is_itself(module: str, path: str) -> bool:
@@ -387,13 +417,19 @@ def _ending_of(home: str, style: Style) -> str:
     if not style.ending and own not in (".mjs", ".cjs"):
         return ""
     ending = own if style.ending == own else {".ts": ".js", ".tsx": ".js", ".mts": ".mjs", ".cts": ".cjs"}.get(own, own)
-    return f"/index{ending}" if _ENDING.sub("", whole.name) == "index" else ending
+    return f"/index{ending}" if _is_index(home) else ending
+
+
+def _is_index(path: str) -> bool:
+    """Whether the module at path is that of its folder."""
+    return _ENDING.sub("", PurePath(path).name) == "index"
 
 
 def _style(found: Sequence[_Found]) -> Style | None:
     """How the statements of a file are written; None where it has none."""
-    is_module = any(each.is_module for each in found)
-    found = [each for each in found if each.is_module == is_module]
+    # `import a = require('a')`, too
+    is_module = any(each.keyword == "import" for each in found)
+    found = [each for each in found if (each.keyword == "import") == is_module]
     if not found:
         return None
     lists = [each.names for each in found if each.names]
@@ -438,9 +474,9 @@ def _style_of_line(line: str, own: Style, usual: Style, path: str, text: str) ->
 
 def _is_module(path: str, text: str, otherwise: bool) -> bool:
     """Whether a file without any statement is one that imports: its own text and its name tell."""
-    if path.endswith((".mjs", ".mts", ".ts", ".tsx")) or _MODULE.search(text):
+    if path.endswith(_IMPORTING) or _MODULE.search(text):
         return True
-    return otherwise and not path.endswith((".cjs", ".cts")) and not _COMMON.search(text)
+    return otherwise and not path.endswith(_REQUIRING) and not _COMMON.search(text)
 
 
 def _most(values: Iterable[T]) -> T | None:
@@ -471,6 +507,7 @@ ECMASCRIPT = Family(
     # what a function declares is seldom a module
     begun=re.compile(r"\s*import\b|(?:const|let|var)\s+\S|\s+(?:const|let|var)\s[^=]*=\s*req"),
     no_code=_NO_CODE,
+    leads=_LEADS,
     is_import=_is_require,
     counts_all=False,
     sure=(0.9, 0.8, 0.93),

@@ -34,6 +34,7 @@ _RELATIVE = re.compile(r"^[ \t]*from[ \t]+\.", re.MULTILINE)
 _CAPITALS = re.compile(r"[A-Z0-9_]{2,}\Z")
 _NO_CODE = re.compile(r"(?>\s|#[^\n]*\n|[rRuU]?\"{3}(?s:.*?)\"{3}|[rRuU]?'{3}(?s:.*?)'{3})*+")
 """Never tried again in another way: a string ends at its first mark, and many of them would take for ever."""
+_LEADS = re.compile(r"\s*+#!|(?>\s|#[^\n]*\n)*+(?:[rRuU]?[\"']|from[ \t]+__future__\b)")
 
 
 def names_of(path: str, text: str) -> Names:
@@ -187,6 +188,7 @@ PYTHON = Family(
     words=("from", "import"),
     begun=re.compile(r"\s*(?:from|import)\s"),
     no_code=_NO_CODE,
+    leads=_LEADS,
     sure=(0.74, 0.86, 0.92),
     sure_begun=(0.9, 0.95, 0.96),
 )

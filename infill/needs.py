@@ -133,7 +133,7 @@ def _is_statement(scene: Scene, gap: Gap) -> bool:
 
 def _is_place(scene: Scene, gap: Gap, family: Family) -> bool:
     """Whether an import statement may stand in a gap: one has begun there, or the statement above or below is one, or
-    nothing but comments and a docstring stands above.
+    nothing but comments and a docstring stands above, and nothing below that has to stand above it.
     """
     head, snapshot = head_of(scene, gap), scene.snapshot
     has_begun = family.begun.match(gap.indent + head) is not None
@@ -143,13 +143,16 @@ def _is_place(scene: Scene, gap: Gap, family: Family) -> bool:
     start = snapshot.line_start(gap.start)
     if has_begun:
         first = start + len(snapshot.indent_at(gap.start))
-        return not scene.tree.is_in_string(first) and not scene.tree.is_in_brackets(first)
+        return scene.tree.is_code_at(first) and not scene.tree.is_in_brackets(first)
     if not _is_statement(scene, gap):
         return False
     column = len(gap.indent)
+    is_top = not column and start <= STYLE_WINDOW and family.no_code.fullmatch(snapshot.text, 0, start) is not None
+    if is_top and family.leads.match(snapshot.text, snapshot.line_end(gap.end)):
+        return False
     if any(_is_import(scene.tree, offset, column, family) for offset in _beside(snapshot, gap)):
         return True
-    return not column and start <= STYLE_WINDOW and family.no_code.fullmatch(snapshot.text, 0, start) is not None
+    return is_top
 
 
 def _beside(snapshot: Snapshot, gap: Gap) -> list[int]:

@@ -34,9 +34,17 @@ SyntaxError TypeError URIError Uint16Array Uint32Array Uint8Array Uint8ClampedAr
 Awaited Capitalize Exclude Extract InstanceType NonNullable Omit Parameters Partial Pick PropertyKey Readonly Record
 Required ReturnType
 """
+_TYPESCRIPT_TYPES = """
+ArrayBufferLike ArrayBufferView ArrayLike AsyncGenerator AsyncIterable AsyncIterableIterator AsyncIterator ConcatArray
+ConstructorParameters Generator Iterable IterableIterator IteratorResult Lowercase PromiseLike PropertyDescriptor
+ProxyHandler ReadonlyArray ReadonlyMap ReadonlySet RegExpExecArray RegExpMatchArray TemplateStringsArray ThisType
+Uncapitalize Uppercase
+"""
 _KNOWN = {True: frozenset(_PYTHON_KNOWN), False: frozenset(_ECMASCRIPT_KNOWN.split())}
 """Bound without being written, whether in Python or not: by the language and its types, gettext, notebooks and type
 checkers. What hosts of JavaScript bind is no part of it: many a file imports what is called like that."""
+_KNOWN_TYPES = frozenset(_TYPESCRIPT_TYPES.split())
+"""Bound where a type is meant: `Iterable.from(x)` asks for a module that is called like that."""
 
 _PYTHON = """
 (identifier) @name
@@ -127,7 +135,7 @@ _JAVASCRIPT = f"""{_ECMASCRIPT}{_JSX}
 """
 
 _TYPESCRIPT = f"""{_ECMASCRIPT}
-(type_identifier) @name @type
+(type_identifier) @name @type @plain
 (type_query [(identifier) @type (member_expression object: (identifier) @type)])
 (nested_type_identifier module: (identifier) @type)
 (nested_type_identifier name: (type_identifier) @other)
@@ -136,15 +144,19 @@ _TYPESCRIPT = f"""{_ECMASCRIPT}
 (required_parameter name: (identifier) @other)
 (optional_parameter name: (identifier) @other)
 (index_signature name: (identifier) @other)
+(export_statement "namespace" (identifier) @other)
 (import_require_clause (identifier) @bound)
 (import_alias . (identifier) @bound)
 ([(interface_declaration name: (_) @bound) (type_alias_declaration name: (_) @bound) (enum_declaration name: (_) @bound)
   (abstract_class_declaration name: (_) @bound) (function_signature name: (_) @bound)
   (internal_module name: (identifier) @bound) (internal_module name: (nested_identifier . (identifier) @bound))
   (module name: (identifier) @bound)])
+(enum_body name: (property_identifier) @name @bound)
+(enum_assignment name: (property_identifier) @name @bound)
+(enum_body) @block
 (type_parameter name: (_) @bound)
 (mapped_type_clause name: (_) @bound)
-(infer_type (type_identifier) @bound)
+(infer_type (type_identifier) @bound @hoisted)
 ([(interface_declaration type_parameters: (_)) (type_alias_declaration type_parameters: (_))
   (class_declaration type_parameters: (_)) (abstract_class_declaration type_parameters: (_))
   (class type_parameters: (_))] @block)
@@ -231,6 +243,7 @@ def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved
     others = {node.start_byte for key in ("other", "global") for node in found.get(key, ())}
     others -= {node.start_byte for node in found.get("used", ())}
     types = {node.start_byte for node in found.get("type", ())}
+    plain_types = {node.start_byte for node in found.get("plain", ())}
     errors, hoisted = _Spans(found.get("error", ())), _Spans(found.get("hoisted", ()))
     exported = {node.start_byte: data[node.start_byte : node.end_byte] for node in found.get("exported", ())}
     place = len(text[:at].encode("utf-8", "replace"))
@@ -260,7 +273,7 @@ def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved
         if scope.knows(names[byte], byte):
             continue
         word = names[byte].decode("utf-8", "replace")
-        if word in bound_anyway or word.startswith("__"):
+        if word in bound_anyway or word.startswith("__") or (word in _KNOWN_TYPES and byte in plain_types):
             continue
         is_inside = here.start <= byte < here.end
         is_below = byte > place and is_inside and bool(here.outer or not _function(scope).outer)

@@ -271,6 +271,22 @@ def test_one_line_of_several_among_marks():
     assert not faults(verdict)
 
 
+@pytest.mark.parametrize(
+    ("language", "source", "new"),
+    [
+        pytest.param("python", "def f():\n    ⟦a = g(\n        1,\n    )\n    return a⟧\n", "a = g(", id="a-bracket"),
+        pytest.param("javascript", "function f() {\n  ⟦let a = 1,\n    b = 2⟧\n}\n", "let a = 1,", id="a-comma"),
+        pytest.param(
+            "python", "⟦@property\ndef f():\n    pass⟧\n\n\n@property\ndef g(): 1\n", "@property", id="what-follows-it"
+        ),
+    ],
+)
+@pytest.mark.parametrize("written", ["open", "closed"])
+def test_the_authors_own_first_lines_harm_nothing(language: str, source: str, new: str, written: str):
+    verdict = judged_begun(source, new, 0, written, language)
+    assert (verdict.is_exact, verdict.is_prefix, faults(verdict)) == (False, True, [])
+
+
 def test_python_of_another_time_is_judged_by_the_tree():
     source = "print 'old'\ndef f():\n    a = g(⟦1)⟧\n"
     assert not faults(judged_begun(source, "2)", 0, "open"))

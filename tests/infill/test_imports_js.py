@@ -76,6 +76,7 @@ def test_what_a_text_imports(text, found):
                      "a b c D", "", id="by name"),
         pytest.param("export type A = 1\nexport interface B {}\nexport const enum C {}\nexport declare let d: A\n",
                      "A B C d", "", id="types"),
+        pytest.param("export namespace A {}\nexport declare namespace B {}\n", "A B", "", id="namespaces"),
         pytest.param("const a = 1\nfunction b() {}\nexport { a as c, b }\n", "c b", "a", id="in a list"),
         pytest.param("export { a } from './a'\nexport * from './b'\nexport type { C } from './c'\n", "", "",
                      id="passed on"),
@@ -89,6 +90,7 @@ def test_what_a_text_imports(text, found):
         pytest.param("module.exports = class A {}\n", "A", "", id="the whole module at once"),
         pytest.param("test('a', () => {\n  expect(b)\n  new URL()\n})\nclass A {\n  c(d) {\n  }\n}\n", "",
                      "A test expect URL", id="what nobody has to import"),
+        pytest.param("let a = vi.fn()\nlet b = await jest.c()\n", "", "a b vi jest", id="nor what tests have"),
     ],
 )  # fmt: skip
 def test_what_a_file_defines(text, defined, own):
@@ -202,9 +204,59 @@ def test_what_most_files_use_without_an_import_needs_none():
     assert missing(files, "c.js", marked) == []
 
 
-def test_a_file_that_is_called_like_a_folder():
-    files = {"q/a.js": "import { f } from '../q.js';\n", "q.js": "export function f() {}\n"}
-    assert missing(files, "q/s/c.js", "‸\nf();\n") == ["import { f } from '../../q.js';"]
+def test_the_more_have_something_else_that_is_called_so_the_less_likely_it_is_to_be_imported():
+    files = {f"{i}.js": "import { f, g } from 'm';\n" for i in range(4)}
+    files |= {f"own{i}.js": "function f() {}\n" for i in range(3)}
+    found = {}
+    for name in "fg":
+        unresolved = unresolved_names(language_for_path("c.js"), f"{name}()", 0)
+        (found[name],) = missing_imports("", "", unresolved, table(files), "/p/c.js", f"{name}()")
+    assert found["f"].probability() < 0.7 < found["g"].probability()
+
+
+@pytest.mark.parametrize("end", [pytest.param(".js", id="with endings"), pytest.param("", id="and without")])
+def test_a_file_that_is_called_like_a_folder(end):
+    files = {"q/a.js": f"import {{ f }} from '../q{end}';\n", "q.js": "export function f() {}\n"}
+    assert missing(files, "q/s/c.js", "‸\nf();\n") == [f"import {{ f }} from '../../q{end}';"]
+
+
+def test_a_file_that_has_endings_has_them_also_where_its_neighbours_have_none():
+    files = {"a.d.ts": "import { f, g } from './f'\n", "f.js": "export function f() {}\n",
+             "d/index.js": "export function h() {}\n", "b.d.ts": "import { h } from './d'\n"}  # fmt: skip
+    marked = "import { x } from './x.js'\n‸\nf(h, x)\n"
+    assert missing(files, "c.js", marked) == ["import { f } from './f.js'", "import { h } from './d/index.js'"]
+    # of what nobody can tell whether it is a file
+    assert missing(files, "c.js", "import { x } from './x.js'\n‸\ng(x)\n") == ["import { g } from './f'"]
+
+
+def test_no_path_leads_into_another_package(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "package.json").touch()
+    files = {"a/x.ts": "import { f } from '@s/b';\n", "b/f.ts": "export function f() {}\nexport function g() {}\n"}
+    files |= {f"b/{name}.ts": "import { f, g } from './f';\n" for name in "xyz"}
+    of = ImportTable(ECMASCRIPT)
+    for name, text in files.items():
+        of.update(str(tmp_path / name), names_of(str(tmp_path / name), text))
+
+    def found(name: str) -> list[str]:
+        unresolved = unresolved_names(language_for_path(name), "f(g)", 0)
+        return [each.rest for each in missing_imports("", "", unresolved, of, str(tmp_path / name), "f(g)")]
+
+    assert found("a/s/c.ts") == ["import { f } from '@s/b';"]
+    assert found("b/s/c.ts") == ["import { f, g } from '../f';"]
+
+
+def test_nothing_is_required_that_has_to_be_imported():
+    files = {"m.mjs": "export const f = 1\n", "a.cjs": "const g = require('./g')\n"}
+    assert missing(files, "c.cjs", "‸\nf(g)\n") == ["const g = require('./g')"]
+    assert missing(files, "c.mjs", "‸\nf()\n") == ["import { f } from './m.mjs'"]
+
+
+def test_whether_a_file_requires_the_others_tell_whose_name_does_not():
+    files = {f"{i}.ts": "import { f } from './f';\n" for i in range(3)} | {"s/a.js": "const g = require('g');\n"}
+    assert missing(files, "t/b.js", "‸\ng();\n") == ["const g = require('g');"]
+    assert missing(files, "t/b.ts", "import x = require('x');\n‸\nf(x);\n") == ["import { f } from '../f';"]
 
 
 def test_what_is_no_file_yet_has_nothing_by_a_path():
@@ -244,6 +296,7 @@ def test_no_file_of_a_workspace_takes_long(text):
     started = time.process_time()
     names_of("/p/a.ts", text)
     ECMASCRIPT.no_code.fullmatch(text)
+    ECMASCRIPT.leads.match(text)
     assert time.process_time() - started < 2.0
 
 

@@ -127,10 +127,16 @@ def test_elements_are_uses_where_their_names_are_not_html(language):
         pytest.param("let a: ns.A, b: typeof c, d: typeof e.f;", "ns c e", "ns c e", id="of modules and values"),
         pytest.param("enum A { B = C } namespace D { export const e = 1 } declare function f(g: G): void; A; D; f;",
                      "C G", "G", id="declarations"),
+        pytest.param("enum A { B = 1, C = 2, D = B | C, E = F } B;", "F B", "", id="members of an enumeration"),
+        pytest.param("type A<T> = T extends (...b: infer B) => infer C ? [B, C] : { d(e: infer D): E };", "E", "E",
+                     id="inferred in the type of a function"),
+        pytest.param("export as namespace A;", "", "", id="what a script calls the module"),
         pytest.param("import a = require('a'); import {type B, c} from 'm'; import type D from 'd'; a; B; c; D;", "",
                      "", id="imports"),
         pytest.param("let a: A; new A();", "A", "", id="a value, too"),
         pytest.param("let a: Partial<Record<string, A>>;", "A", "A", id="of the language"),
+        pytest.param("let a: Iterable<A>, b: ReadonlyArray<B> = Iterable.of();", "A B Iterable", "A B",
+                     id="of its library: types alone"),
     ],
 )  # fmt: skip
 def test_names_that_nothing_binds_in_typescript(text, names, types):
