@@ -19,6 +19,7 @@ State = Literal["code", "comment", "string"]
 @dataclass(frozen=True, slots=True)
 class BracketScan:
     """open_brackets: the closing marks still awaited, outermost first. num_stray: closing marks that match nothing.
+    strays: those that nothing is open for, in their order.
 
     num_unterminated: strings that end with their line or with the text. state: what the end of the text is inside of.
     mark: what would end the string or the block comment that the text ends in; "" for none.
@@ -29,6 +30,7 @@ class BracketScan:
     num_unterminated: int
     state: State
     mark: str = ""
+    strays: tuple[str, ...] = ()
 
     @property
     def num_unbalanced(self) -> int:
@@ -78,6 +80,7 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
     end = len(text) if end is None else end
     closing = {pair[0]: pair[1] for pair in language.brackets}
     awaited: list[str] = []
+    strays: list[str] = []
     num_stray = num_unterminated = 0
     state: State = "code"
     mark = ""
@@ -93,6 +96,7 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
                     num_stray += 1
             else:
                 num_stray += 1
+                strays.append(char)
         elif kind == "string":
             quote = next(mark for mark in language.quotes if match.group().startswith(mark))
             is_closed = len(match.group()) >= 2 * len(quote) and match.group().endswith(quote)
@@ -105,7 +109,7 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
             is_closed = not is_line and match.group().endswith(tuple(pair[1] for pair in language.block_comments))
             state = "code" if is_closed else "comment"
             mark = opened[0][1] if opened and state == "comment" and not is_line else ""
-    return BracketScan(tuple(awaited), num_stray, num_unterminated, state, mark)
+    return BracketScan(tuple(awaited), num_stray, num_unterminated, state, mark, tuple(strays))
 
 
 def line_ends(language: Language, text: str) -> list[LineEnd]:

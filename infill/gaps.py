@@ -265,7 +265,7 @@ def _gap(scene: Scene, one: InfillRequest, span: GapSpan) -> Gap:
     if not span.is_multiline:
         extent = "node" if here.tail.strip() else "rest"
     indent = span.lead.rsplit("\n", 1)[1] if "\n" in span.lead else scene.snapshot.indent_at(one.start)
-    return Gap(one.start, one.end, extent, indent=indent, lead=span.lead, tail=span.tail)
+    return Gap(one.start, one.end, extent, indent=indent, lead=span.lead, tail=span.tail, is_edit=True)
 
 
 def _fill_of(span: GapSpan, best: Proposal | None, reason: str) -> GapFill:

@@ -33,6 +33,12 @@ MAX_DOUBTFUL_CHARS = 40_000
 MAX_NEED_CHARS = 4_000
 """The same where it is asked what the lines around need, once for each of the lines below (a millisecond or less)."""
 
+MAX_BELOW_CHARS = 40_000
+"""How far down it is looked for what closes an open bracket, or a docstring: about 3 ms of the scanner."""
+
+MAX_OPEN = 50
+"""Brackets open at once, beyond which nobody is writing them: a parser may take seconds to end them all."""
+
 _NEEDED = ("if 1:", "_(", "def _(", "_ = [", "_ = {", "_({", "_([")
 """Lines that open what stands below. None that closes what is open above: the user may go on there."""
 
@@ -41,6 +47,9 @@ _INCOMPLETE = 0x4000
 
 _STILL_DUE = (";", ",", " {}")
 """What may end a statement, an element or a header in languages with braces."""
+
+_HUNGRY = frozenset("([,=+-*/%<>|&^!~?:.")
+"""After one of these an operand is still to come, or may be."""
 
 _DUE = ("", ": pass")
 """What may end a statement or a header of Python behind a bracket."""
@@ -83,10 +92,10 @@ class _Change:
         return bool(tail.strip()) and self.line_end <= self.tree.base + len(self.tree.text)
 
     @property
-    def is_followed(self) -> bool:
-        """Whether code of the same block, or of one inside of it, follows in the next line."""
-        below = self.snapshot.line_at(self.line_end + 1) if self.line_end < len(self.snapshot.text) else ""
-        return bool(below.strip()) and width_of(below) >= width_of(self.snapshot.indent_at(self.start))
+    def followed_by(self) -> str:
+        """The next line where it is code of the same block, or of one inside of it; "" otherwise."""
+        below = self.snapshot.line_at(self.lines[1]) if self.lines[1] < len(self.snapshot.text) else ""
+        return below if width_of(below) >= width_of(self.snapshot.indent_at(self.start)) else ""
 
 
 def adds_errors(
@@ -182,7 +191,13 @@ def _open_marks(change: _Change) -> _Open | None:
     after = scan_brackets(language, change.changed.text, at + change.grown)
     if after.num_unterminated > before.num_unterminated or after.num_stray > before.num_stray:
         return None
-    if after.mark not in ("", before.mark) or (before.mark and not scan_brackets(language, tree.text).mark):
+    if len(before.open_brackets) > MAX_OPEN:
+        return None
+    rest = change.snapshot.text[change.line_end : change.line_end + MAX_BELOW_CHARS]
+    is_all = change.line_end + len(rest) == len(change.snapshot.text)
+    if after.mark not in ("", before.mark):
+        return None
+    if before.mark and not (is_all and scan_brackets(language, tree.text[:at] + rest).mark):
         return None
     num_kept = len(after.open_brackets)
     while after.open_brackets[:num_kept] != before.open_brackets[:num_kept]:
@@ -191,54 +206,82 @@ def _open_marks(change: _Change) -> _Open | None:
     last = change.text.rstrip()[-1:]
     if opened and (change.has_tail or last not in {pair[0] for pair in language.brackets}):
         return None
-    if opened and (language.blocks != "braces" or last != "{") and change.is_followed:
-        # it would be the lines below that stand in a list, or in a call
+    below = change.followed_by.strip()
+    if opened and below and (language.blocks != "braces" or last != "{" or below.startswith(last)):
+        # it would be the lines below that stand in a list or in a call, or a brace that is there already
         return None
-    # what is closed below was opened first
-    num_closed = scan_brackets(language, tree.text[at:]).num_stray
-    marks = [scan.mark + "".join(reversed(scan.open_brackets[num_closed:])) for scan in (before, after)]
+    strays = scan_brackets(language, rest).strays
+    marks = [scan.mark + _unclosed(scan.open_brackets, strays) for scan in (before, after)]
+    if marks[0] and not (is_all and tree.has_errors):
+        # it may be closed further down than can be seen; and what a grammar is content with, the scanner misreads
+        return None
+    if marks[0]:
+        # what stands below says nothing before all is closed
+        marks = [scan.mark + _unclosed(scan.open_brackets, ()) for scan in (before, after)]
     return _Open(marks[0], marks[1], opened) if marks[0] or opened else None
+
+
+def _unclosed(awaited: tuple[str, ...], strays: tuple[str, ...]) -> str:
+    """Which of the marks that are awaited at the end of a line, outermost first, the text below does not have.
+
+    strays: those of the text below that nothing is open for there; the last may close what the window does not reach.
+    """
+    # what is closed below was opened first
+    sizes = range(min(len(awaited), len(strays)), -1, -1)
+    num_closed = next(size for size in sizes if awaited[:size][::-1] == strays[:size])
+    return "".join(reversed(awaited[num_closed:]))
 
 
 def _may_be_closed(change: _Change, marks: _Open) -> bool:
     """Whether the text is fine once the user has closed what is open."""
     tree, text, at = change.tree, change.text, change.line_end
     if tree.language.name == "python":
-        if marks.before:
-            # what stands below says nothing before that is closed
-            return not _breaks_off(change)
-        ended = (_Change.of(tree, change.snapshot, change.start, change.end, text + marks.after + due) for due in _DUE)
-        return not all(_breaks(each, False) for each in ended)
-    margins = tree.margins(*change.lines)
-    closed = _closed(tree, at, marks.before, margins)
-    changed = _closed(change.changed, at + change.grown, marks.after, margins)
+        # what stands below says nothing before that is closed
+        if marks.before and not _breaks_off(change):
+            return True
+        ended = (_Change.of(tree, change.snapshot, change.start, change.end, text + marks.opened + due) for due in _DUE)
+        return bool(marks.opened) and not all(_breaks(each, False) for each in ended)
+    front, back = tree.margins(*change.lines)
+    end = at
+    if marks.before:
+        end, back = tree.base + len(tree.text), 0
+    changed = _closed(change.changed, (at + change.grown, end + change.grown), marks.after, (front, back))
+    damage = changed.damage((front, back))
+    if damage == WHOLE:
+        return True
+    closed = _closed(tree, (at, end), marks.before, (front, back))
     here, there = (change.lines[0], change.start + len(text)), (change.lines[0], change.end)
-    damage = changed.damage(margins)
-    return damage == WHOLE or not _is_worse(changed, damage, here, closed, there, margins)
+    return not _is_worse(changed, damage, here, closed, there, (front, back))
 
 
-def _closed(tree: SyntaxTree, at: int, marks: str, margins: tuple[int, int]) -> SyntaxTree:
-    """The window with marks at the end of a line, and what makes it least broken beside them: an operand that is still
-    to come, the end of a statement or an element, the body of a header."""
-    if not marks:
-        return tree
+def _closed(tree: SyntaxTree, span: Span, marks: str, margins: tuple[int, int]) -> SyntaxTree:
+    """The window with marks in place of a span from the end of a line on, and what makes it least broken beside them:
+    an operand that is still to come, the end of a statement or an element, the body of a header."""
     inner = marks[: marks.find("}")] if "}" in marks else marks
-    best, least = tree, tree.damage(margins)
-    for operand in ("", "_"):
-        for due in ("", *_STILL_DUE):
-            closed = tree.replaced(at, at, operand + inner + due + marks[len(inner) :])
-            damage = closed.damage(margins)
-            if damage == WHOLE:
-                return closed
-            best, least = (closed, damage) if damage < least else (best, least)
+    best = tree.replaced(*span, marks)
+    least = best.damage(margins)
+    is_hungry = tree.text[: span[0] - tree.base].rstrip(" \t")[-1:] in _HUNGRY
+    others = ((operand, due) for operand in ("", "_")[: 1 + is_hungry] for due in ("", *_STILL_DUE))
+    for operand, due in others if marks else ():
+        if least == WHOLE:
+            break
+        closed = tree.replaced(*span, operand + inner + due + marks[len(inner) :])
+        damage = closed.damage(margins)
+        best, least = (closed, damage) if damage < least else (best, least)
     return best
 
 
 def _breaks_off(change: _Change) -> bool:
-    """Whether no program may begin with the text up to the end of the change, where one may without it."""
-    tree = change.tree
+    """Whether no program may begin with the text up to the end of the changed line, where one may without the change.
+
+    Also where nobody can tell: an error further up hides all below it, unless it stands before this statement.
+    """
+    tree, line_start = change.tree, change.lines[0] - change.tree.base
     before = readable(tree.language, tree.text[: change.start - tree.base])
-    return may_become_python(before) and not may_become_python(before + change.text)
+    tail = tree.text[change.end - tree.base : change.line_end - tree.base]
+    statements = [match.start() for match in _STATEMENT.finditer(before) if match.start() <= line_start]
+    first = next((at for at in (0, *statements[-1:]) if may_become_python(before[at:])), None)
+    return first is None or not may_become_python(before[first:] + change.text + tail)
 
 
 def _may_be_ended(change: _Change) -> bool:
@@ -312,13 +355,13 @@ def _breaks_python(change: _Change, before: str, after: str, is_body_due: bool) 
     level = f"\n{indent}{text[: len(text) - len(text.lstrip())]}"
     line = (before[len(before) - (change.start - change.lines[0]) :] + text + tail).strip()
     more: tuple[str, ...] = ()
-    if is_body_due and line.endswith(":"):
+    if line.endswith(":"):
         more = (f"{level} pass", f"{level} pass{level}finally: pass")
     elif line.startswith("@"):
         more = (f"{level}def _(): pass",)
     elif line.startswith("#"):
         more = (f"{level}pass",)
-    if any(is_python(before + text + tail + each + below) for each in more):
+    if is_body_due and any(is_python(before + text + tail + each + below) for each in more):
         return False
     head, rest = before[: len(before) - (change.start - change.lines[0])], after[size:]
     # whole as it stands, whole without the line, or whole with a statement that does nothing in its place

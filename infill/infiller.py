@@ -89,7 +89,7 @@ class LocalInfiller:
         self.recent = RecentProposals()
         self.refusals: Counter[str] = Counter()
         """How many results were not shown, by reason; declines of the trigger count too, drafts as "draft-"."""
-        self.index = index or LineIndex()
+        self.index = LineIndex() if index is None else index
         """Lines of the workspace. The open documents come in with the requests; a WorkspaceIndexer brings the rest."""
         self._needs = Needs(self.index.imports)
         self._gather = gather or gatherer_for(self.policy.limits, is_excluded, CHARS_PER_TOKEN)

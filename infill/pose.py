@@ -159,10 +159,12 @@ def problem_for(
     search as many as answers are wanted.
     """
     decoding = policy.decoding_for(gap)
+    # one answer may be what the editor has closed, and nothing else
+    num_wanted = max(1, num_alternatives) + bool(gap.closed)
     if decoding == "denoise":
         canvases = canvases_for(tokenizer, gap, policy, num_alternatives)
     else:
-        num_answers = num_alternatives + NUM_SPARE if decoding == "beam" else 1
+        num_answers = num_wanted + NUM_SPARE if decoding == "beam" else 1
         canvases = canvases_for(tokenizer, gap, policy) * num_answers
     return CanvasProblem(
         prompt=prompt.tokens,
@@ -174,5 +176,5 @@ def problem_for(
         banned=tokenizer.banned_ids,
         stop=tokenizer.stop_ids(gap.is_multiline),
         opening=opening_for(tokenizer, prompt.typed),
-        num_certain=max(1, num_alternatives),
+        num_certain=num_wanted,
     )

@@ -114,6 +114,8 @@ def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
     rest = kept.proposal.text[num_typed:]
     if not rest.strip():
         return None
+    # what it leaves to be closed behind it comes with it
+    written = rest + kept.proposal.closing
     for num_closed in range(MAX_CLOSED + 1):
         end = request.end + num_closed
         if not _stands_at(kept, request.text, end):
@@ -124,7 +126,7 @@ def _rest(kept: _Kept, request: InfillRequest) -> Proposal | None:
             if not rest.endswith(closed) or not rest.removesuffix(closed).strip():
                 return None
             rest, end = rest.removesuffix(closed), request.end
-        elif closed.strip() and closed != kept.closed and (num_typed == 0 or not _absorbs(rest, closed)):
+        elif closed.strip() and closed != kept.closed and (num_typed == 0 or not _absorbs(written, closed)):
             return None
         return replace(kept.proposal, text=request.typed + rest, start=request.start, end=end, source="recent")
     return None

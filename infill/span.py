@@ -51,6 +51,7 @@ class Gap:
     indent: indentation of the line that the middle begins in.
     closed: the end of the span, where it is what the editor has closed behind the cursor by itself: a middle that goes
     on behind it (`) -> int:` for `def f(a|)`) takes its place.
+    is_edit: nobody goes on writing where the middle ends.
     """
 
     start: int
@@ -60,6 +61,7 @@ class Gap:
     lead: str = ""
     tail: str = ""
     closed: str = ""
+    is_edit: bool = False
 
     @property
     def is_multiline(self) -> bool:
@@ -163,7 +165,9 @@ def _comment_above(snapshot: Snapshot, offset: int, language: Language) -> str |
     lines = snapshot.lines_above(offset, MAX_COMMENT_LINES)
     for first, last in language.block_comments:
         if lines and lines[0].rstrip().endswith(last) and first not in lines[0]:
-            return next((line for line in lines if line.lstrip().startswith(first)), None)
+            # what ends a comment further up, or a list within a list of Lua, ends another one
+            opened = next((line for line in lines[1:] if first in line or last in line), "")
+            return opened if opened.lstrip().startswith(first) and last not in opened else None
     return None
 
 

@@ -95,10 +95,10 @@ def _gap(request: InfillRequest, scene: Scene, here: Surroundings) -> Gap:
         block = _block_gap(request, scene, here, Gap(start, end, "block", indent=line_indent, lead=lead))
         if block is not None:
             return block
-    head = here.head + request.typed
-    if is_closed(head, here.tail, scene.language):
+    head, closed = here.head + request.typed, here.tail[: scene.tree.base + len(scene.tree.text) - end]
+    if is_closed(head, closed, scene.language):
         # the user has not come to these marks yet: what he would write includes them, and may go on behind them
-        return Gap(start, end + len(here.tail), "rest", indent=line_indent, lead=lead, closed=here.tail)
+        return Gap(start, end + len(closed), "rest", indent=line_indent, lead=lead, closed=closed)
     extent: Extent = "node"
     if not here.tail.strip():
         extent = "line" if not head.strip() else "rest"

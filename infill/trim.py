@@ -69,14 +69,16 @@ def trim(raw: str, is_complete: bool, gap: Gap, scene: Scene, *, is_gated: bool 
         return Refusal("empty")
     newline = snapshot.newline(gap.start, tree.language.newline)
     closed = gap.closed.rstrip()
-    if is_closed(here.head + gap.lead + fitted, closed, tree.language):
-        # it ends before what the editor has closed
-        fitted += closed
+    for at in range(len(closed)):
+        if is_closed(here.head + gap.lead + fitted, closed[at:], tree.language):
+            # it ends before what the editor has closed, or between two marks of it
+            fitted += closed[at:]
+            break
     middle = fitted.replace("\n", newline)
     text = _lead(gap, middle, scene) + middle + gap.tail
     if text == snapshot.text[gap.start : gap.end]:
         return Refusal("unchanged")
-    if closed and text.removeprefix(gap.lead).strip() == closed:
+    if closed and text.removeprefix(gap.lead).strip() == closed.strip():
         return Refusal("empty")
     if gap.is_multiline and not _is_indented_well(fitted, gap, tree.language):
         return Refusal("indentation")
@@ -110,7 +112,7 @@ def _lead(gap: Gap, middle: str, scene: Scene) -> str:
 
 def _is_body_due(gap: Gap, here: Surroundings, snapshot: Snapshot) -> bool:
     """Whether a header may stand without its body: the user began its line, or nothing of a block follows directly."""
-    if gap.is_multiline:
+    if gap.is_multiline or gap.is_edit:
         return False
     newline = snapshot.text.find("\n", gap.end)
     below = snapshot.line_at(newline + 1) if newline >= 0 else ""
@@ -127,6 +129,9 @@ def _natural_end(
         return _block_end(middle, ends, is_complete, gap, scene)
     line, newline, _ = middle.partition("\n")
     if not newline and not is_complete:
+        return Refusal("unfinished")
+    if newline and is_closed(here.head + gap.lead + line, gap.closed, scene.language):
+        # it goes on inside of the brackets in the next line
         return Refusal("unfinished")
     tail = here.tail.strip()
     if gap.extent == "node" and newline and tail and not normalized(line).endswith(normalized(tail)):

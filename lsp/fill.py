@@ -135,7 +135,7 @@ def fill(options: argparse.Namespace) -> int:
     if options.write:
         best = result.proposals[0]
         mark = whole[: len(whole) - len(text)]
-        write_text(options.file, whole, mark + text[: best.start] + best.text + text[best.end :])
+        write_text(options.file, whole, mark + text[: best.start] + best.text + best.closing + text[best.end :])
     return 0
 
 

@@ -51,6 +51,12 @@ def test_crlf_and_shifts():
     assert written(text, infiller(by_prefix).fill_gaps(request_for(text))) == FILLED.replace("\n", "\r\n")
 
 
+@pytest.mark.parametrize("answer", ["f(", "{", "# say"])
+def test_nobody_goes_on_where_an_edit_ends(answer):
+    text = "def f():\n    x = ...\n\n\ndef g():\n    pass\n"
+    assert written(text, infiller([answer]).fill_gaps(request_for(text))) == text
+
+
 def test_what_is_refused_stays_as_it_is():
     def answer(problem):
         text = by_prefix(problem)[0]

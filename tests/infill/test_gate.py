@@ -187,6 +187,53 @@ def test_what_a_line_opens_where_it_ends_is_told(language, above, text, due):
         assert due_after(tree, snapshot, at, at, text + "a", is_body_due=True) != due or text == "f("
 
 
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        pytest.param("x = f(1, 2\n\ndef g(a):\n    return ^\n", ["a + 1"], ["a b c", "def"], id="what is open above"),
+        pytest.param("print 1\n\ndef g(a):\n    x = f(^\n", ["a, b)", "a,"], ["a b)", "a,)]"], id="an error above"),
+        pytest.param("x = f(a, ^ b\n\n\ny = 1\n", ["c,", "c +"], ["c", "c)"], id="what stands to the right"),
+    ],
+)
+def test_what_is_open_already_excuses_no_error(text, good, bad):
+    tree, snapshot, at = marked(text)
+    for answer in good:
+        assert due_after(tree, snapshot, at, at, answer, is_body_due=True) == "", answer
+    for answer in bad:
+        assert due_after(tree, snapshot, at, at, answer, is_body_due=True) is None, answer
+
+
+def test_what_is_closed_below_the_window_is_not_open():
+    row = '  {"a": {"b": [1, 2]}},\n'
+    text = "[\n" + row * 4_000 + '  {"a": 1}\n]\n'
+    for num_rows in (10, 3_000):
+        at = text.index(row) + num_rows * len(row) - 1
+        tree = SyntaxTree.around(language_for("json"), text, at, at)
+        assert tree.has_errors
+        assert due_after(tree, Snapshot(text), at, at, '"b": 2,', is_body_due=True) is None
+
+
+def test_what_is_open_a_thousand_times_is_not_closed():
+    text = "([" * 3_500 + "\n"
+    at = len(text) - 1
+    tree = SyntaxTree.around(language_for("javascript"), text, at, at)
+    assert due_after(tree, Snapshot(text), at, at, "b, (", is_body_due=True) is None
+
+
+def test_a_brace_that_stands_below_is_not_opened_twice():
+    text = "if ()\n{\n  b();\n}\n"
+    at = len("if (")
+    tree = SyntaxTree.around(language_for("javascript"), text, at, at)
+    assert due_after(tree, Snapshot(text), at, at + 1, "a) {", is_body_due=True) is None
+    assert due_after(tree, Snapshot(text), at, at + 1, "a)", is_body_due=True) == ""
+
+
+def test_a_comment_is_no_body_where_nobody_goes_on():
+    tree, snapshot, at = marked("def f():\n    ^\n\n\nx = 1\n")
+    assert due_after(tree, snapshot, at, at, "# see", is_body_due=True) == ""
+    assert due_after(tree, snapshot, at, at, "# see") is None
+
+
 def test_a_bracket_that_ends_below_is_not_due():
     above, below = "x = ", "\n    1,\n)\n"
     tree = SyntaxTree.around(PYTHON, above + below, len(above), len(above))

@@ -14,7 +14,7 @@ from lacuna_ls.engine.problem import CanvasResult
 from lacuna_ls.infill.index import LineIndex
 from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.layout import Limits
-from lacuna_ls.infill.pose import prompt_for
+from lacuna_ls.infill.pose import NUM_SPARE, prompt_for
 from lacuna_ls.infill.privacy import PathRules
 from lacuna_ls.infill.request import Infiller, Neighbour
 from lacuna_ls.infill.snapshot import Snapshot
@@ -321,6 +321,26 @@ def test_where_model_and_workspace_agree_both_are_believed_more():
     assert both.text == alone.text
     assert both.confidence > alone.confidence
     assert both.source == "model"
+
+
+def test_behind_a_bracket_that_the_editor_has_closed_one_more_answer_is_looked_for():
+    # the likeliest may be that bracket, which stands there
+    for text, closed in ((f"x = f({B})\n", 1), (f"x = f({B}\n", 0)):
+        subject = infiller([")", "a)"])
+        result = subject.fill(asked(text))
+        problem = subject.engine.problems[0]
+        assert (problem.num_certain, len(problem.canvases)) == (1 + closed, 1 + closed + NUM_SPARE)
+        assert result.proposals[0].text == ("a" if closed else ")")
+
+
+def test_what_is_put_behind_the_bracket_takes_its_place_and_nothing_else_does():
+    result = infiller(["a) == 0"]).fill(asked(f"x = f({B}) \n"))
+    (proposal,) = result.proposals
+    assert (proposal.text, proposal.start, proposal.end) == ("a) == 0", 6, 8)
+    (proposal,) = infiller(["a)"]).fill(asked(f"x = f({B}) \n")).proposals
+    assert (proposal.text, proposal.start, proposal.end) == ("a", 6, 6)
+    (proposal,) = infiller(["a, b) {"]).fill(asked(f"function f({B})\n", "javascript")).proposals
+    assert (proposal.text, proposal.end, proposal.closing) == ("a, b) {", 12, "}")
 
 
 def test_a_draft_passes_the_same_gates():

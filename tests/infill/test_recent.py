@@ -96,6 +96,17 @@ def test_a_bracket_that_the_editor_closes_in_a_line_of_its_own_stays(newline):
     assert applied(now.text, found) == f"if (x) {{{newline}  a();{newline}}}{newline}"
 
 
+def test_what_the_proposal_leaves_to_be_closed_counts_as_its_own():
+    request = asked(f"f({B})\n", "javascript")
+    recent = RecentProposals()
+    recent.remember(request, (Proposal("(x) => {", request.start, request.end + 1, 0.5, closing="})"),))
+    # the editor has closed the second bracket, too
+    now = typed(request, "(", ")")
+    (found,) = recent.recall(now)
+    assert applied(now.text, found) == "f((x) => {\n"
+    assert found.closing == "})"
+
+
 def test_lines_that_come_at_the_end_are_not_taken_along():
     recent, request = remembered(f"x = {B}", "f(a)")
     assert recent.recall(typed(request, "f("))

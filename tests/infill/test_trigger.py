@@ -89,6 +89,7 @@ def test_an_excluded_path_is_declined_before_anything_else():
         pytest.param("javascript", "/**\n * A.\n */\n‸\n", "", "", id="below a comment at the margin"),
         pytest.param("java", "class A {\n  /**\n   * A.\n   */\n‸\n}\n", "  ", "", id="below a comment further in"),
         pytest.param("c", "/* a\n * b\n‸\n", " ", "", id="within a comment"),
+        pytest.param("lua", "--[[ a\n]]\nif a then\n  b = c[d[1]]\n‸\nend\n", "  ", "", id="brackets end no comment"),
         pytest.param("python", "x = [\n‸\n]\n", "    ", "", id="inside an open bracket"),
         pytest.param("python", "class A:\n\tdef f():\n‸\n", "\t\t", "", id="a tab where tabs are used"),
         pytest.param("python", "if a:\r\n    b\r\nif c:‸\r\n", "\r\n    ", "", id="CRLF in the lead"),
@@ -118,6 +119,13 @@ def test_white_space_right_of_the_cursor_is_replaced():
     gap = decided("x = ‸  \ny\n")
     assert isinstance(gap, Gap)
     assert (gap.start, gap.end) == (4, 6)
+
+
+def test_what_is_replaced_ends_with_the_window():
+    gap = decided(f"x = f(‸){' ' * 30_000}\n", is_explicit=True)
+    assert isinstance(gap, Gap)
+    assert gap.closed.rstrip() == ")"
+    assert gap.end == gap.start + len(gap.closed) < 30_000
 
 
 def test_the_popups_word_is_the_beginning_of_the_proposal():

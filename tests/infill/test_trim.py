@@ -46,8 +46,12 @@ def test_natural_end(marked, answer, expected):
     [
         pytest.param("python", f"x = f({B})\n", "a, b)", "x = f(a, b)\n", id="an auto-closed bracket is not doubled"),
         pytest.param("python", f"x = f({B})\n", "a, b", "x = f(a, b)\n", id="the model minds it"),
+        pytest.param("python", f"x = f({B})\n", "a,\n    b)", "(unfinished)", id="it goes on in the next line"),
         pytest.param("python", f"x = f(g({B})\n", "a)", "x = f(g(a))\n", id="a bracket that is needed stays"),
         pytest.param("python", f"x = f(g({B}))\n", "a))", "x = f(g(a))\n", id="two auto-closed brackets"),
+        pytest.param("python", f"x = f(g({B}))\n", "a)", "x = f(g(a))\n", id="two, and the first is written"),
+        pytest.param("python", f"x = f('{B}')\n", "a'", "x = f('a')\n", id="a quote and a bracket, likewise"),
+        pytest.param("python", f"x = f( {B} )\n", ")", "(empty)", id="nothing but what is closed already"),
         pytest.param("python", f"x = '{B}'\n", "abc'", "x = 'abc'\n", id="an auto-closed quote"),
         pytest.param("python", f"x = ['{B}']\n", "a', 'b']", "x = ['a', 'b']\n", id="quote and bracket"),
         pytest.param("python", f"f({B}, key=1)\n", "a, key=1)", "f(a, key=1)\n", id="the rest of the line again"),

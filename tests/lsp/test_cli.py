@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from lacuna_ls.engine.errors import LacunaError
 from lacuna_ls.engine.modelfile import EMBEDDED
+from lacuna_ls.infill.request import InfillResult, Proposal
 from lacuna_ls.lsp.cli import PASSED_ON, main
 from lacuna_ls.lsp.fill import parse_place, write_text
 
@@ -347,6 +348,22 @@ def test_a_file_in_a_folder_of_others_is_written_all_the_same(tmp_path, monkeypa
     monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("something was put beside it"))
     write_text(file, "x = \n", "x = 1\n")
     assert file.read_text() == "x = 1\n"
+
+
+def test_what_is_written_is_closed(tmp_path, monkeypatch, capsys):
+    class Canned:
+        def fill(self, request):
+            return InfillResult((Proposal("(x) => {", request.start, request.start + 1, 0.5, closing="})"),))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("lacuna_ls.lsp.loading.load_infiller", lambda *_: Canned())
+    file = tmp_path / "a.js"
+    file.write_text("f()\ng()\n")
+    assert main(["fill", str(file), "--at", "1:3", "--write"]) == 0
+    # nobody goes on writing there
+    assert file.read_text() == "f((x) => {})\ng()\n"
 
 
 @needs_model
