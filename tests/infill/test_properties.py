@@ -123,9 +123,12 @@ def _harm(language, text: str, request: InfillRequest, proposal) -> None:
     before_scan = scan_brackets(row, text)
     if before_scan.num_unbalanced == 0:
         assert scan_brackets(row, after).num_unbalanced == 0
-    # 2. a text without errors gets none
+    # 2. a text without errors gets none, once what is opened holds something, and is ended
     if SyntaxTree.parse(row, text).damage().num_errors == 0:
-        assert SyntaxTree.parse(row, after).damage().num_errors == 0
+        opened = [f"{operand}{proposal.closing}{due}" for operand in ("", "_") for due in ("", ";", ",", " {}")]
+        ends = opened if proposal.closing else [""]
+        wholes = (applied(text, replace(proposal, text=proposal.text + end)) for end in ends)
+        assert min(SyntaxTree.parse(row, whole).damage().num_errors for whole in wholes) == 0
     # 3. the line below is not said twice
     end = proposal.start + len(proposal.text)
     own = after[after.rfind("\n", 0, end) + 1 : (after + "\n").index("\n", end)]
