@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import tree_sitter
 
 from .brackets import scan_brackets
-from .snapshot import Snapshot, width_of
+from .snapshot import Snapshot
 from .span import begins_header
 from .syntax import WHOLE, Damage, Span, SyntaxTree, readable
 from .vain import is_in_vain
@@ -91,12 +91,6 @@ class _Change:
         tail = self.snapshot.text[self.end : self.line_end]
         return bool(tail.strip()) and self.line_end <= self.tree.base + len(self.tree.text)
 
-    @property
-    def followed_by(self) -> str:
-        """The next line where it is code of the same block, or of one inside of it; "" otherwise."""
-        below = self.snapshot.line_at(self.lines[1]) if self.lines[1] < len(self.snapshot.text) else ""
-        return below if width_of(below) >= width_of(self.snapshot.indent_at(self.start)) else ""
-
 
 def adds_errors(
     tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
@@ -105,7 +99,8 @@ def adds_errors(
 
     is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
     """
-    return _adds_errors(_Change.of(tree, snapshot, start, end, text), is_body_due)
+    change = _Change.of(tree, snapshot, start, end, text)
+    return _says_in_vain(change) or _adds_errors(change, is_body_due)
 
 
 def due_after(
@@ -117,17 +112,17 @@ def due_after(
     else. is_body_due: as in adds_errors; brackets that text ends with may then be open, too.
     """
     change = _Change.of(tree, snapshot, start, end, text)
+    if _says_in_vain(change):
+        return None
     if not _adds_errors(change, is_body_due):
         return ""
     marks = _open_marks(change)
-    if marks is None or (marks.opened and not is_body_due) or _says_in_vain(change):
+    if marks is None or (marks.opened and not is_body_due):
         return None
     return marks.opened if _may_be_closed(change, marks) else None
 
 
 def _adds_errors(change: _Change, is_body_due: bool) -> bool:
-    if _says_in_vain(change):
-        return True
     if not _breaks(change, is_body_due):
         return False
     tree, text, at = change.tree, change.snapshot.text, change.line_end
@@ -206,7 +201,7 @@ def _open_marks(change: _Change) -> _Open | None:
     last = change.text.rstrip()[-1:]
     if opened and (change.has_tail or last not in {pair[0] for pair in language.brackets}):
         return None
-    below = change.followed_by.strip()
+    below = change.snapshot.followed_by(change.end, change.snapshot.indent_at(change.start))
     if opened and below and (language.blocks != "braces" or last != "{" or below.startswith(last)):
         # it would be the lines below that stand in a list or in a call, or a brace that is there already
         return None

@@ -72,6 +72,13 @@ class Snapshot:
         lines = self.text[newline + 1 : newline + 1 + STYLE_WINDOW].split("\n")
         return [line.rstrip("\r") for line in lines if line.strip()][:num_lines]
 
+    def followed_by(self, offset: int, indent: str) -> str:
+        """The next line, without its white space, where it is indented at least so: what belongs to the same block, or
+        to one inside of it; "" otherwise."""
+        newline = self.text.find("\n", offset)
+        below = self.line_at(newline + 1) if newline >= 0 else ""
+        return below.strip() if width_of(below) >= width_of(indent) else ""
+
     def newline(self, offset: int, default: str = "\n") -> str:
         """The line ending in use around offset: that of the nearest newline before it, otherwise of the first one."""
         at = self.text.rfind("\n", 0, offset)

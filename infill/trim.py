@@ -114,10 +114,7 @@ def _is_body_due(gap: Gap, here: Surroundings, snapshot: Snapshot) -> bool:
     """Whether a header may stand without its body: the user began its line, or nothing of a block follows directly."""
     if gap.is_multiline or gap.is_edit:
         return False
-    newline = snapshot.text.find("\n", gap.end)
-    below = snapshot.line_at(newline + 1) if newline >= 0 else ""
-    is_followed = bool(below.strip()) and width_of(below) >= width_of(gap.indent)
-    return not is_followed or bool(here.head.strip())
+    return bool(here.head.strip()) or not snapshot.followed_by(gap.end, gap.indent)
 
 
 def _natural_end(
