@@ -75,6 +75,12 @@ def _pattern(language: Language) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.DOTALL)
 
 
+@functools.cache
+def _marks(language: Language) -> re.Pattern[str]:
+    """What _pattern finds, and commas."""
+    return re.compile(f"{_pattern(language).pattern}|(?P<comma>,)", re.DOTALL)
+
+
 def scan_brackets(language: Language, text: str, end: int | None = None) -> BracketScan:
     """Scan text[:end] from its beginning, which is taken for code."""
     end = len(text) if end is None else end
@@ -110,6 +116,58 @@ def scan_brackets(language: Language, text: str, end: int | None = None) -> Brac
             state = "code" if is_closed else "comment"
             mark = opened[0][1] if opened and state == "comment" and not is_line else ""
     return BracketScan(tuple(awaited), num_stray, num_unterminated, state, mark, tuple(strays))
+
+
+def open_at_end(language: Language, text: str) -> list[int] | None:
+    """Where the brackets stand that are open where text ends, outermost first; None where it ends in no code.
+
+    text begins in code. A closing mark that matches nothing says nothing.
+    """
+    closing = {pair[0]: pair[1] for pair in language.brackets}
+    found: list[int] = []
+    for match in _pattern(language).finditer(text):
+        if match.lastgroup == "bracket":
+            char = match.group()
+            if char in closing:
+                found.append(match.start())
+            elif found and closing[text[found[-1]]] == char:
+                found.pop()
+        elif match.end() == len(text) and match.lastgroup in ("comment", "string"):
+            quotes = language.quotes if match.lastgroup == "string" else tuple(m for _, m in language.block_comments)
+            # whether it is over
+            if not match.group()[1:].endswith(quotes or ("\n",)):
+                return None
+    return found
+
+
+def elements_at(language: Language, text: str, start: int, end: int | None = None) -> tuple[list[str], int] | None:
+    """What stands between the bracket at start and the one that closes it, by its commas, and where that one stands.
+
+    An element after which nothing more stands is one, too. None where nothing closes it before end.
+    """
+    closing = {pair[0]: pair[1] for pair in language.brackets}
+    awaited: list[str] = []
+    elements: list[str] = []
+    at = start + 1
+    for match in _marks(language).finditer(text, start, len(text) if end is None else end):
+        char = match.group()
+        if match.lastgroup == "comma":
+            if len(awaited) == 1:
+                elements.append(text[at : match.start()].strip())
+                at = match.end()
+        elif match.lastgroup == "bracket" and char in closing:
+            awaited.append(closing[char])
+        elif match.lastgroup == "bracket":
+            if not awaited or awaited.pop() != char:
+                return None
+            if not awaited:
+                return [*elements, text[at : match.start()].strip()], match.start()
+    return None
+
+
+def code_of(language: Language, text: str) -> str:
+    """A text that begins in code, with a blank in the place of each comment and each string."""
+    return _pattern(language).sub(lambda match: match.group() if match.lastgroup == "bracket" else " ", text)
 
 
 def line_ends(language: Language, text: str) -> list[LineEnd]:

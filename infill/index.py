@@ -25,10 +25,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .definitions import rules_of
 from .imports import ImportTable
 from .imports_js import ECMASCRIPT
 from .imports_python import PYTHON
 from .languages import language_for_path
+from .parameters import Definition, Rules, defined_in, definition_at
 from .places import Lines, Place, block_at, likeness, past_docstring, rest_of
 from .privacy import redact
 
@@ -131,12 +133,14 @@ class LineIndex:
         file = _File(text, starts, path)
         # the slow part happens before the lock is taken, or a keystroke would wait for it
         names = [table.family.names_of(path, text) for table in self.imports]
+        rules = rules_of(language_for_path(path))
         lines = ["", *(file.line(i) for i in range(len(starts))), ""]
         keys: list[tuple[int, ...]] = []
         for i in range(len(starts)):
             if cancelled is not None and i % POLL_LINES == 0 and cancelled():
                 return False
-            keys.append((*_keys(lines[i], lines[i + 2]), *_head_key(lines[i + 1])))
+            name = defined_in(rules, lines[i + 1]) if rules is not None else ""
+            keys.append((*_keys(lines[i], lines[i + 2]), *_head_key(lines[i + 1]), *_name_key(name)))
         with self._lock:
             if generation not in (None, self._generation):
                 return True
@@ -221,6 +225,21 @@ class LineIndex:
                     found[file.path, block.first] = Match(file.path, block.first, block.text, block.likeness)
             return self._best(found.values())
 
+    def definitions(self, rules: Rules, name: str) -> list[tuple[str, str, Definition]]:
+        """The path and the text of files that define a function or a class of this name, and where; a few of them."""
+        found: list[tuple[str, str, Definition]] = []
+        with self._lock:
+            for line_id in self._entries(_name_key(name)):
+                known = self._line_of(line_id)
+                if known is None:
+                    continue
+                file, i = known
+                definition = definition_at(rules, file.text, file.starts[i])
+                is_same = definition is not None and definition.name == name
+                if definition is not None and is_same and language_for_path(file.path).name in rules.languages:
+                    found.append((file.path, file.text, definition))
+        return found
+
     def _entries(self, keys: Iterable[int]) -> Iterator[int]:
         """What the table has under these keys."""
         for key in keys:
@@ -295,6 +314,12 @@ def _keys(above: str, below: str) -> Iterator[int]:
         yield zlib.crc32(f"u{upper}".encode("utf-8", "replace"))
     if lower:
         yield zlib.crc32(f"l{lower}".encode("utf-8", "replace"))
+
+
+def _name_key(name: str) -> Iterator[int]:
+    """Definitions are found by what they define."""
+    if name:
+        yield zlib.crc32(f"d{name}".encode("utf-8", "replace"))
 
 
 def _head_key(line: str) -> Iterator[int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..engine.problem import Canvas, CanvasProblem, CanvasResult, Engine, Loadable, Timings
+from .arguments import arguments_for
 from .calibration import Calibration, Features
 from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer, gatherer_for
@@ -152,6 +153,9 @@ class LocalInfiller:
         drafts = self._drafts(request, scene, gap, cancelled) if may_draft else []
         if has_needs:
             drafts = ranked_by_confidence([*self._imports(request, scene, gap), *drafts])
+        if self.policy.use_calls and not request.is_rewrite:
+            drafts = agreed(drafts, self._arguments(request, scene, gap))
+            drafts.sort(key=lambda candidate: -candidate.confidence)
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
             return InfillResult((proposal_of(drafts[0], gap),), timings=InfillTimings(layout_ms=_ms_since(started)))
@@ -306,6 +310,13 @@ class LocalInfiller:
         found: list[Candidate] = []
         for missing in self._needs.imports(scene, gap, request.path):
             found += self._passed(missing.rest, missing.probability(), "import", scene, gap)
+        return found
+
+    def _arguments(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
+        """What a call takes that is being written, as far as it passes the gates."""
+        found: list[Candidate] = []
+        for draft in arguments_for(scene, gap, request.path, self.index)[:MAX_SHOWN_DRAFTS]:
+            found += self._passed(draft.text, draft.probability(), "call", scene, gap)
         return found
 
     def _passed(self, text: str, confidence: float, source: str, scene: Scene, gap: Gap) -> list[Candidate]:
