@@ -43,6 +43,7 @@ def variants(policy: Policy) -> list[Variant]:
         Variant("neighbouring text in the prompt too", replace(policy, use_neighbours=True)),
         Variant("without drafts from similar lines", replace(policy, use_drafts=False)),
         Variant("without missing imports and names", replace(policy, use_needs=False)),
+        Variant("without what definitions ask for", replace(policy, use_definitions=False)),
         Variant("without the syntax gate", replace(policy, use_syntax_gate=False)),
         Variant("without token healing", replace(policy, use_healing=False)),
         Variant("greedy instead of a beam search", replace(policy, decoding="verify")),

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from ..infill.gate import is_python
 from ..infill.languages import language_for
+from ..infill.python_parser import is_python
 from ..infill.request import GapSpan, GapsRequest, GapsResult, Infiller
 from ..infill.syntax import SyntaxTree
 from .holes import Hole, Progress

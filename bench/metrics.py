@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from rapidfuzz.distance import Levenshtein
 
 from ..infill.brackets import scan_brackets
-from ..infill.gate import adds_errors, is_python, may_become_python
+from ..infill.gate import adds_errors
 from ..infill.languages import LANGUAGES, Language
+from ..infill.python_parser import is_python, may_become_python
 from ..infill.snapshot import Snapshot, detect_indent
 from ..infill.span import opens_block
 from ..infill.syntax import Span, SyntaxTree

@@ -29,12 +29,12 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
 
 # logistic regressions fitted by tests/support/fit_arguments.py, on Python and on JavaScript with TypeScript
 WEIGHTS_BY_NAME = (
-    0.625, 0.298, 0.27, -0.201, -0.656, 0.356, -0.44, -0.845, -0.134, 0.224, 0.379, -0.184, -0.172, -0.515, -1.95,
-    -2.293, -3.577, -1.667, 1.087, 0.588, -0.033, -0.188,
+    0.828, -0.001, 0.014, 0.201, -0.303, 0.541, -0.249, -0.885, -0.784, 0.548, 0.995, -0.057, -0.132, -1.042, -2.044,
+    -1.437, -3.426, -1.805, 1.043, 0.711, -0.061, -0.481, -1.379, -0.123,
 )  # fmt: skip
 WEIGHTS_IN_ORDER = (
     -0.103, 1.259, 1.274, 0.585, 1.685, -0.351, -0.248, -1.044, -0.261, 0.818, 0.186, -0.683, -0.772, -0.289, -1.289,
-    -0.642, 0.0, -0.03, 0.722, 1.054, -0.514, 0.326,
+    -0.642, 0.0, -0.03, 0.722, 1.054, -0.514, 0.326, 0.0, 0.0,
 )  # fmt: skip
 """For languages that give arguments by name as well, and for those that only give them in their order."""
 
@@ -72,6 +72,9 @@ def arguments_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[A
     if not distinct or len(distinct) > MAX_SIGNATURES:
         return []
     scope = scope_of(scene, gap, rules)
+    if call.receiver == "none" and call.name in scope.parameters:
+        # whatever the caller has been given
+        return []
     drafts: dict[str, Arguments] = {}
     for signature in distinct[:2]:
         for text, features in _drafts(call, signature, rules, scope):
@@ -130,7 +133,7 @@ def _drafts(
         left[0] = replace(left[0], is_optional=False)
         named.add(begun_by_name[1])
         begun = f"{begun_by_name[1]}={begun_by_name[2]}"
-    needed = {each: value for each in left if not each.is_optional and (value := _value(each, rules, scope))}
+    needed = {each: value for each in left if not each.is_optional and (value := value_of(each, rules, scope))}
     if len(needed) < sum(not each.is_optional for each in left):
         return
     optional = [each for each in left if each.is_optional and scope.has(each.name)]
@@ -156,6 +159,7 @@ def _drafts(
             float(bool(optional) and not way.num_optional), float(way.num_optional > 0), float(way.is_named),
             float(bool(signature.more)), float(way.passes_on), min(len(call.begun), 6) / 6,
             float(is_none and call.receiver == "own"), float(is_none and call.receiver == "other"),
+            float(is_none and bool(left)), float(bool(needed) and scope.parameters.issuperset(needed.values())),
         )  # fmt: skip
 
 
@@ -183,7 +187,7 @@ def _of_call(call: Call) -> tuple[float, ...]:
     )
 
 
-def _value(parameter: Parameter, rules: Rules, scope: Scope) -> str:
+def value_of(parameter: Parameter, rules: Rules, scope: Scope) -> str:
     """What a parameter is given: something that is called so, or a member of the caller's own object; "" where nothing
     is in sight."""
     if scope.has(parameter.name):

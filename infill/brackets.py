@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .languages import Language
@@ -138,6 +138,40 @@ def open_at_end(language: Language, text: str) -> list[int] | None:
             if not match.group()[1:].endswith(quotes or ("\n",)):
                 return None
     return found
+
+
+@functools.cache
+def _block_pattern(language: Language) -> re.Pattern[str]:
+    """Brackets, and the words that open and close blocks: groups o0, c0, o1, c1 ..."""
+    brackets = re.escape("".join(language.brackets))
+    words = (f"(?P<c{i}>{closes})|(?P<o{i}>{opens})" for i, (opens, closes, _) in enumerate(language.word_blocks))
+    return re.compile("|".join((f"(?P<bracket>[{brackets}])", *words)))
+
+
+def scan_blocks(language: Language, text: str) -> BracketScan:
+    """scan_brackets of a whole text, with what closes blocks among its brackets, where words do."""
+    scan = scan_brackets(language, text)
+    if not language.word_blocks:
+        return scan
+    closing = {pair[0]: pair[1] for pair in language.brackets}
+    awaited: list[str] = []
+    strays: list[str] = []
+    num_skipped = 0
+    for match in _block_pattern(language).finditer(code_of(language, text)):
+        kind, mark = match.lastgroup or "", match.group()
+        if mark in closing or kind[0] == "o":
+            awaited.append(closing[mark] if mark in closing else language.word_blocks[int(kind[1:])][2])
+            continue
+        if kind != "bracket":
+            mark = language.word_blocks[int(kind[1:])][2]
+        if mark in awaited:
+            while awaited.pop() != mark:
+                num_skipped += 1
+        else:
+            strays.append(mark)
+    return replace(
+        scan, open_brackets=tuple(awaited), strays=tuple(strays), num_stray=num_skipped + len(strays)
+    )
 
 
 def elements_at(language: Language, text: str, start: int, end: int | None = None) -> tuple[list[str], int] | None:

@@ -5,6 +5,7 @@ Knows results and proposals, not how either came about.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ..engine.problem import CanvasProblem, CanvasResult
@@ -12,6 +13,10 @@ from .calibration import Features
 from .request import Proposal
 from .span import Gap
 from .trim import Trimmed
+
+DOUBT = math.e
+"""By so much the odds fall of what definitions ask for where the model was asked and says something else: of 288 such
+drafts in eight packages of the training corpus 26 % were exact, of 326 that it agreed with 81 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,15 @@ def agreed(candidates: list[Candidate], drafts: list[Candidate]) -> list[Candida
             candidate = replace(candidate, confidence=either)
         merged.append(candidate)
     return [*merged, *by_text.values()]
+
+
+def doubted(candidate: Candidate) -> Candidate:
+    """What only definitions speak for, where the model has been asked. Its rank is what it was: what the model says
+    instead is right less often still."""
+    if candidate.source not in ("call", "head"):
+        return candidate
+    odds = candidate.confidence / (1 - candidate.confidence) / DOUBT
+    return replace(candidate, confidence=odds / (1 + odds))
 
 
 def proposal_of(candidate: Candidate, gap: Gap) -> Proposal:

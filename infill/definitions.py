@@ -22,38 +22,50 @@ _PYTHON = Rules(
     constructor=re.compile(r"^[ \t]+def[ \t]+__init__[ \t]*\(", re.MULTILINE),
     bases=re.compile(r"[ \t]*class[ \t]+\w+[ \t]*(?:\[[^\]\n]*\])?[ \t]*\((?:[\w]+\.)*(\w+)[,)\[]"),
     own=frozenset(("self", "cls", "mcs", "mcls")),
-    builtin=frozenset(name for each in (bytes, dict, list, set, str, BytesIO) for name in dir(each)),
+    builtin=frozenset(
+        (
+            *(name for each in (bytes, dict, list, set, str, BytesIO) for name in dir(each)),
+            *"debug info warning exception critical group groups groupdict".split(),  # noqa: SIM905
+        )
+    ),
     keyword=True,
     fields=re.compile(
-        r"[ \t]+(?P<name>[a-z_]\w*)[ \t]*:[ \t]*(?!(?:\w+\.)?ClassVar)[^=\n]+(?P<default>=[^\n]*)?$"
+        r"[ \t]+(?P<name>[a-z_]\w*)[ \t]*:[ \t]*(?!(?:\w+\.)?ClassVar)"
+        r"[^=\n]+(?P<default>=(?!.*\binit=False)[^\n]*)?$"
     ),
     has_fields=re.compile(
         r"@(?:[\w.]*\.)?(?:dataclass|define|frozen|mutable|attrs|s)\b(?:\([^\n]*)?[ \t]*\n(?:[ \t]*@[^\n]*\n)*\Z"
         r"|class[ \t]+\w+\((?:[\w.]*\.)?(?:NamedTuple|BaseModel|Struct)\)"
     ),
+    by_name=re.compile(r"\bkw_only[ \t]*=[ \t]*True\b|\bBaseModel\)"),
+    uncalled=re.compile(
+        r"@[\w.]*(?:property|\.setter|\.deleter|fixture|\.command|\.group)\b[^\n]*\n"
+        r"(?:(?![ \t]*(?:async|class|def|return)\b)[^\n]+\n)*\Z"
+    ),
 )
 
 _NAME = r"[A-Za-z_$][\w$]*"
-_GOES_ON = r"(?=[^\n]*(?:=>|[({,][ \t]*\r?$|\)[ \t]*:[^\n]*;[ \t]*\r?$))"
+_GOES_ON = r"(?:(?=[^\n]*=>)|(?=[^\n]*[({,][ \t]*\r?$)|(?=[^\n]*;[ \t]*\r?$)(?=[^\n]*\)[ \t]*:))"
 """A body, or parameters, may follow in the lines below, or a type does; a mere call ends with its bracket."""
 _ECMASCRIPT = Rules(
     languages=("javascript", "typescript", "tsx"),
     defines=re.compile(
         rf"""[ \t]*(?:export[ \t]+)?(?:default[ \t]+)?(?:declare[ \t]+)?(?:
-            (?:async[ \t]+)?function\b[ \t]*\*?[ \t]*(?P<f>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\(
+            (?:async[ \t]+)?function\b[ \t]*\*?[ \t]*(?P<free>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\(
             |(?:abstract[ \t]+)?class[ \t]+(?P<class>{_NAME})
-            |(?:(?:const|let|var)[ \t]+|(?:[\w$]+\.)*)(?P<f1>{_NAME})[ \t]*(?::[^=\n]*)?=[ \t]*(?:async[ \t]*)?
+            |(?:(?:(?:const|let|var)[ \t]+|(?:module\.)?exports\.)(?P<free1>{_NAME})|(?:[\w$]+\.)+(?P<member1>{_NAME})
+             |(?P<f>{_NAME}))[ \t]*(?::[^=\n]*)?=[ \t]*(?:async[ \t]*)?
              (?:function\b[^(\n]*\(|(?:<[^()\n]*>)?\({_GOES_ON})
-            |(?P<f2>{_NAME})[ \t]*:[ \t]*(?:async[ \t]*)?(?:function\b[^(\n]*\(|\({_GOES_ON})
-            |(?:(?:public|private|protected|static|async|override|readonly|abstract|get|set)[ \t]+)*[*\#]?
+            |(?P<member2>{_NAME})[ \t]*:[ \t]*(?:async[ \t]*)?(?:function\b[^(\n]*\(|\({_GOES_ON})
+            |(?:(?:public|private|protected|static|async|override|readonly|abstract)[ \t]+)*[*\#]?
              (?!(?:if|for|while|switch|catch|function|return|with|super|await|constructor)\b)
-             (?P<f3>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\({_GOES_ON})""",
+             (?P<member3>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\({_GOES_ON})""",
         re.VERBOSE | re.MULTILINE,
     ),
-    follows=re.compile(r"\s*(?::[^;={}\n]*(?:\{[^{}\n]*\})?[^;={}\n]*)?(?:\{|=>)|\s*:[^;={}\n]*;"),
+    follows=re.compile(r"\s*+(?::[^;={}\n]*+(?:\{[^{}\n]*\}[^;={}\n]*+)?)?(?:\{|=>)|\s*+:[^;={}\n]*;"),
     parameter=re.compile(
         rf"(?:(?:public|private|protected|readonly|override)\s+)*(?P<rest>(?:\.\.\.)?)(?P<name>{_NAME}|)"
-        rf"(?P<optional>\??)\s*(?P<pattern>[\[{{].*[\]}}])?\s*(?::(?:[^=]|=>)*)?(?P<default>=(?!>).*)?",
+        rf"(?P<optional>\??)\s*+(?P<pattern>[\[{{].*[\]}}])?\s*+(?::(?:[^=]|=>)*)?(?P<default>=(?!>).*)?",
         re.DOTALL,
     ),
     constructor=re.compile(r"^[ \t]+(?:(?:public|private|protected)[ \t]+)?constructor[ \t]*\(", re.MULTILINE),

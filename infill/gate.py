@@ -11,14 +11,12 @@ was made.
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
 from dataclasses import dataclass
 
 import tree_sitter
 
-from .brackets import scan_brackets
+from .python_parser import is_python, may_become_python
 from .snapshot import Snapshot
 from .span import begins_header
 from .syntax import WHOLE, Damage, Span, SyntaxTree, readable
@@ -33,34 +31,19 @@ MAX_DOUBTFUL_CHARS = 40_000
 MAX_NEED_CHARS = 4_000
 """The same where it is asked what the lines around need, once for each of the lines below (a millisecond or less)."""
 
-MAX_BELOW_CHARS = 40_000
-"""How far down it is looked for what closes an open bracket, or a docstring: about 3 ms of the scanner."""
-
-MAX_OPEN = 50
-"""Brackets open at once, beyond which nobody is writing them: a parser may take seconds to end them all."""
-
 _NEEDED = ("if 1:", "_(", "def _(", "_ = [", "_ = {", "_({", "_([")
 """Lines that open what stands below. None that closes what is open above: the user may go on there."""
 
-_INCOMPLETE = 0x4000
-"""PyCF_ALLOW_INCOMPLETE_INPUT of the standard library's codeop, which its stubs do not name."""
-
-_STILL_DUE = (";", ",", " {}")
+STILL_DUE = (";", ",", " {}")
 """What may end a statement, an element or a header in languages with braces."""
-
-_HUNGRY = frozenset("([,=+-*/%<>|&^!~?:.")
-"""After one of these an operand is still to come, or may be."""
-
-_DUE = ("", ": pass")
-"""What may end a statement or a header of Python behind a bracket."""
 
 _LINE_BELOW = re.compile(r"[^\n]*\s*[^\n]*")
 
-_STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
+STATEMENT = re.compile(r"^(?!else\b|elif\b|except\b|finally\b|case\b)[A-Za-z_@]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class Change:
     """Putting text in place of [start, end). tree: the window around the span as it is; changed: afterwards.
 
     lines: the whole lines that the span stands in. line_end: where the last of them ends, without its newline.
@@ -76,7 +59,7 @@ class _Change:
     line_end: int
 
     @classmethod
-    def of(cls, tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str) -> _Change:
+    def of(cls, tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str) -> Change:
         lines, line_end = (snapshot.line_start(start), _after_line(snapshot, end)), snapshot.line_end(end)
         return cls(tree, snapshot, start, end, text, tree.replaced(start, end, text), lines, line_end)
 
@@ -99,31 +82,13 @@ def adds_errors(
 
     is_body_due: a header whose body is not written yet is fine, because the user writes on from there.
     """
-    change = _Change.of(tree, snapshot, start, end, text)
-    return _says_in_vain(change) or _adds_errors(change, is_body_due)
+    change = Change.of(tree, snapshot, start, end, text)
+    return says_in_vain(change) or breaks(change, is_body_due)
 
 
-def due_after(
-    tree: SyntaxTree, snapshot: Snapshot, start: int, end: int, text: str, is_body_due: bool = False
-) -> str | None:
-    """The closing marks that text in place of [start, end) leaves to the user; None where it breaks what was whole.
-
-    What was open before, and is not closed below, may stay so: somebody is writing it. "" where text opens nothing
-    else. is_body_due: as in adds_errors; brackets that text ends with may then be open, too.
-    """
-    change = _Change.of(tree, snapshot, start, end, text)
-    if _says_in_vain(change):
-        return None
-    if not _adds_errors(change, is_body_due):
-        return ""
-    marks = _open_marks(change)
-    if marks is None or (marks.opened and not is_body_due):
-        return None
-    return marks.opened if _may_be_closed(change, marks) else None
-
-
-def _adds_errors(change: _Change, is_body_due: bool) -> bool:
-    if not _breaks(change, is_body_due):
+def breaks(change: Change, is_body_due: bool) -> bool:
+    """Whether the change breaks what was whole. is_body_due: see adds_errors."""
+    if not breaks_as_it_stands(change, is_body_due):
         return False
     tree, text, at = change.tree, change.snapshot.text, change.line_end
     line = change.snapshot.line_at(change.end).rstrip()
@@ -131,15 +96,17 @@ def _adds_errors(change: _Change, is_body_due: bool) -> bool:
         return True
     # `if f()` with the gap between the brackets: the user has not come to the colon yet
     with_colon = Snapshot(f"{text[:at]}:{text[at:]}")
-    return _breaks(_Change.of(tree.replaced(at, at, ":"), with_colon, change.start, change.end, change.text), True)
+    ended = Change.of(tree.replaced(at, at, ":"), with_colon, change.start, change.end, change.text)
+    return breaks_as_it_stands(ended, True)
 
 
-def _says_in_vain(change: _Change) -> bool:
+def says_in_vain(change: Change) -> bool:
+    """Whether what is new gives a name twice, or cannot be meant."""
     new = (change.start, change.start + len(change.text))
     return change.changed.repeats_name(*new) or is_in_vain(change.changed, *new)
 
 
-def _breaks(change: _Change, is_body_due: bool) -> bool:
+def breaks_as_it_stands(change: Change, is_body_due: bool) -> bool:
     """Whether the change breaks the text as it stands, without what the user may still put behind the line."""
     tree = change.tree
     is_more_broken = _is_more_broken(change, change.changed)
@@ -161,133 +128,15 @@ def _breaks(change: _Change, is_body_due: bool) -> bool:
     return is_by_itself or _breaks_python(change, before, after, is_body_due)
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """The marks that would end what is open where a line ends, and is not closed below: before a change, and after.
-
-    opened: those of brackets that the change opens.
-    """
-
-    before: str
-    after: str
-    opened: str
-
-
-def _open_marks(change: _Change) -> _Open | None:
-    """What there is to close; None where that is nothing, or where the change opens what it does not end with.
-
-    While something is written, its end is not there yet: the brackets, or the quotes of a docstring. No parser can make
-    anything of such a text, with a proposal or without it.
-    """
-    tree, language, at = change.tree, change.tree.language, change.line_end - change.tree.base
-    if at > len(tree.text):
-        return None
-    before = scan_brackets(language, tree.text, at)
-    after = scan_brackets(language, change.changed.text, at + change.grown)
-    if after.num_unterminated > before.num_unterminated or after.num_stray > before.num_stray:
-        return None
-    if len(before.open_brackets) > MAX_OPEN:
-        return None
-    rest = change.snapshot.text[change.line_end : change.line_end + MAX_BELOW_CHARS]
-    is_all = change.line_end + len(rest) == len(change.snapshot.text)
-    if after.mark not in ("", before.mark):
-        return None
-    if before.mark and not (is_all and scan_brackets(language, tree.text[:at] + rest).mark):
-        return None
-    num_kept = len(after.open_brackets)
-    while after.open_brackets[:num_kept] != before.open_brackets[:num_kept]:
-        num_kept -= 1
-    opened = "".join(reversed(after.open_brackets[num_kept:]))
-    last = change.text.rstrip()[-1:]
-    if opened and (change.has_tail or last not in {pair[0] for pair in language.brackets}):
-        return None
-    below = change.snapshot.followed_by(change.end, change.snapshot.indent_at(change.start))
-    if opened and below and (language.blocks != "braces" or last != "{" or below.startswith(last)):
-        # it would be the lines below that stand in a list or in a call, or a brace that is there already
-        return None
-    strays = scan_brackets(language, rest).strays
-    marks = [scan.mark + _unclosed(scan.open_brackets, strays) for scan in (before, after)]
-    if marks[0] and not (is_all and tree.has_errors):
-        # it may be closed further down than can be seen; and what a grammar is content with, the scanner misreads
-        return None
-    if marks[0]:
-        # what stands below says nothing before all is closed
-        marks = [scan.mark + _unclosed(scan.open_brackets, ()) for scan in (before, after)]
-    return _Open(marks[0], marks[1], opened) if marks[0] or opened else None
-
-
-def _unclosed(awaited: tuple[str, ...], strays: tuple[str, ...]) -> str:
-    """Which of the marks that are awaited at the end of a line, outermost first, the text below does not have.
-
-    strays: those of the text below that nothing is open for there; the last may close what the window does not reach.
-    """
-    # what is closed below was opened first
-    sizes = range(min(len(awaited), len(strays)), -1, -1)
-    num_closed = next(size for size in sizes if awaited[:size][::-1] == strays[:size])
-    return "".join(reversed(awaited[num_closed:]))
-
-
-def _may_be_closed(change: _Change, marks: _Open) -> bool:
-    """Whether the text is fine once the user has closed what is open."""
-    tree, text, at = change.tree, change.text, change.line_end
-    if tree.language.name == "python":
-        # what stands below says nothing before that is closed
-        if marks.before and not _breaks_off(change):
-            return True
-        ended = (_Change.of(tree, change.snapshot, change.start, change.end, text + marks.opened + due) for due in _DUE)
-        return bool(marks.opened) and not all(_breaks(each, False) for each in ended)
-    front, back = tree.margins(*change.lines)
-    end = at
-    if marks.before:
-        end, back = tree.base + len(tree.text), 0
-    changed = _closed(change.changed, (at + change.grown, end + change.grown), marks.after, (front, back))
-    damage = changed.damage((front, back))
-    if damage == WHOLE:
-        return True
-    closed = _closed(tree, (at, end), marks.before, (front, back))
-    here, there = (change.lines[0], change.start + len(text)), (change.lines[0], change.end)
-    return not _is_worse(changed, damage, here, closed, there, (front, back))
-
-
-def _closed(tree: SyntaxTree, span: Span, marks: str, margins: tuple[int, int]) -> SyntaxTree:
-    """The window with marks in place of a span from the end of a line on, and what makes it least broken beside them:
-    an operand that is still to come, the end of a statement or an element, the body of a header."""
-    inner = marks[: marks.find("}")] if "}" in marks else marks
-    best = tree.replaced(*span, marks)
-    least = best.damage(margins)
-    is_hungry = tree.text[: span[0] - tree.base].rstrip(" \t")[-1:] in _HUNGRY
-    others = ((operand, due) for operand in ("", "_")[: 1 + is_hungry] for due in ("", *_STILL_DUE))
-    for operand, due in others if marks else ():
-        if least == WHOLE:
-            break
-        closed = tree.replaced(*span, operand + inner + due + marks[len(inner) :])
-        damage = closed.damage(margins)
-        best, least = (closed, damage) if damage < least else (best, least)
-    return best
-
-
-def _breaks_off(change: _Change) -> bool:
-    """Whether no program may begin with the text up to the end of the changed line, where one may without the change.
-
-    Also where nobody can tell: an error further up hides all below it, unless it stands before this statement.
-    """
-    tree, line_start = change.tree, change.lines[0] - change.tree.base
-    before = readable(tree.language, tree.text[: change.start - tree.base])
-    tail = tree.text[change.end - tree.base : change.line_end - tree.base]
-    statements = [match.start() for match in _STATEMENT.finditer(before) if match.start() <= line_start]
-    first = next((at for at in (0, *statements[-1:]) if may_become_python(before[at:])), None)
-    return first is None or not may_become_python(before[first:] + change.text + tail)
-
-
-def _may_be_ended(change: _Change) -> bool:
+def _may_be_ended(change: Change) -> bool:
     """Whether the user may still end the statement that what stands to the right keeps the proposal from ending."""
     if change.tree.language.blocks != "braces" or not change.has_tail:
         return False
     at = change.line_end + change.grown
-    return not all(_is_more_broken(change, change.changed.replaced(at, at, mark)) for mark in _STILL_DUE)
+    return not all(_is_more_broken(change, change.changed.replaced(at, at, mark)) for mark in STILL_DUE)
 
 
-def _is_more_broken(change: _Change, changed: SyntaxTree) -> bool:
+def _is_more_broken(change: Change, changed: SyntaxTree) -> bool:
     """Whether changed, the window after the change, is worse than the window as it is, or than the window without the
     line that is being written."""
     tree, text, (low, high) = change.tree, change.snapshot.text, change.lines
@@ -296,7 +145,7 @@ def _is_more_broken(change: _Change, changed: SyntaxTree) -> bool:
     if after == WHOLE:
         return False
     here = low, change.start + len(change.text)
-    if _is_worse(changed, after, here, tree, (low, change.end), margins):
+    if is_worse(changed, after, here, tree, (low, change.end), margins):
         return True
     # the line being written is broken by nature; without it the text shows what the proposal has to live up to, unless
     # a brace of the user's own would go with it, and make good for one that the window's edge cut off
@@ -304,7 +153,7 @@ def _is_more_broken(change: _Change, changed: SyntaxTree) -> bool:
     is_fair = own.count("{") == own.count("}") or len(tree.text) == len(text)
     if not is_fair or low < tree.base or high > tree.base + len(tree.text):
         return False
-    return _is_worse(changed, after, here, tree.replaced(low, high, ""), (low, low), margins)
+    return is_worse(changed, after, here, tree.replaced(low, high, ""), (low, low), margins)
 
 
 def _after_line(snapshot: Snapshot, offset: int) -> int:
@@ -312,7 +161,7 @@ def _after_line(snapshot: Snapshot, offset: int) -> int:
     return len(snapshot.text) if newline < 0 else newline + 1
 
 
-def _is_worse(
+def is_worse(
     changed: SyntaxTree, after: Damage, here: Span, tree: SyntaxTree, there: Span, margins: tuple[int, int]
 ) -> bool:
     """Whether a window is more broken with the proposal, which stands at here, than without it, where the gap is there.
@@ -338,7 +187,7 @@ def _num_near(tree: SyntaxTree, span: Span) -> int:
     return sum(first <= stop and last >= span[0] for first, last in tree.error_spans())
 
 
-def _breaks_python(change: _Change, before: str, after: str, is_body_due: bool) -> bool:
+def _breaks_python(change: Change, before: str, after: str, is_body_due: bool) -> bool:
     """Whether the change makes no Python of what was Python, or had a place for what is.
 
     before, after: what stands around the change in the piece that should parse by itself.
@@ -372,7 +221,7 @@ def _breaks_python(change: _Change, before: str, after: str, is_body_due: bool) 
     return change.tree.is_code_at(change.start) and may_become_python(before) and not may_become_python(before + text)
 
 
-def _piece(change: _Change, limit: int) -> Span:
+def _piece(change: Change, limit: int) -> Span:
     """Whole lines around the change that should parse by themselves: a definition, or top-level statements.
 
     The piece is what belongs together after the change: half a statement may stand around a gap that the text makes
@@ -393,7 +242,7 @@ def _piece(change: _Change, limit: int) -> Span:
     base, stop = max(0, line_start - limit), min(len(snapshot.text), end + limit)
     local = snapshot.text[base:start] + change.text + snapshot.text[end:stop]
     # the first word of this line has to be seen whole: one that goes on begins no statement
-    found = (base + match.start() for match in _STATEMENT.finditer(local, 0, line_start + len("finally ") - base))
+    found = (base + match.start() for match in STATEMENT.finditer(local, 0, line_start + len("finally ") - base))
     starts = [at for at in found if at <= line_start] or [line_start]
     # a decorator and what it decorates are one statement
     while len(starts) > 1 and local[starts[-2] - base] == "@":
@@ -401,35 +250,8 @@ def _piece(change: _Change, limit: int) -> Span:
     if outermost is not None:
         after_line = max(after_line, _after_line(snapshot, max(changed.span_of(outermost)[1] - grown - 1, end)))
     is_decorator = local[starts[-1] - base] == "@" and outermost is None
-    for match in _STATEMENT.finditer(local, after_line + grown - base):
+    for match in STATEMENT.finditer(local, after_line + grown - base):
         if not is_decorator:
             return starts[-1], base + match.start() - grown
         is_decorator = match[0] == "@"
     return starts[-1], stop
-
-
-def may_become_python(text: str) -> bool:
-    """Whether a program may begin with these lines, as this interpreter's parser sees it; see is_python.
-
-    Source: codeop of the standard library, which tells an incomplete command from a wrong one by the same flag.
-    """
-    return _complaint(text, _INCOMPLETE) in ("", "incomplete input")
-
-
-def is_python(text: str) -> bool:
-    """Whether this interpreter's parser accepts a piece of Python, taken at whatever indentation it stands."""
-    return not _complaint(text)
-
-
-def _complaint(text: str, flags: int = 0) -> str:
-    """What the parser says against a piece of Python; "" for nothing."""
-    if text.lstrip("\r\n")[:1] in (" ", "\t"):
-        text = "if 1:\n" + text
-    try:
-        with warnings.catch_warnings():
-            # an invalid escape in the user's file is none of our business
-            warnings.simplefilter("ignore")
-            compile(text, "<text>", "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return error.msg if isinstance(error, SyntaxError) else type(error).__name__
-    return ""

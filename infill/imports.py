@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -111,11 +111,12 @@ Known = tuple[Unresolved, list[Origin]]
 class Family:
     """What differs in imports between languages. languages: names of their rows (languages.py).
 
-    names_of: what a file (path, text) imports and defines; nothing of files in other languages. stem: the path of a
-    file as a module's: without its ending, and of a package its folder. located: the path of a module that is written
-    whole and may lie in the package of a file; the module where it does not. usual: where all code has names from.
-    statements: (head, tail, names, table, path, text) those that bind some of names, to be written at path behind head
-    and before tail; text is the document without what stands between.
+    names_of: what a file (path, text) imports and defines; nothing of files in other languages. imports_of: what the
+    text of a file (text, path) imports, whatever its ending. stem: the path of a file as a module's: without its
+    ending, and of a package its folder. located: the path of a module that is written whole and may lie in the package
+    of a file; the module where it does not. usual: where all code has names from. statements: (head, tail, names,
+    table, path, text) those that bind some of names, to be written at path behind head and before tail; text is the
+    document without what stands between.
 
     words: what a statement begins with. begun: a pattern of lines so far that are one wherever they stand.
     no_code: a pattern of what may stand above the first. leads: of what is below a line above which it has to stand.
@@ -127,6 +128,7 @@ class Family:
 
     languages: tuple[str, ...]
     names_of: Callable[[str, str], Names]
+    imports_of: Callable[[str, str], Iterable[Imported]]
     stem: Callable[[str], str]
     statements: Callable[[str, str, Sequence[Known], ImportTable, str, str], list[Statement]]
     words: tuple[str, ...]

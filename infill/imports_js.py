@@ -501,6 +501,7 @@ def _is_require(node: tree_sitter.Node) -> bool:
 ECMASCRIPT = Family(
     languages=("javascript", "typescript", "tsx"),
     names_of=names_of,
+    imports_of=imports_of,
     stem=stem,
     statements=_statements,
     words=("import", "const ", "let ", "var "),

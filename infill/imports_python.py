@@ -41,7 +41,7 @@ def names_of(path: str, text: str) -> Names:
     """What a Python file imports and defines; nothing of another file."""
     if not path.endswith((".py", ".pyi")):
         return Names()
-    imported = (_resolved(each, path) for each in imports_of(text) if each.module != "__future__")
+    imported = (each for each in _imports_at(text, path) if each.module != "__future__")
     found = list(islice(_DEFINITION.finditer(text), MAX_NAMES))
     defined = dict.fromkeys(intern(match[1] or match[2]) for match in found if not match[3])
     own = dict.fromkeys(intern(match[3]) for match in found if match[3])
@@ -61,6 +61,10 @@ def imports_of(text: str) -> Iterator[Imported]:
                 yield Imported(intern(whole), "", intern(alias or whole.partition(".")[0]))
             elif "." not in whole:
                 yield Imported(intern(module), intern(whole), intern(alias or whole))
+
+
+def _imports_at(text: str, path: str) -> Iterator[Imported]:
+    return (_resolved(each, path) for each in imports_of(text))
 
 
 @cache
@@ -181,6 +185,7 @@ def _rest_of_names(begun: str, parts: Sequence[str]) -> str:
 PYTHON = Family(
     languages=("python",),
     names_of=names_of,
+    imports_of=_imports_at,
     stem=_stem,
     located=located,
     usual=_usual_origins,

@@ -16,9 +16,10 @@ from dataclasses import replace
 from ..engine.problem import Canvas, CanvasProblem, CanvasResult, Engine, Loadable, Timings
 from .arguments import arguments_for
 from .calibration import Calibration, Features
-from .candidates import Candidate, agreed, features_of, is_raw, proposal_of, ranked_by_confidence
+from .candidates import Candidate, agreed, doubted, features_of, is_raw, proposal_of, ranked_by_confidence
 from .context import ContextGatherer, gatherer_for
 from .gaps import fill_gaps
+from .heads import heads_for
 from .healing import can_open
 from .index import MAX_FILE_BYTES, LineIndex, WorkspaceIndexer
 from .languages import language_for
@@ -153,8 +154,8 @@ class LocalInfiller:
         drafts = self._drafts(request, scene, gap, cancelled) if may_draft else []
         if has_needs:
             drafts = ranked_by_confidence([*self._imports(request, scene, gap), *drafts])
-        if self.policy.use_calls and not request.is_rewrite:
-            drafts = agreed(drafts, self._arguments(request, scene, gap))
+        if self.policy.use_definitions and not request.is_rewrite:
+            drafts = agreed(drafts, self._from_definitions(request, scene, gap))
             drafts.sort(key=lambda candidate: -candidate.confidence)
         is_sure = bool(drafts) and drafts[0].confidence >= max(self.policy.instant_confidence, request.min_confidence)
         if is_sure and not request.is_explicit and request.num_alternatives == 1:
@@ -176,7 +177,7 @@ class LocalInfiller:
             now = replace(problem, deadline_ms=_left_ms(request, started))
             candidates = self._comparable(candidates, others, gap, now, prompt.typed, cancelled)
         ranked = ranked_by_confidence(agreed(candidates, drafts))[: max(1, request.num_alternatives)]
-        shown = [candidate for candidate in ranked if candidate.confidence >= request.min_confidence]
+        shown = [each for each in map(doubted, ranked) if each.confidence >= request.min_confidence]
         timings = _timings(results, layout_ms, _ms_since(trim_started), started)
         if not shown:
             return self._nothing("low-confidence" if ranked else reason, started, timings)
@@ -312,11 +313,13 @@ class LocalInfiller:
             found += self._passed(missing.rest, missing.probability(), "import", scene, gap)
         return found
 
-    def _arguments(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
-        """What a call takes that is being written, as far as it passes the gates."""
+    def _from_definitions(self, request: InfillRequest, scene: Scene, gap: Gap) -> list[Candidate]:
+        """What definitions elsewhere ask for, as far as it passes the gates: the arguments of a call, or what the head
+        of a function takes that is called as others are."""
         found: list[Candidate] = []
-        for draft in arguments_for(scene, gap, request.path, self.index)[:MAX_SHOWN_DRAFTS]:
-            found += self._passed(draft.text, draft.probability(), "call", scene, gap)
+        for source, drafts in (("call", arguments_for), ("head", heads_for)):
+            for draft in drafts(scene, gap, request.path, self.index)[:MAX_SHOWN_DRAFTS]:
+                found += self._passed(draft.text, draft.probability(), source, scene, gap)
         return found
 
     def _passed(self, text: str, confidence: float, source: str, scene: Scene, gap: Gap) -> list[Candidate]:

@@ -37,6 +37,8 @@ class Language:
     blocks: how a block is delimited. block_openers: what stands at the end of a line whose block follows; block_words:
     the words that such a line begins with, where the mark alone does not tell (a colon is also a mapping's).
     block_header: a pattern of whole lines whose block follows, where a word says so and no mark (`def f` of Ruby).
+    word_blocks: what blocks are opened by, where a word closes them: a pattern of what opens one, a pattern of the word
+    that closes it, and what may be written in its stead. word_dues: what may still be due of a header there.
     indent: the indentation of a file that shows none. newline: the line ending of a file that shows none.
     comment_nodes .. keyword_nodes: node types of the grammar. code_in_string: inside of a string they are code again.
     parameter_nodes: lists of parameters. keyword_nodes: arguments that are given by name.
@@ -59,6 +61,8 @@ class Language:
     block_openers: tuple[str, ...] = ("{",)
     block_words: frozenset[str] = _NONE
     block_header: str = ""
+    word_blocks: tuple[tuple[str, str, str], ...] = ()
+    word_dues: tuple[str, ...] = ()
     brackets: tuple[str, ...] = ("()", "[]", "{}")
     indent: str = "    "
     newline: str = "\n"
@@ -201,11 +205,26 @@ _HEREDOC = (
     r"<<(?<!<<<)[~-]?(?P<mark>['\"]?)(?P<word>[A-Z_]\w*)(?P=mark)[^\n'\"()\[\]{}]*\n"
     r"(?:[^\n]*\n){0,200}?[ \t]*(?P=word)\b"
 )
+# words, strings and patterns between marks of one's own; behind a value it divides
+_PERCENT_RUBY = (
+    r"%(?<![\w)\]}]%)(?:[qQrwWiIsx]?"
+    r"(?:\((?:[^()\\]|\\.)*\)|\[(?:[^\[\]\\]|\\.)*\]|\{(?:[^{}\\]|\\.)*\}|<(?:[^<>\\]|\\.)*>)"
+    r"|[qQrwWiIsx](?P<around>[/!|@#,])(?:(?!(?P=around))[^\\]|\\.)*(?P=around))"
+)
 _LONG_LUA = r"\[(?P<level>=*)\[.*?\](?P=level)\]"
 _APOSTROPHE = r"\w'(?=\w)"
 _INNER_HASH = r"[^\s\"']#"
 # a pattern of `case` closes a bracket that nothing opened
 _CASE_BASH = r"(?m:^)[ \t]*[\w.*?@+\"'-][^\s()#]*(?:[ \t]*\|[ \t]*[^\s()#|]+)*\)"
+
+# a loop's `do` opens nothing beside it, and `def f = x` has no end
+_OPENS_RUBY = (
+    r"(?m:^)[ \t]*(?:while|until|for)\b[^\n]*|(?m:^)[ \t]*(?:if|unless|case|begin|class|module)\b(?!:)"
+    r"|(?<![.:\w])def\b(?![^\n]*\)?[ \t]=[ \t])|[=(][ \t]*(?:if|unless|case|begin|while)\b"
+    r"|(?<![.:\w])do\b(?=[ \t]*(?:\|[^|\n]*\|)?[ \t]*(?:\n|\Z))"
+)
+# where a command begins
+_COMMAND_BASH = r"(?:(?m:^)|[;&|(!`{]|\b(?:then|do|else|elif)\b)[ \t]*"
 
 _JAVASCRIPT = Language(
     name="javascript",
@@ -415,10 +434,12 @@ LANGUAGES: tuple[Language, ...] = (
         line_comments=("#",),
         block_comments=(("=begin", "=end"),),
         multiline_quotes=_QUOTES,
-        literals=(_HEREDOC, _REGEX),
+        literals=(_HEREDOC, _PERCENT_RUBY, _REGEX),
         blocks="none",
         block_header=r"\s*(?:def|class|module|if|unless|while|until|case|for|begin|else|elsif|when|in|rescue|ensure)\b"
         r"(?!.*\bend$).*|.*\bdo(?:\s*\|[^|]*\|)?",
+        word_blocks=((_OPENS_RUBY, r"(?<![.:\w])end\b(?![?!:])", "\nend"),),
+        word_dues=(",", " then"),
         indent="  ",
         comment_nodes=_set("comment"),
         string_nodes=_set("string heredoc_body regex subshell string_array symbol_array delimited_symbol"),
@@ -438,6 +459,11 @@ LANGUAGES: tuple[Language, ...] = (
         literals=(_LONG_LUA,),
         blocks="none",
         block_header=r".*\b(?:function\b[^()]*\([^()]*\)|then|do|else|repeat)",
+        word_blocks=(
+            (r"\b(?:function|if|for|while)\b|(?m:^)[ \t]*do\b", r"\bend\b", "\nend"),
+            (r"\brepeat\b", r"\buntil\b", "\nuntil true"),
+        ),
+        word_dues=(",", " then", " do", "()"),
         indent="  ",
         comment_nodes=_set("comment"),
         string_nodes=_set("string"),
@@ -457,6 +483,12 @@ LANGUAGES: tuple[Language, ...] = (
         literals=(r"\$\{[^}\n]*\}", r"\$#", _HEREDOC, _CASE_BASH, _INNER_HASH),
         blocks="none",
         block_header=r".*\b(?:then|do|else|in)",
+        word_blocks=(
+            (rf"{_COMMAND_BASH}if\b", rf"{_COMMAND_BASH}fi\b", "\n:\nfi"),
+            (rf"{_COMMAND_BASH}(?:for|while|until|select)\b", rf"{_COMMAND_BASH}done\b", "\n:\ndone"),
+            (rf"{_COMMAND_BASH}case\b", rf"{_COMMAND_BASH}esac\b", "\nesac"),
+        ),
+        word_dues=("; then", "; do", " in", "; do :\ndone; then", ";;"),
         comment_nodes=_set("comment"),
         string_nodes=_set("string raw_string ansi_c_string heredoc_body"),
         code_in_string=_set("command_substitution expansion"),

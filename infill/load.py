@@ -101,7 +101,7 @@ def load_infiller(
 
 def policy_for(tokenizer: Tokenizer, *, is_remote: bool = False) -> Policy:
     """How a model of this kind is asked. is_remote: a server's, which knows no openings (healing.py) and no scores."""
-    policy = Policy(use_drafts=True, use_needs=True, use_calls=True)
+    policy = Policy(use_drafts=True, use_needs=True, use_definitions=True)
     if is_remote:
         policy = replace(policy, decoding="verify", use_healing=False, use_scores=False)
     if not isinstance(tokenizer, ChatTokenizer):

@@ -7,7 +7,7 @@ never parsed. A line that is not understood defines nothing. Knows no document, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .brackets import code_of, elements_at
@@ -19,6 +19,9 @@ MAX_LIST_CHARS = 4_000
 
 MAX_CLASS_CHARS = 12_000
 """How far down a class its constructor is looked for."""
+
+MAX_DECORATOR_CHARS = 400
+"""How far above a definition its decorators are looked for."""
 
 MAX_PARAMETERS = 40
 
@@ -37,10 +40,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a call of something gives. more: names of what takes any number of arguments besides, with their marks."""
+    """What a call of something gives. more: names of what takes any number of arguments besides, with their marks.
+
+    of_fields: whether it is made from the fields of a class, which those of its base come before.
+    """
 
     parameters: tuple[Parameter, ...]
     more: tuple[str, ...] = ()
+    of_fields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +67,16 @@ class Definition:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """languages: names of their rows. defines: a pattern of lines that define something. Its group `class` is the name
-    of a class; the others with a name that begins with `f` are names of functions, whose parameters' bracket is the
-    last character of the match. follows: what comes behind a list of parameters. parameter: one of them: `name`, and
-    `default`, `rest` or `optional` where it has them. constructor: a pattern of the line in a class whose parameters
-    are the class's, and ends as `defines` does. bases: of a class's head; its group is the first base.
-    own: what a method calls its own object. builtin: methods of the language's own types, which any object may be of.
-    keyword: arguments by name are written name=value.
+    of a class; the others are names of functions, whose parameters' bracket is the last character of the match: such
+    as begin with `free` stand for themselves however far in they are, such as begin with `member` belong to a class or
+    an object, and the others do where they are further in than the margin. follows: what comes behind a list of
+    parameters. parameter: one of them: `name`, and `default`, `rest` or `optional` where it has them. constructor: a
+    pattern of the line in a class whose parameters are the class's, and ends as `defines` does. bases: of a class's
+    head; its group is the first base. own: what a method calls its own object. builtin: methods of the language's own
+    types, which any object may be of. keyword: arguments by name are written name=value.
     fields: a pattern of lines in the body of a class whose constructor is made from them; has_fields: of the lines
-    above such a class, or of its first.
+    above such a class, or of its first; by_name: what stands in those where it takes them by name alone.
+    uncalled: a pattern of the lines above what is defined like a function, and called in another way, or not at all.
     """
 
     languages: tuple[str, ...]
@@ -81,6 +90,8 @@ class Rules:
     keyword: bool = False
     fields: re.Pattern[str] | None = None
     has_fields: re.Pattern[str] | None = None
+    by_name: re.Pattern[str] | None = None
+    uncalled: re.Pattern[str] | None = None
 
 
 def defined_in(rules: Rules, line: str) -> str:
@@ -97,7 +108,8 @@ def definition_at(rules: Rules, text: str, at: int) -> Definition | None:
     if match is None or not match.lastgroup:
         return None
     is_class = match.lastgroup == "class"
-    is_member = match[0][:1].isspace() and not is_class
+    is_free = is_class or match.lastgroup.startswith("free")
+    is_member = match.lastgroup.startswith("member") or (match[0][:1].isspace() and not is_free)
     return Definition(match[match.lastgroup], at, is_class, is_member, -1 if is_class else match.end() - 1)
 
 
@@ -124,22 +136,25 @@ def base_of(rules: Rules, text: str, definition: Definition) -> str:
 def signature_of(language: Language, rules: Rules, text: str, definition: Definition) -> Signature | None:
     """What a call of what is defined there gives; None where that cannot be told, as for a class that leaves it to its
     base."""
+    above = text[max(0, definition.at - MAX_DECORATOR_CHARS) : definition.at]
     if not definition.is_class:
-        return _signature(language, rules, text, definition.bracket)
-    end = _class_end(text, definition.at)
-    found = rules.constructor.search(text, definition.at, end)
+        is_called = rules.uncalled is None or not rules.uncalled.search(above)
+        return _signature(language, rules, text, definition.bracket) if is_called else None
+    end = class_end(text, definition.at)
+    # what is further in is a class's within it
+    found = min(rules.constructor.finditer(text, definition.at, end), key=lambda each: width_of(each[0]), default=None)
     if found is not None:
         return _signature(language, rules, text, found.end() - 1)
     if rules.fields is None or rules.has_fields is None:
         return None
     line_end = text.find("\n", definition.at)
-    above = text[max(0, definition.at - 400) : definition.at]
     if not rules.has_fields.search(above) and not rules.has_fields.match(text[definition.at : line_end]):
         return None
-    return _fields(rules, text[line_end + 1 : end])
+    by_name = rules.by_name is not None and bool(rules.by_name.search(above + text[definition.at : line_end]))
+    return _fields(rules, text[line_end + 1 : end], by_name)
 
 
-def _class_end(text: str, at: int) -> int:
+def class_end(text: str, at: int) -> int:
     """Where the body of a class ends, by its indentation, as far as it is looked at."""
     width = width_of(text[at : at + 200])
     end = text.find("\n", at) + 1
@@ -153,7 +168,7 @@ def _class_end(text: str, at: int) -> int:
     return stop
 
 
-def _fields(rules: Rules, body: str) -> Signature | None:
+def _fields(rules: Rules, body: str, by_name: bool) -> Signature | None:
     """The fields of a class at the indentation of its body, which its constructor takes in their order."""
     assert rules.fields is not None
     parameters: list[Parameter] = []
@@ -164,8 +179,19 @@ def _fields(rules: Rules, body: str) -> Signature | None:
         width = width_of(line) if width < 0 else width
         match = rules.fields.match(line.partition(" #")[0].rstrip()) if width_of(line) == width else None
         if match is not None:
-            parameters.append(Parameter(match["name"], match["default"] is not None))
-    return Signature(tuple(parameters)) if 0 < len(parameters) <= MAX_PARAMETERS else None
+            parameters.append(Parameter(match["name"], match["default"] is not None, by_name))
+    return Signature(tuple(parameters), of_fields=True) if 0 < len(parameters) <= MAX_PARAMETERS else None
+
+
+def _rejoined(elements: Sequence[str]) -> Iterator[str]:
+    """Elements that a comma of a type's own (`Map<string, number>`) has parted are one again."""
+    whole = ""
+    for each in elements:
+        whole += ", " * bool(whole) + each
+        if whole.count("<") <= whole.count(">") - whole.count("=>"):
+            yield whole
+            whole = ""
+    yield whole
 
 
 def _signature(language: Language, rules: Rules, text: str, bracket: int) -> Signature | None:
@@ -175,9 +201,9 @@ def _signature(language: Language, rules: Rules, text: str, bracket: int) -> Sig
     parameters: list[Parameter] = []
     more: list[str] = []
     by_name = False
-    for each in found[0][: MAX_PARAMETERS + 1]:
-        # comments stand between parameters, and what a default says is of no interest
-        element = code_of(language, each).strip()
+    # comments stand between parameters, and what a default says is of no interest
+    elements = [code_of(language, each).strip() for each in found[0]]
+    for element in _rejoined(elements) if language.blocks == "braces" else elements:
         if element in ("", "/"):
             continue
         match = rules.parameter.fullmatch(element)

@@ -51,8 +51,8 @@ class Policy:
     use_drafts: bool = False
     use_needs: bool = False
     """Whether imports that are missing are candidates too, and a line that binds a name which the code below needs."""
-    use_calls: bool = False
-    """Whether what a called function takes is a candidate too, where names in sight are called so."""
+    use_definitions: bool = False
+    """Whether the arguments of a call are candidates too, and the head of a function that others are called like."""
     use_neighbours: bool = False
     """Whether text of other documents goes into the prompt. The embedded model does not gain from it: 3.683 nats a
     token without, 3.689 with (150 held-out holes); it is trained on the file's own header alone."""

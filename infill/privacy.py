@@ -77,7 +77,8 @@ _KEY = re.compile(
         |(?<=t)oken(?!i[sz])|(?<=a)(?:pi|ccess|uth)[_-]?key|(?<=c)redential|(?<=e)ncryption[_-]?key)[\w.-]{0,60})["']?\s*(:=|=>|[:=])\s*""",
     re.VERBOSE,
 )
-_QUOTED = re.compile(r"""[fbruFBRU]{0,2}(\"{3}|'{3}|["'`])((?:(?!\1)[^\n\\]|\\.){6,}+)\1""")
+# atomic, since Python before 3.11.5 finds nothing where a group that has choices is repeated possessively
+_QUOTED = re.compile(r"""[fbruFBRU]{0,2}(\"{3}|'{3}|["'`])((?>(?:(?!\1)[^\n\\]|\\.){6,}))\1""")
 _UNQUOTED = re.compile(r"""[^\s"'`]{8,}""")
 _LINE_START = re.compile(
     r"""[ \t]*(?:(?:\#+|//|[-+*;])[ \t]*)?(?:(?:export|set|env|arg)[ \t]+)?["']?([\w.-]*)""", re.IGNORECASE | re.VERBOSE

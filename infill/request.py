@@ -82,7 +82,8 @@ class Proposal:
     end: int
     confidence: float
     source: str = "model"
-    """"model", "similar" (what a similar place has), or "recent" (typed along a former proposal)."""
+    """"model", "similar" (what a similar place has), "import", "binding", "call", "head" (what the document's names and
+    the workspace's definitions ask for), or "recent" (typed along a former proposal)."""
     closing: str = ""
 
 

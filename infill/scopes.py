@@ -27,7 +27,14 @@ _CONTROL = re.compile(
 _FUNCTION_HEAD = re.compile(
     r"\s*(?:async\s+)?def\b|.*\b(?:function|func|fn)\b|.*=>|.*\).*\{\s*\Z|.*\|\s*\{?\s*\Z"
 )
+_BINDS = re.compile(
+    r"\A\s*(?:(?:(?:export|const|let|var|final)\s+)*[\w$,. \t]*[\w$][ \t]*(?::[^=\n]*)?=(?![=>])"
+    r"|(?:async\s+)?for\b.*?\b(?:in|of)\b)"
+)
+"""What a line gives a name to, which has none before its end."""
 _CLOSERS = ")]}"
+_GOES_ON = ("(", "[", ",")
+"""What ends a line whose statement goes on in the lines below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +68,16 @@ def scope_of(scene: Scene, gap: Gap, rules: Rules) -> Scope:
         elif width_of(line) < width and line.lstrip()[:1] not in _CLOSERS:
             width = width_of(line)
             is_function = _FUNCTION_HEAD.match(line) is not None
-            if not is_function and not _CONTROL.match(line):
+            if not is_function and not _CONTROL.match(line) and not line.rstrip().endswith(_GOES_ON):
                 # in a class, or an object, only what stands further in is in sight
                 break
             first = at if is_function or not width else first
             if not width:
                 break
     low = max(first, line_start - MAX_SCOPE_CHARS)
-    text = code_of(scene.language, snapshot.text[low : gap.start])
+    # what the line itself binds is not bound yet
+    head = code_of(scene.language, snapshot.text[line_start : gap.start])
+    text = code_of(scene.language, snapshot.text[low:line_start]) + _BINDS.sub(" ", head)
     heads = [match.start() for match in re.finditer(r"^[^\n]*\(", text, re.MULTILINE)]
     found = [definition for at in heads if (definition := definition_at(rules, text, at)) and not definition.is_class]
     signatures = [signature_of(scene.language, rules, text, each) for each in found[-MAX_FUNCTIONS:]]

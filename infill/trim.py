@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 
 from .brackets import LineEnd, line_ends, scan_brackets
-from .gate import due_after
 from .languages import PLAIN_TEXT, Language
 from .overlap import has_words, is_loop, is_stuck_sentence, normalized, overlap_variants, repeats_below, runs_into
 from .restyle import columns, restyled
 from .snapshot import Snapshot, width_of
 from .span import Gap, Scene, Surroundings, is_closed, is_closing, is_label, opens_block, surroundings
 from .syntax import SyntaxTree
+from .unclosed import due_after
 
 _GARBLED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 

@@ -219,6 +219,11 @@ def _query(language: Language) -> tree_sitter.Query | None:
     return tree_sitter.Query(grammar, text) if text and grammar else None
 
 
+def is_bound_anyway(language: Language, name: str) -> bool:
+    """Whether a name is bound without being written, in a language whose scopes are known."""
+    return language.name in _QUERIES and name in _KNOWN[language.name == "python"]
+
+
 def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved, ...]:
     """The names that nothing in text binds for those who use them, by their first use.
 
@@ -266,14 +271,13 @@ def unresolved_names(language: Language, text: str, at: int) -> tuple[Unresolved
         names |= exported
         uses += exported
     here = _function(innermost[place])
-    bound_anyway = _KNOWN[language.name == "python"]
     unresolved: dict[str, Unresolved] = {}
     for byte in sorted(uses):
         scope = innermost[byte]
         if scope.knows(names[byte], byte):
             continue
         word = names[byte].decode("utf-8", "replace")
-        if word in bound_anyway or word.startswith("__") or (word in _KNOWN_TYPES and byte in plain_types):
+        if is_bound_anyway(language, word) or word.startswith("__") or (word in _KNOWN_TYPES and byte in plain_types):
             continue
         is_inside = here.start <= byte < here.end
         is_below = byte > place and is_inside and bool(here.outer or not _function(scope).outer)

@@ -147,7 +147,7 @@ def score(
     engine = _Remembering(load_engine(None if source == EMBEDDED else source, device, adapter=adapter))
     tokenizer, calibration = load_tokenizer(source), load_calibration(source)
     served = policy_for(tokenizer)
-    policies = [replace(served, use_drafts=False, use_needs=False), served]
+    policies = [replace(served, use_drafts=False, use_needs=False, use_definitions=False), served]
     askers = [
         LocalInfiller(engine, tokenizer, calibration=calibration, policy=policy, index=index) for policy in policies
     ]

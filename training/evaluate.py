@@ -317,7 +317,7 @@ def evaluate(
     infillers: dict[Decoding, tuple[LocalInfiller, _Recorder]] = {}
     for decoding in decodings:
         recorder = _Recorder(base.curves, base.length_exponent)
-        policy = Policy(decoding=decoding, use_drafts=use_drafts, use_needs=use_drafts, use_calls=use_drafts)
+        policy = Policy(decoding=decoding, use_drafts=use_drafts, use_needs=use_drafts, use_definitions=use_drafts)
         infillers[decoding] = LocalInfiller(engine, tokenizer, calibration=recorder, policy=policy), recorder
         found[decoding] = []
     # hole by hole, all decodings of each: when the machine's load changes, it changes for all of them

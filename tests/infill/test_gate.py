@@ -6,10 +6,12 @@ import ast
 import textwrap
 
 import pytest
-from lacuna_ls.infill.gate import adds_errors, due_after, may_become_python
+from lacuna_ls.infill.gate import adds_errors
 from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.python_parser import may_become_python
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.syntax import SyntaxTree
+from lacuna_ls.infill.unclosed import due_after
 from lacuna_ls.infill.vain import is_in_vain
 
 PYTHON = language_for("python")
@@ -391,3 +393,26 @@ def test_what_a_notebook_says_beside_python_is_no_error(magic):
     assert _is_refused("python", marked, "a b")
     # whoever is no notebook gets none
     assert _is_refused("python", "import os\n^\nx = 1\n", magic)
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "line"),
+    [
+        pytest.param("lua", "function M.run(a)\n  for _, item in pairs(a) do\n    ", "if item.ok then", id="lua"),
+        pytest.param("lua", "M.each(function(item)\n  ", "print(item)", id="lua: a block within a call"),
+        pytest.param("lua", "function M.run()\n  repeat\n    ", "step()", id="lua: until"),
+        pytest.param("ruby", "class A\n  def run(items)\n    ", "items.each do |item|", id="ruby"),
+        pytest.param("ruby", "class A\n  def run(a)\n    while a.any? do\n      ", "items.pop", id="ruby: a loop"),
+        pytest.param("ruby", "class A\n  def run(items)\n    words = %w[( { ]\n    ", "items.pop", id="ruby: words"),
+        pytest.param("bash", "run() {\n  if [ -f x ]; then\n    ", 'cat "$x"', id="bash"),
+        pytest.param("bash", "for each in *; do\n  ", "case $each in", id="bash: a case in a loop"),
+    ],
+)
+def test_a_word_that_closes_a_block_may_still_be_due(language: str, written: str, line: str) -> None:
+    rest = {"lua": "return M\n", "ruby": "end\n", "bash": "exit 0\n"}[language]
+    for below in ("", "\n\n", f"\n\n{rest}"):
+        text = written + below
+        at = len(written)
+        tree = SyntaxTree.around(language_for(language), text, at, at)
+        assert due_after(tree, Snapshot(text), at, at, line, is_body_due=True) == "", below
+        assert due_after(tree, Snapshot(text), at, at, line + " ]", is_body_due=True) is None, below

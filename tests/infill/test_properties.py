@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from infill_cases import applied, infiller
 from lacuna_ls.infill.brackets import scan_brackets
-from lacuna_ls.infill.gate import is_python
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.overlap import is_substantive, normalized
+from lacuna_ls.infill.python_parser import is_python
 from lacuna_ls.infill.request import InfillRequest
 from lacuna_ls.infill.syntax import SyntaxTree
 

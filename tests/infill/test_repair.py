@@ -9,9 +9,9 @@ import pytest
 from infill_cases import TOKENIZER
 from lacuna_ls.engine.problem import CanvasResult
 from lacuna_ls.infill import repair
-from lacuna_ls.infill.gate import is_python
 from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.python_parser import is_python
 from lacuna_ls.infill.repair import is_broken_at, repair_at
 from lacuna_ls.infill.request import GapSpan, GapsRequest
 

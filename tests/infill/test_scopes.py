@@ -1,0 +1,45 @@
+"""The names that are in sight where something is being written."""
+
+from __future__ import annotations
+
+import pytest
+from lacuna_ls.infill.definitions import rules_of
+from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.scopes import Scope, scope_of
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap, Scene
+from lacuna_ls.infill.syntax import SyntaxTree
+
+
+def scope_at(text: str, language: str = "python") -> Scope:
+    """The scope at the | of a text."""
+    at = text.index("|")
+    text = text[:at] + text[at + 1 :]
+    here, row = Snapshot(text), language_for(language)
+    rules = rules_of(row)
+    assert rules is not None
+    return scope_of(Scene(here, SyntaxTree.around(row, text, at, at), here.indent(at)), Gap(at, at, "rest"), rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "absent"),
+    [
+        pytest.param("def f(a, b=1):\n    c = a\n    g(|", "a b c", "d f", id="parameters and what is assigned"),
+        pytest.param("def f(a):\n    'd'  # e\n    x.g(|", "a x", "d e", id="no string, no comment"),
+        pytest.param("def f(a):\n    a.d(e=1)\n    g(|", "a", "d e", id="no attribute, no argument's name"),
+        pytest.param("def f(a):\n    d = g(|", "a", "d", id="not what the line itself binds"),
+        pytest.param("def f(a):\n    for d in g(|", "a", "d", id="nor what it loops over"),
+        pytest.param("def f(a):\n    a == g(|", "a", "", id="what is compared is bound"),
+        pytest.param("def e(d):\n    pass\n\ndef f(a):\n    g(|", "a", "d", id="not what another function takes"),
+        pytest.param("def f(a):\n    def h(b):\n        g(|", "a b", "", id="what the functions around it take"),
+    ],
+)
+def test_what_is_in_sight(text: str, names: str, absent: str) -> None:
+    scope = scope_at(text)
+    assert [each for each in names.split() if not scope.has(each)] == []
+    assert [each for each in absent.split() if scope.has(each)] == []
+
+
+def test_what_a_caller_takes_besides_can_be_passed_on() -> None:
+    assert scope_at("def f(a, *args, **kwargs):\n    g(|").more == ("*args", "**kwargs")
+    assert scope_at("function f(a, ...rest) {\n  g(|", "javascript").more == ("...rest",)
