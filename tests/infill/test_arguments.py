@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from canned_engine import CannedEngine
+from infill_cases import BYTE_POLICY, TOKENIZER, asked
 from lacuna_ls.infill.arguments import arguments_for
 from lacuna_ls.infill.index import LineIndex
+from lacuna_ls.infill.infiller import LocalInfiller
 from lacuna_ls.infill.languages import language_for
+from lacuna_ls.infill.request import Proposal
 from lacuna_ls.infill.snapshot import Snapshot
 from lacuna_ls.infill.span import Gap, Scene
 from lacuna_ls.infill.syntax import SyntaxTree
@@ -130,3 +136,23 @@ def test_javascript_knows_functions_within_functions_and_what_is_the_language_s(
     others = {"/p/lists.js": "export class Lists {\n  isArray(item) {\n  }\n}\n"}
     assert drafted("function f(item) {\n  return Array.isArray(|\n}\n", "javascript", others) == []
     assert drafted("function f(item) {\n  return lists.isArray(|\n}\n", "javascript", others) == ["item)"]
+
+
+def filled(answer: str, logprob: float, text: str) -> Proposal:
+    """The first proposal over a model that answers so, with so much log-probability a token."""
+    index = LineIndex()
+    index.update("/shop.py", PYTHON)
+    policy = replace(BYTE_POLICY, use_definitions=True)
+    infiller = LocalInfiller(CannedEngine(TOKENIZER, answer, logprob), TOKENIZER, policy=policy, index=index)
+    return infiller.fill(asked(text, path="/here.py")).proposals[0]
+
+
+def test_a_draft_that_the_model_says_too_is_likelier_and_one_that_it_does_not_say_less_likely() -> None:
+    text = "from shop import load\n\ndef f(path, other):\n    return load(‸\n"
+    drafted = filled("other)", -3.0, text)
+    agreed = filled("path)", -3.0, text)
+    sure = filled("other)", -0.001, text)
+    assert (drafted.text, drafted.source) == ("path)", "call")
+    assert (agreed.text, agreed.source) == ("path)", "model")
+    assert (sure.text, sure.source) == ("other)", "model")
+    assert drafted.confidence < 0.5 < agreed.confidence
