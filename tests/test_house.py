@@ -184,6 +184,21 @@ def test_nothing_names_the_machine_it_was_written_on(texts: dict[str, str]):
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_group_that_is_repeated_possessively_is_atomic(texts: dict[str, str]):
+    """Python before 3.11.5, as Debian 12 has it, misreads one with choices: `(?:a|b)*+`. `(?>a|b)*+` it reads."""
+    misread: list[str] = []
+    for name, text in texts.items():
+        ends = re.finditer(r"(?<!\\)\)(?:[*+?]|\{[\d,]+\})\+", text) if name.endswith(".py") else ()
+        for end in ends:
+            depth, at = 1, end.start()
+            while depth and at > 0:
+                at -= 1
+                depth += ((text[at] == ")") - (text[at] == "(")) * (text[at - 1] != "\\")
+            if "|" in text[at : end.end()] and not text.startswith("(?>", at):
+                misread.append(f"{name}: {text[at : end.end()]}")
+    assert not misread
+
+
 def test_no_generated_or_binary_clutter(tracked: list[str], repository: Path):
     folders = r"(^|/)(__pycache__|node_modules|\.venv|dist|build|\.cache)/"
     clutter = re.compile(rf"{folders}|\.(pyc|so|egg-info|vsix|parquet|gz|zst|zip)$")
