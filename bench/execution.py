@@ -61,6 +61,9 @@ def unpack(snapshot: Snapshot, folder: Path) -> Path:
         return Path(shutil.copytree(snapshot.origin, folder / "copy", ignore=ignored, symlinks=True))
     try:
         if snapshot.kind == "sdist":
+            if not hasattr(tarfile, "data_filter"):
+                advice = "Python 3.11.4 or newer unpacks it safely; or unpack it and name the folder"
+                raise SnapshotError(f"{snapshot.origin} is an archive. {advice}.")
             with tarfile.open(snapshot.origin) as archive:
                 archive.extractall(folder, filter="data")
         else:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -298,6 +299,7 @@ def test_another_test_command_can_be_named(repository_folder: Path, tmp_path: Pa
     assert DEFAULT_TESTS[2] == "pytest"
 
 
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="needs Python 3.11.4 or newer")
 def test_archives_are_unpacked(repository_folder: Path, tmp_path: Path):
     archive = Path(shutil.make_archive(str(tmp_path / "shapes-1.2"), "gztar", repository_folder.parent, "shapes-1.2"))
     wheel = Path(shutil.make_archive(str(tmp_path / "w"), "zip", repository_folder)).rename(tmp_path / "shapes-1.2.whl")
@@ -305,6 +307,14 @@ def test_archives_are_unpacked(repository_folder: Path, tmp_path: Path):
         folder = tmp_path / str(number)
         folder.mkdir()
         assert (unpack(read_snapshot(path), folder) / "pkg" / "users.py").is_file()
+
+
+def test_no_archive_is_unpacked_unsafely(repository_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # as before Python 3.11.4
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    archive = Path(shutil.make_archive(str(tmp_path / "shapes-1.2"), "gztar", repository_folder.parent, "shapes-1.2"))
+    with pytest.raises(SnapshotError, match="name the folder"):
+        unpack(read_snapshot(archive), tmp_path)
 
 
 # files for the scale
