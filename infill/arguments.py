@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .calls import Call, call_at, signatures_of
+from .callees import signatures_of
+from .calls import Call, call_at
 from .definitions import rules_of
 from .index import LineIndex
-from .parameters import Parameter, Rules, Signature
+from .parameters import Kind, Parameter, Rules, Signature
 from .scopes import Scope, scope_of
 from .snapshot import width_of
 from .span import Gap, Scene, begins_header
@@ -23,11 +24,17 @@ from .span import Gap, Scene, begins_header
 MAX_SIGNATURES = 3
 """A name that means more different things says too little."""
 
+NUM_AROUND = 12
+"""In so many lines above and below it is looked how lines end."""
+
+_OWN = re.compile(r"(\$?\w+)\W+")
+_NO_VALUE = re.compile(r"\s*(?:let|return)\b|[^=]*[^=!<>]=(?!=)")
 _WORD = re.compile(r"[A-Za-z_$][\w$]*\Z")
 _BY_NAME = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)\s*(\w*)\Z")
 _NAMED = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
 
-# logistic regressions fitted by tests/support/fit_arguments.py, on Python and on JavaScript with TypeScript
+# logistic regressions fitted by tests/support/fit_arguments.py, on Python, on JavaScript with TypeScript, and on Go,
+# Rust, Java, C#, C, C++, PHP, Ruby and Lua together
 WEIGHTS_BY_NAME = (
     0.828, -0.001, 0.014, 0.201, -0.303, 0.541, -0.249, -0.885, -0.784, 0.548, 0.995, -0.057, -0.132, -1.042, -2.044,
     -1.437, -3.426, -1.805, 1.043, 0.711, -0.061, -0.481, -1.379, -0.123,
@@ -36,22 +43,24 @@ WEIGHTS_IN_ORDER = (
     -0.103, 1.259, 1.274, 0.585, 1.685, -0.351, -0.248, -1.044, -0.261, 0.818, 0.186, -0.683, -0.772, -0.289, -1.289,
     -0.642, 0.0, -0.03, 0.722, 1.054, -0.514, 0.326, 0.0, 0.0,
 )  # fmt: skip
-"""For languages that give arguments by name as well, and for those that only give them in their order."""
+WEIGHTS_MORE = (
+    0.58, 0.025, 1.151, 0.226, -0.098, 0.176, -0.824, -0.913, -0.228, 0.353, 0.25, -0.351, -0.235, -0.38, -1.551,
+    -0.182, 0.0, -1.021, 0.873, 0.711, 0.098, -0.079, -0.665, 0.056,
+)  # fmt: skip
+"""For Python, which gives arguments by name as well, for JavaScript, and for all other languages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """A draft. text: what follows the head of the line. features: what `probability` weighs. may_name: whether the
-    language gives arguments by name as well.
-    """
+    """A draft. text: what follows the head of the line. features: what `probability` weighs. kind: by which weights."""
 
     text: str
     features: tuple[float, ...]
-    may_name: bool
+    kind: Kind
 
     def probability(self) -> float:
         """How likely the draft is exactly right."""
-        weights = WEIGHTS_BY_NAME if self.may_name else WEIGHTS_IN_ORDER
+        weights = {"by_name": WEIGHTS_BY_NAME, "in_order": WEIGHTS_IN_ORDER, "more": WEIGHTS_MORE}[self.kind]
         total = sum(weight * value for weight, value in zip(weights, self.features, strict=True))
         return 1 / (1 + math.exp(-total))
 
@@ -61,10 +70,10 @@ def arguments_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[A
     rules = rules_of(scene.language)
     if rules is None or gap.extent in ("line", "block", "span") or "\n" in gap.lead:
         return []
-    call = call_at(scene, gap)
-    if call is None or (call.receiver == "other" and call.name in rules.builtin):
+    call = call_at(scene, gap, rules)
+    if call is None or (call.receiver == "other" and not call.owner and call.name in rules.builtin):
         return []
-    end = _end(scene, gap, call)
+    end = _end(scene, gap, call, rules)
     if end is None:
         return []
     found = list(signatures_of(scene, gap, call, path, index, rules))
@@ -80,13 +89,13 @@ def arguments_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[A
         for text, features in _drafts(call, signature, rules, scope):
             blank = "" if call.has_blank else " "
             known = (float(len(distinct) > 1), float(end != ")"), float(end == ""), *features)
-            each = Arguments(f"{blank}{text}{end}", (*_of_call(call), *known), rules.keyword)
+            each = Arguments(f"{blank}{text}{end}", (*_of_call(call), *known), rules.weights)
             if each.text.strip() and each.text not in drafts:
                 drafts[each.text] = each
     return sorted(drafts.values(), key=lambda each: -each.probability())
 
 
-def _end(scene: Scene, gap: Gap, call: Call) -> str | None:
+def _end(scene: Scene, gap: Gap, call: Call, rules: Rules) -> str | None:
     """What follows the last argument; None where that is not to be written here."""
     snapshot, language = scene.snapshot, scene.language
     tail = snapshot.text[gap.end : snapshot.line_end(gap.end)].strip()
@@ -105,11 +114,32 @@ def _end(scene: Scene, gap: Gap, call: Call) -> str | None:
         return f"{closers},"
     if language.blocks == "indentation":
         return f"{closers}:" if begins_header(line, language) else closers
-    if call.outer.endswith(")") and re.match(r"\s*(?:\}\s*)?(?:else\s+)?(?:if|while|for|switch)\b", line):
-        return f"{closers} {{"
-    around = (*snapshot.lines_above(gap.start, 12), *snapshot.lines_below(gap.end, 12))
-    ends = sum(each.rstrip().endswith(";") for each in around)
-    return f"{closers};" if ends > 1 and "}" not in call.outer else closers
+    around = (*snapshot.lines_above(gap.start, NUM_AROUND), *snapshot.lines_below(gap.end, NUM_AROUND))
+    return closers + _after(call, line, below, around, rules)
+
+
+def _after(call: Call, line: str, below: str, around: Sequence[str], rules: Rules) -> str:
+    """What follows the last bracket of a line where no indentation makes blocks."""
+    for head, mark, then in rules.header_ends:
+        match = head.match(line) if call.outer.endswith(mark) else None
+        if match is not None:
+            return "" if _has_brace_below(head, around, rules) else match.expand(then)
+    if "}" in call.outer:
+        return ""
+    if rules.value is not None and below.strip()[:1] == "}" and not _NO_VALUE.match(line):
+        function = next((match for each in around if (match := rules.value.match(each))), None)
+        return "" if function is None or function["none"] is None else ";"
+    if rules.end is not None:
+        return rules.end
+    return ";" if sum(each.rstrip().endswith(";") for each in around) > 1 else ""
+
+
+def _has_brace_below(head: re.Pattern[str], around: Sequence[str], rules: Rules) -> bool:
+    """Whether the braces of such blocks are mostly lines of their own."""
+    if not rules.brace_below:
+        return False
+    ends = [each.rstrip()[-1:] for each in around if head.match(each)]
+    return ends.count(")") > ends.count("{")
 
 
 def _drafts(
@@ -148,10 +178,11 @@ def _drafts(
     passes_on = scope.more and (signature.more or call.receiver == "super")
     if passes_on and not any(each in scope.more for each in call.given):
         ways.append(_Way([*plain, *scope.more], passes_on=True))
+    may_be_empty = rules.leaves_empty == "all" or (rules.leaves_empty == "certain" and not signature.more)
     num_members = sum(value != each.name for each, value in needed.items())
     for way in ways:
         text = ", ".join(way.arguments)
-        if not text.startswith(begun) or (not text and call.given):
+        if not text.startswith(begun) or (not text and (call.given or not may_be_empty)):
             continue
         is_none = not needed
         yield text[len(begun) :], (
@@ -188,11 +219,18 @@ def _of_call(call: Call) -> tuple[float, ...]:
 
 
 def value_of(parameter: Parameter, rules: Rules, scope: Scope) -> str:
-    """What a parameter is given: something that is called so, or a member of the caller's own object; "" where nothing
-    is in sight."""
+    """What a parameter is given: something that is called so, or a field or a member of the caller's own object; ""
+    where nothing is in sight."""
     if scope.has(parameter.name):
         return parameter.name
-    own = next((own for own in ("self", "this") if own in rules.own and scope.has(own)), "")
-    if not own or not parameter.name or not re.search(rf"\b{own}\.{re.escape(parameter.name)}\b(?!\()", scope.members):
+    if not parameter.name:
         return ""
-    return f"{own}.{parameter.name}"
+    field = re.search(rules.field.replace("NAME", re.escape(parameter.name)), scope.members) if rules.field else None
+    if field is not None:
+        return field["name"]
+    own = _OWN.match(rules.member)
+    if own is None or not scope.has(own[1]):
+        return ""
+    name = parameter.name.removeprefix(rules.sigil)
+    is_member = re.search(rf"(?<!\w){re.escape(own[0] + name)}\b(?!\()", scope.members)
+    return f"{own[0]}{name}" if is_member else ""

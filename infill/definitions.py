@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from io import BytesIO
 
+from .definitions_more import MORE
 from .languages import Language
 from .parameters import Rules
 
@@ -29,6 +30,8 @@ _PYTHON = Rules(
         )
     ),
     keyword=True,
+    weights="by_name",
+    member="self.",
     fields=re.compile(
         r"[ \t]+(?P<name>[a-z_]\w*)[ \t]*:[ \t]*(?!(?:\w+\.)?ClassVar)"
         r"[^=\n]+(?P<default>=(?!.*\binit=False)[^\n]*)?$"
@@ -80,9 +83,11 @@ _ECMASCRIPT = Rules(
         test then toString trim unshift values warn write
         """.split()  # noqa: SIM905
     ),
+    member="this.",
+    header_ends=((re.compile(r"\s*(?:\}\s*)?(?:else\s+)?(?:if|while|for|switch)\b"), ")", " {"),),
 )
 
-_RULES = {language: rules for rules in (_PYTHON, _ECMASCRIPT) for language in rules.languages}
+_RULES = {language: rules for rules in (_PYTHON, _ECMASCRIPT, *MORE) for language in rules.languages}
 
 
 def rules_of(language: Language) -> Rules | None:

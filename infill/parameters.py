@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .brackets import code_of, elements_at
 from .languages import Language
@@ -27,6 +28,15 @@ MAX_PARAMETERS = 40
 
 MAX_LINES = 1_000
 """In so many lines at most it is looked whether they define a name: a millisecond."""
+
+Kind = Literal["by_name", "in_order", "more"]
+"""Whose chances the drafts of a language's arguments have: Python's, JavaScript's, or those of definitions_more.py."""
+
+CALLEE = re.compile(
+    r"(?P<dot>(?:(?<![\w$.])(?:(?P<own>self|cls|this)|(?P<super>super(?:\([^()]*\))?))|[\w$)\]\"'`!])\??\.)?"
+    r"(?<![\w$])(?P<name>[A-Za-z_$][\w$]*)\Z"
+)
+"""What is called, before the bracket of a call, in most languages: see Rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +84,26 @@ class Rules:
     pattern of the line in a class whose parameters are the class's, and ends as `defines` does. bases: of a class's
     head; its group is the first base. own: what a method calls its own object. builtin: methods of the language's own
     types, which any object may be of. keyword: arguments by name are written name=value.
+    weights: those for the drafts of arguments.
     fields: a pattern of lines in the body of a class whose constructor is made from them; has_fields: of the lines
     above such a class, or of its first; by_name: what stands in those where it takes them by name alone.
     uncalled: a pattern of the lines above what is defined like a function, and called in another way, or not at all.
+
+    How it is called. callee: a pattern of what ends at the bracket of a call; its groups are `name`, `dot` with what it
+    is called on and a mark, and in that `own` and `super` for the caller's own object and its base. marks: how members
+    are marked besides by a dot. declares: a pattern of what ends in a name that is declared there and not called.
+    makes: of what makes an object of its group; behind `new` it needs none. owner: what it is called on is a class, a
+    module or a package, the group, where that is plain from how it is written: then the definition stands in one of
+    that name. None where imports say it. reach: how far from a call without any such the function may be defined.
+
+    How it goes on. member: what stands before a member of the caller's own object. sigil: what names of variables begin
+    with, and those of members do not. field: a pattern of the declaration of a field that may be called like `NAME`.
+    leaves_empty: of which functions the brackets are left empty: of all, of those that take a certain number of
+    arguments, or of none. end: what ends a statement; None where it is as around it. header_ends: of a line that begins
+    a block the pattern, the bracket that closes its condition, and what follows that, where groups may be in.
+    brace_below: whether the brace of a block may be a line of its own. value: a pattern of heads of functions, if
+    what stands last in a block may be its value, which nothing ends; its group `none` is there where a head says that
+    it is not.
     """
 
     languages: tuple[str, ...]
@@ -88,10 +115,25 @@ class Rules:
     own: frozenset[str]
     builtin: frozenset[str]
     keyword: bool = False
+    weights: Kind = "in_order"
     fields: re.Pattern[str] | None = None
     has_fields: re.Pattern[str] | None = None
     by_name: re.Pattern[str] | None = None
     uncalled: re.Pattern[str] | None = None
+    callee: re.Pattern[str] = CALLEE
+    marks: tuple[str, ...] = ()
+    declares: re.Pattern[str] | None = None
+    makes: re.Pattern[str] | None = None
+    owner: re.Pattern[str] | None = None
+    reach: Literal["file", "folder", "workspace"] = "workspace"
+    member: str = ""
+    sigil: str = ""
+    field: str = ""
+    leaves_empty: Literal["all", "certain", "none"] = "all"
+    end: str | None = None
+    header_ends: tuple[tuple[re.Pattern[str], str, str], ...] = ()
+    brace_below: bool = False
+    value: re.Pattern[str] | None = None
 
 
 def defined_in(rules: Rules, line: str) -> str:

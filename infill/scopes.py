@@ -27,6 +27,7 @@ _CONTROL = re.compile(
 _FUNCTION_HEAD = re.compile(
     r"\s*(?:async\s+)?def\b|.*\b(?:function|func|fn)\b|.*=>|.*\).*\{\s*\Z|.*\|\s*\{?\s*\Z"
 )
+_TYPE_HEAD = re.compile(r"[^(]*\b(?:class|struct|interface|namespace|enum|union|record|trait|extern|impl)\b")
 _BINDS = re.compile(
     r"\A\s*(?:(?:(?:export|const|let|var|final)\s+)*[\w$,. \t]*[\w$][ \t]*(?::[^=\n]*)?=(?![=>])"
     r"|(?:async\s+)?for\b.*?\b(?:in|of)\b)"
@@ -40,6 +41,7 @@ _GOES_ON = ("(", "[", ",")
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The functions around a gap up to it, without their strings and comments; at a module's margin what is above.
+    Whatever marks a member, there it is a dot.
 
     parameters: what those functions take. more: of what the innermost of them takes besides (Signature).
     members: the document around the gap.
@@ -56,18 +58,29 @@ class Scope:
             return bool(name)
         return re.search(rf"(?<![\w$.@]){re.escape(name)}(?![\w$(])(?!=[^=>])", self.text) is not None
 
+    def binds(self, name: str) -> bool:
+        """Whether something is called so besides what has members, as a module or a class has them."""
+        if name in self.parameters:
+            return True
+        return re.search(rf"(?<![\w$.@]){re.escape(name)}(?![\w$(.])", self.text) is not None
+
 
 def scope_of(scene: Scene, gap: Gap, rules: Rules) -> Scope:
     """What is in sight at a gap. By indentation alone, as the line that is being written is broken for a parser."""
     snapshot = scene.snapshot
     first = line_start = snapshot.line_start(gap.start)
     width = width_of(snapshot.line_at(gap.start))
+    is_opened = False
     for at, line in lines_above(snapshot, gap.start):
         if not width:
             first = at
+        elif rules.brace_below and width_of(line) < width and line.strip() == "{":
+            # whose it is says the next line above that stands no further in
+            is_opened, width = True, width_of(line) + 1
         elif width_of(line) < width and line.lstrip()[:1] not in _CLOSERS:
             width = width_of(line)
-            is_function = _FUNCTION_HEAD.match(line) is not None
+            is_function = _FUNCTION_HEAD.match(line) is not None or (is_opened and not _TYPE_HEAD.match(line))
+            is_opened = False
             if not is_function and not _CONTROL.match(line) and not line.rstrip().endswith(_GOES_ON):
                 # in a class, or an object, only what stands further in is in sight
                 break
@@ -83,6 +96,8 @@ def scope_of(scene: Scene, gap: Gap, rules: Rules) -> Scope:
     signatures = [signature_of(scene.language, rules, text, each) for each in found[-MAX_FUNCTIONS:]]
     names = frozenset(each.name for signature in signatures if signature for each in signature.parameters)
     innermost = signatures[-1] if signatures else None
+    for mark in rules.marks:
+        text = text.replace(mark, ".")
     return Scope(text, names, innermost.more if innermost else (), scene.tree.text)
 
 

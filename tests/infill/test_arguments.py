@@ -138,6 +138,110 @@ def test_javascript_knows_functions_within_functions_and_what_is_the_language_s(
     assert drafted("function f(item) {\n  return lists.isArray(|\n}\n", "javascript", others) == ["item)"]
 
 
+OTHERS = {
+    "go": {
+        "/p/near.go": "package p\n\nfunc Open(path string) {\n}\n",
+        "/q/shop.go": "package shop\n\nfunc Load(path string) {\n}\n\nfunc (s *Shop) Sell(item string) {\n}\n",
+    },
+    "rust": {"/p/a.rs": "pub struct Shop;\n\nimpl Shop {\n    pub fn load(path: &str) -> Shop {\n    }\n}\n"},
+    "java": {"/p/Shop.java": "class Shop {\n    Shop(A owner) {\n    }\n\n    static A load(A path) {\n    }\n}\n"},
+    "csharp": {"/p/Shop.cs": "class Shop\n{\n    public static bool Load(int path)\n    {\n    }\n}\n"},
+    "c": {"/p/shop.c": "int load(char *path)\n{\n}\n"},
+    "cpp": {"/p/shop.cpp": "int load(char *path)\n{\n}\n"},
+    "php": {"/p/a.php": "<?php\nclass Shop\n{\n    public static function load($path)\n    {\n    }\n}\n"},
+    "ruby": {
+        "/p/a.rb": "class Shop\n  def initialize(owner)\n  end\n  def self.load(path)\n  end\n  def g()\n  end\nend\n",
+    },
+    "lua": {"/p/shop.lua": "function M.load(path)\nend\n\nfunction M:sell(item)\nend\n\nfunction free(path)\nend\n"},
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "around", "line", "expected"),
+    [
+        pytest.param("go", "func f(path string) {\n\t", "Open(|", "path)", id="go: a function of the folder"),
+        pytest.param("go", "func f(path string) {\n\t", "Load(|", "", id="go: one of another folder"),
+        pytest.param("go", "func f(path string) {\n\t", "shop.Load(|", "path)", id="go: one of that package"),
+        pytest.param("go", "func f(path string) {\n\t", "store.Load(|", "", id="go: one of another package"),
+        pytest.param("go", "func f(item string, s *Shop) {\n\t", "s.Sell(|", "item)", id="go: a method"),
+        pytest.param("go", "func f(item string) {\n\t", "shop.Sell(|", "", id="go: no function, but a method"),
+        pytest.param("go", "func f(path string) {\n\t", "if err := Open(|", "path); err != nil {", id="go: an error"),
+        pytest.param("go", "", "func (s *Shop) Sell(|", "", id="go: a method is declared"),
+        pytest.param("rust", "fn f(path: &str) {\n    ", "let a = Shop::load(|", "path);", id="rust: a statement"),
+        pytest.param("rust", "fn f(path: &str) -> Shop {\n    ", "Shop::load(|", "path)", id="rust: a value"),
+        pytest.param("rust", "fn f(path: &str) {\n    ", "if Shop::load(|", "path) {", id="rust: a condition"),
+        pytest.param("rust", "fn f(path: &str) {\n    ", "Store::load(|", "", id="rust: another type"),
+        pytest.param("java", "class A {\n    void f(A path) {\n        ", "Shop.load(|", "path);", id="java: static"),
+        pytest.param("java", "class A {\n    void f(A path) {\n        ", "Store.load(|", "", id="java: another's"),
+        pytest.param(
+            "java",
+            "class A {\n    private A owner;\n\n    A f() {\n        ",
+            "return new Shop(|",
+            "owner);",
+            id="java: a field",
+        ),
+        pytest.param("java", "class A {\n    ", "void load(|", "", id="java: a method is declared"),
+        pytest.param(
+            "csharp",
+            "class A\n{\n    int _path;\n\n    void F()\n    {\n        ",
+            "Shop.Load(|",
+            "_path);",
+            id="csharp: a field with its mark",
+        ),
+        pytest.param(
+            "csharp",
+            "class A\n{\n    void F(int path)\n    {\n        if (path)\n        {\n        }\n        ",
+            "if (Shop.Load(|",
+            "path))",
+            id="csharp: braces are lines of their own",
+        ),
+        pytest.param("csharp", "class A\n{\n    ", "void Load(|", "", id="csharp: a method is declared"),
+        pytest.param("c", "int f(char *path)\n{\n    ", "if (load(|", "path)) {", id="c: a condition"),
+        pytest.param("c", "int f(A *p)\n{\n    p->path = 1;\n    ", "load(|", "", id="c: a member is not in sight"),
+        pytest.param("c", "int f(A *a, char *path)\n{\n    ", "a->load(|", "", id="c: a function is no member"),
+        pytest.param("cpp", "struct A {\n    A(int path);\n\n    ", "A(|", "", id="cpp: a constructor is declared"),
+        pytest.param("cpp", "", "A::A(char *path) : load(|", "", id="cpp: a member is initialized"),
+        pytest.param("php", "<?php\nfunction f($path)\n{\n    ", "Shop::load(|", "$path);", id="php: static"),
+        pytest.param("php", "<?php\nfunction f($path)\n{\n    ", "Store::load(|", "", id="php: another's"),
+        pytest.param(
+            "php",
+            "<?php\nclass A\n{\n    function f()\n    {\n        $this->path = 1;\n        ",
+            "Shop::load(|",
+            "$this->path);",
+            id="php: a member",
+        ),
+        pytest.param("ruby", "def f(owner)\n  ", "Shop.new(|", "owner)", id="ruby: an object"),
+        pytest.param("ruby", "def f(path)\n  ", "Shop.load(|", "path)", id="ruby: a class's"),
+        pytest.param("ruby", "def f(path)\n  ", "Store.load(|", "", id="ruby: another's"),
+        pytest.param("ruby", "def f(path)\n  ", "g(|", "", id="ruby: no brackets are left empty"),
+        pytest.param("lua", "function f(path)\n  ", "if shop.load(|", "path) then", id="lua: a module's"),
+        pytest.param("lua", "function f(path)\n  ", "store.load(|", "", id="lua: another's"),
+        pytest.param("lua", "function f(item, s)\n  ", "s:sell(|", "item)", id="lua: a method"),
+        pytest.param("lua", "function f(path)\n  ", "free(|", "", id="lua: another file's own"),
+    ],
+)
+def test_other_languages_have_their_own_ways_to_call(language: str, around: str, line: str, expected: str) -> None:
+    below = "\nend\n" if language in ("ruby", "lua") else "\n}\n"
+    drafts = drafted(f"{around}{line}{below}", language, OTHERS[language], path="/p/here")
+    assert drafts[:1] == [expected] if expected else not drafts
+
+
+@pytest.mark.parametrize(
+    ("language", "head"),
+    [
+        ("go", "func load(more ...string) {\n}\n"),
+        ("java", "static void load(String... more) {\n}\n"),
+        ("csharp", "static void load(params string[] more) {\n}\n"),
+        ("cpp", "void load(...) {\n}\n"),
+        ("php", "<?php\nfunction load(...$more) {\n}\n"),
+        ("ruby", "def load(*more)\nend\n"),
+        ("lua", "function load(...)\nend\n"),
+    ],
+)
+def test_what_takes_any_number_is_not_given_none(language: str, head: str) -> None:
+    assert not {")", ");"}.intersection(drafted(f"{head}\nload(|", language))
+
+
 def filled(answer: str, logprob: float, text: str) -> Proposal:
     """The first proposal over a model that answers so, with so much log-probability a token."""
     index = LineIndex()

@@ -41,5 +41,5 @@ def draft(hole: fitting.Cut, index: fitting.LineIndex) -> list[arguments.Argumen
 
 
 if __name__ == "__main__":
-    names = {True: "WEIGHTS_BY_NAME", False: "WEIGHTS_IN_ORDER"}
-    fitting.main(__doc__ or "", cut, draft, lambda first: (arguments, names[first.may_name]))
+    names = {"by_name": "WEIGHTS_BY_NAME", "in_order": "WEIGHTS_IN_ORDER", "more": "WEIGHTS_MORE"}
+    fitting.main(__doc__ or "", cut, draft, lambda first: (arguments, names[first.kind]))
