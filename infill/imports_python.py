@@ -109,9 +109,10 @@ def _resolved(imported: Imported, path: str) -> Imported:
     """What is relative to the file at path by the path that it means."""
     inner = imported.module.lstrip(".")
     num_up = len(imported.module) - len(inner)
-    if not num_up:
-        return imported
     folders = PurePath(path).parents
+    if not num_up or not folders:
+        # a document that is not saved is relative to nothing
+        return imported
     module = folders[min(num_up, len(folders)) - 1].joinpath(*inner.split(".") if inner else ())
     return Imported(intern(str(module)), imported.name, imported.alias, True)
 

@@ -83,6 +83,19 @@ def test_the_definition_may_stand_in_another_file() -> None:
     assert drafted(text, others={}) == []
 
 
+@pytest.mark.parametrize(
+    ("head", "call"),
+    [
+        pytest.param("from .shop import load", "load(|", id="a function"),
+        pytest.param("from . import shop", "shop.load(|", id="a module"),
+        pytest.param("from ... import shop", "shop.load(|", id="further up"),
+    ],
+)
+def test_a_document_that_is_not_saved_is_relative_to_nothing(head: str, call: str) -> None:
+    text = f"{head}\n\ndef f(path):\n    return {call}\n"
+    assert drafted(text, others={"/p/shop.py": PYTHON}, path="")[0] == "path)"
+
+
 def test_in_javascript_a_statement_ends_as_its_neighbours_do() -> None:
     shop = "export function load(path, encoding) {\n  return path;\n}\n"
     text = "import { load } from './shop';\n\nfunction f(path, encoding) {\n  const a = 1;\n  return load(|\n}\n"
