@@ -157,7 +157,8 @@ def scan_blocks(language: Language, text: str) -> BracketScan:
     awaited: list[str] = []
     strays: list[str] = []
     num_skipped = 0
-    for match in _block_pattern(language).finditer(code_of(language, text)):
+    # a string is a value: `a = "" if b` is no `a = if b`
+    for match in _block_pattern(language).finditer(code_of(language, text, '""')):
         kind, mark = match.lastgroup or "", match.group()
         if mark in closing or kind[0] == "o":
             awaited.append(closing[mark] if mark in closing else language.word_blocks[int(kind[1:])][2])
@@ -199,9 +200,12 @@ def elements_at(language: Language, text: str, start: int, end: int | None = Non
     return None
 
 
-def code_of(language: Language, text: str) -> str:
-    """A text that begins in code, with a blank in the place of each comment and each string."""
-    return _pattern(language).sub(lambda match: match.group() if match.lastgroup == "bracket" else " ", text)
+def code_of(language: Language, text: str, string: str = " ") -> str:
+    """A text that begins in code, with a blank in the place of each comment, and string in that of each string."""
+    marks = {"comment": " "}
+    return _pattern(language).sub(
+        lambda match: match.group() if match.lastgroup == "bracket" else marks.get(match.lastgroup or "", string), text
+    )
 
 
 def line_ends(language: Language, text: str) -> list[LineEnd]:

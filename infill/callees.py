@@ -5,6 +5,7 @@ Knows the document and the index of the workspace, no model and no draft.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,12 @@ MAX_ASKED = 40
 
 MAX_OWNER_CHARS = 60_000
 """How far above a definition the head of its class is looked for."""
+
+MAX_PACKAGE_CHARS = 8_000
+"""How far down a file it is looked for what it says that it belongs to."""
+
+_CHUNK_CHARS = 2_000
+"""Most heads stand nearer than that."""
 
 ALIASES = (WHOLE, DEFAULT, NAMESPACE)
 """What is imported without a name of its own is called as it is defined, mostly."""
@@ -123,29 +130,50 @@ def _may_be_of(call: Call, path: str, there: str, text: str, definition: Definit
     named = _HEAD_OWNER.search(text, definition.at, definition.bracket + 1)
     if named is not None and (named[1] or named[2]) not in _ITSELF:
         return call.owner == (named[1] or named[2])
-    head = _type_around(text, definition)
+    head = type_around(text, definition.at)
     if head:
         return re.search(rf"\b{call.owner}\b", head) is not None
     file = PurePath(there)
     if call.owner.lower() in (file.stem.lower(), file.parent.name.lower()):
         return True
     package = rf"^(?:package|module|namespace)[ \t]+(?:[\w.\\]+[.\\])?{call.owner}\b"
-    return re.search(package, text, re.MULTILINE) is not None
+    return re.search(package, text[:MAX_PACKAGE_CHARS], re.MULTILINE) is not None
 
 
-def _type_around(text: str, definition: Definition) -> str:
-    """The head of the class, or the like, that something is defined in; "" for none."""
-    at, width = definition.at, width_of(text[definition.at : definition.at + 200])
-    stop = max(0, at - MAX_OWNER_CHARS)
-    while at > stop and width:
-        start = text.rfind("\n", 0, at - 1) + 1
-        line = text[start : at - 1]
-        at = start
-        if line.strip() and width_of(line) < width and line.lstrip()[0] not in "{}()#/*":
-            width = width_of(line)
-            if _TYPE_HEAD.search(line):
-                return line
+def type_around(text: str, at: int) -> str:
+    """The head of the class, or the like, that the line which begins at `at` stands in; "" for none."""
+    width = width_of(text[at : at + 200])
+    low = max(0, at - MAX_OWNER_CHARS)
+    while width and (found := _further_out(text, low, at, width)) is not None:
+        at, line = found
+        if _TYPE_HEAD.search(line):
+            return line
+        width = width_of(line)
     return ""
+
+
+def _further_out(text: str, low: int, end: int, width: int) -> tuple[int, str] | None:
+    """The last line in text[low:end] that is indented less than width and is no mark or comment, and where it begins.
+
+    By a pattern, a chunk at a time: a class may have thousands of lines, and a document forty such functions.
+    """
+    pattern = _less_than(width)
+    size = _CHUNK_CHARS
+    while end > low:
+        begin = max(low, end - size)
+        # a line that begins in the chunk may go on behind it
+        for start in reversed([match.end() for match in pattern.finditer(text, begin, end + width)]):
+            line = text[start : text.find("\n", start)]
+            if width_of(line) < width:
+                return start, line
+        end, size = begin, 2 * size
+    return None
+
+
+@functools.cache
+def _less_than(width: int) -> re.Pattern[str]:
+    """Where lines begin which may be indented by less than so many columns, marks and comments apart."""
+    return re.compile(rf"(?:\n|\A)(?=[ \t]{{0,{width - 1}}}[^\s{{}}()#/*])")
 
 
 def _imported(scene: Scene, name: str, path: str, index: LineIndex) -> Imported | None:
@@ -163,7 +191,9 @@ def _own(scene: Scene, gap: Gap, call: Call, path: str, rules: Rules) -> list[De
         text = scene.snapshot.text
         found = [each for each in found[:MAX_ASKED] if _may_be_of(call, path, path, text, each, rules)]
     if call.receiver == "none":
-        found = [each for each in found if not each.is_member or _is_nested(scene, gap, each, rules)]
+        near = [each for each in found if each.is_member and each.at < gap.start][-MAX_PLACES:]
+        near = [each for each in near if _is_nested(scene, gap, each, rules)]
+        found = [each for each in found if not each.is_member or each in near]
     else:
         found = [each for each in found if each.is_member or each.is_class] or found
     outer = _class_around(scene, gap, rules) if call.receiver == "own" and len(found) > 1 else None

@@ -54,15 +54,15 @@ _ECMASCRIPT = Rules(
     languages=("javascript", "typescript", "tsx"),
     defines=re.compile(
         rf"""[ \t]*(?:export[ \t]+)?(?:default[ \t]+)?(?:declare[ \t]+)?(?:
-            (?:async[ \t]+)?function\b[ \t]*\*?[ \t]*(?P<free>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\(
+            (?:async[ \t]+)?function\b[ \t]*\*?[ \t]*(?P<free>{_NAME})[ \t]*+(?:<[^()\n]*>)?[ \t]*+\(
             |(?:abstract[ \t]+)?class[ \t]+(?P<class>{_NAME})
-            |(?:(?:(?:const|let|var)[ \t]+|(?:module\.)?exports\.)(?P<free1>{_NAME})|(?:[\w$]+\.)+(?P<member1>{_NAME})
-             |(?P<f>{_NAME}))[ \t]*(?::[^=\n]*)?=[ \t]*(?:async[ \t]*)?
+            |(?:(?:(?:const|let|var)[ \t]+|(?:module\.)?exports\.)(?P<free1>{_NAME})
+             |(?>(?:[\w$]++\.)+)(?P<member1>{_NAME})|(?P<f>{_NAME}))[ \t]*(?::[^=\n]*)?=[ \t]*(?:async[ \t]*)?
              (?:function\b[^(\n]*\(|(?:<[^()\n]*>)?\({_GOES_ON})
             |(?P<member2>{_NAME})[ \t]*:[ \t]*(?:async[ \t]*)?(?:function\b[^(\n]*\(|\({_GOES_ON})
             |(?:(?:public|private|protected|static|async|override|readonly|abstract)[ \t]+)*[*\#]?
              (?!(?:if|for|while|switch|catch|function|return|with|super|await|constructor)\b)
-             (?P<member3>{_NAME})[ \t]*(?:<[^()\n]*>)?[ \t]*\({_GOES_ON})""",
+             (?P<member3>{_NAME})[ \t]*+(?:<[^()\n]*>)?[ \t]*+\({_GOES_ON})""",
         re.VERBOSE | re.MULTILINE,
     ),
     follows=re.compile(r"\s*+(?::[^;={}\n]*+(?:\{[^{}\n]*\}[^;={}\n]*+)?)?(?:\{|=>)|\s*+:[^;={}\n]*;"),

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from .callees import type_around
 from .definitions import rules_of
 from .index import LineIndex
 from .parameters import Definition, Rules, definition_at, definitions_of
@@ -28,8 +29,15 @@ MAX_CLASSES = 8
 MAX_WIDTH = 80
 """A line that is indented more stands in no class."""
 
+MAX_HEAD_CHARS = 400
+"""A longer head is for nobody to write, and of a longer line of a class no more is read."""
+
+MAX_CLASS_CHARS = 200_000
+"""So far up it is looked for the class."""
+
 _NAMED = re.compile(r"\b(?:def|function|func|fn)\b\s*\*?\s*(?P<name>[\w$]+)")
 _MEMBER = re.compile(r"\s+(?:(?:public|private|protected|static|async|override|get|set)\s+)*[*#]?(?P<name>[\w$]+)\s*\(")
+_ONLY_DECLARES = re.compile(r"\b(?:interface|declare|abstract(?![ \t\w]*\bclass)|trait\b.*\{)")
 _WORD = re.compile(r"[A-Za-z_$][\w$]*")
 _NO_KIN = frozenset(
     """
@@ -67,16 +75,21 @@ def heads_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[Head]
         return []
     own = [each for each in definitions_of(rules, text, name) if not line_start <= each.at <= gap.end]
     found = [(True, text, each) for each in own[:MAX_VOTES]]
-    found += [(False, there, each) for other, there, each in index.definitions(rules, name) if other != path]
+    if rules.reach != "file":
+        found += [(False, there, each) for other, there, each in index.definitions(rules, name) if other != path]
     house = _house(rules, text, line_start)
     kin = _kin(rules, text, line_start)
+    only_declares = _ONLY_DECLARES.search(f"{head}\n{type_around(text, line_start)}") is not None
     votes: dict[str, list[tuple[bool, bool]]] = {}
     for is_own, there, each in found:
         rest = _rest(there, each, head)
         if each.is_class or each.is_member != head[:1].isspace() or not rest or REDACTED in rest:
             continue
-        if is_own and house >= 0 and _house(rules, there, each.at) == house:
-            # what a class has twice has a getter and a setter, or is overloaded
+        if is_own and (house >= 0 or not head[:1].isspace()) and _house(rules, there, each.at) == house:
+            # what a class or a module has twice has a getter and a setter, or is overloaded
+            continue
+        if rest.endswith(";") != only_declares and scene.language.blocks == "braces":
+            # an interface says what its classes have, and ends it in another way
             continue
         is_kin = bool(kin & _kin(rules, there, each.at))
         votes.setdefault(rest, []).append((is_own, is_kin))
@@ -101,7 +114,7 @@ def _house(rules: Rules, text: str, at: int) -> int:
     width = width_of(text[at : at + MAX_WIDTH])
     start = at
     for _ in range(MAX_CLASSES if width else 0):
-        start = text.rfind("class ", 0, start)
+        start = text.rfind("class ", max(0, at - MAX_CLASS_CHARS), start)
         if start < 0:
             break
         start = text.rfind("\n", 0, start) + 1
@@ -114,7 +127,7 @@ def _house(rules: Rules, text: str, at: int) -> int:
 def _kin(rules: Rules, text: str, at: int) -> frozenset[str]:
     """The class in which something stands at `at`, and its bases."""
     start = _house(rules, text, at)
-    line = text[start : text.find("\n", start)] if start >= 0 else ""
+    line = text[start : start + MAX_HEAD_CHARS].partition("\n")[0] if start >= 0 else ""
     return frozenset(_WORD.findall(line)) - _NO_KIN
 
 
@@ -135,6 +148,6 @@ def _name(head: str, scene: Scene, gap: Gap, rules: Rules) -> str:
 
 def _rest(text: str, definition: Definition, head: str) -> str:
     """What follows the head in the line of a definition; "" where that is not whole, or begins in another way."""
-    end = text.find("\n", definition.at)
-    line = text[definition.at : end if end >= 0 else len(text)].rstrip()
-    return rest_of(line, head) if line.count("(") == line.count(")") else ""
+    line = text[definition.at : definition.at + MAX_HEAD_CHARS].partition("\n")[0].rstrip()
+    is_whole = len(line) < MAX_HEAD_CHARS and line.count("(") == line.count(")")
+    return rest_of(line, head) if is_whole else ""

@@ -211,20 +211,22 @@ _PERCENT_RUBY = (
     r"(?:\((?:[^()\\]|\\.)*\)|\[(?:[^\[\]\\]|\\.)*\]|\{(?:[^{}\\]|\\.)*\}|<(?:[^<>\\]|\\.)*>)"
     r"|[qQrwWiIsx](?P<around>[/!|@#,])(?:(?!(?P=around))[^\\]|\\.)*(?P=around))"
 )
-_LONG_LUA = r"\[(?P<level>=*)\[.*?\](?P=level)\]"
+# none within another of its kind, or what is not closed would be looked for from each place anew
+_LONG_LUA = r"\[(?P<level>=*)\[(?:(?!\[(?P=level)\[).)*?\](?P=level)\]"
 _APOSTROPHE = r"\w'(?=\w)"
 _INNER_HASH = r"[^\s\"']#"
 # a pattern of `case` closes a bracket that nothing opened
-_CASE_BASH = r"(?m:^)[ \t]*[\w.*?@+\"'-][^\s()#]*(?:[ \t]*\|[ \t]*[^\s()#|]+)*\)"
+_CASE_BASH = r"(?m:^)[ \t]*[\w.*?@+\"'-][^\s()#|]*+(?:[ \t]*\|[ \t]*[^\s()#|]+)*\)"
 
 # a loop's `do` opens nothing beside it, and `def f = x` has no end
 _OPENS_RUBY = (
     r"(?m:^)[ \t]*(?:while|until|for)\b[^\n]*|(?m:^)[ \t]*(?:if|unless|case|begin|class|module)\b(?!:)"
-    r"|(?<![.:\w])def\b(?![^\n]*\)?[ \t]=[ \t])|[=(][ \t]*(?:if|unless|case|begin|while)\b"
+    r"|(?<![.:\w])def\b(?![^\n(]{0,80}(?:\([^\n]{0,200}\))?[ \t]=[ \t])"
+    r"|[=(|&<,][ \t]*(?:if|unless|case|begin|while)\b"
     r"|(?<![.:\w])do\b(?=[ \t]*(?:\|[^|\n]*\|)?[ \t]*(?:\n|\Z))"
 )
 # where a command begins
-_COMMAND_BASH = r"(?:(?m:^)|[;&|(!`{]|\b(?:then|do|else|elif)\b)[ \t]*"
+_COMMAND_BASH = r"(?:(?m:^)|(?<=[;&|(!`{])|\b(?:then|do|else|elif)\b)[ \t]*"
 
 _JAVASCRIPT = Language(
     name="javascript",
@@ -438,7 +440,7 @@ LANGUAGES: tuple[Language, ...] = (
         blocks="none",
         block_header=r"\s*(?:def|class|module|if|unless|while|until|case|for|begin|else|elsif|when|in|rescue|ensure)\b"
         r"(?!.*\bend$).*|.*\bdo(?:\s*\|[^|]*\|)?",
-        word_blocks=((_OPENS_RUBY, r"(?<![.:\w])end\b(?![?!:])", "\nend"),),
+        word_blocks=((_OPENS_RUBY, r"(?<![.:@$\w])end\b(?![?!:])", "\nend"),),
         word_dues=(",", " then"),
         indent="  ",
         comment_nodes=_set("comment"),
@@ -460,10 +462,11 @@ LANGUAGES: tuple[Language, ...] = (
         blocks="none",
         block_header=r".*\b(?:function\b[^()]*\([^()]*\)|then|do|else|repeat)",
         word_blocks=(
-            (r"\b(?:function|if|for|while)\b|(?m:^)[ \t]*do\b", r"\bend\b", "\nend"),
+            # a loop's header ends with a `do`, which may stand below it
+            (r"\b(?:function|if|do)\b", r"\bend\b", "\nend"),
             (r"\brepeat\b", r"\buntil\b", "\nuntil true"),
         ),
-        word_dues=(",", " then", " do", "()"),
+        word_dues=(",", " then", " do\nend", "()"),
         indent="  ",
         comment_nodes=_set("comment"),
         string_nodes=_set("string"),
@@ -484,9 +487,9 @@ LANGUAGES: tuple[Language, ...] = (
         blocks="none",
         block_header=r".*\b(?:then|do|else|in)",
         word_blocks=(
-            (rf"{_COMMAND_BASH}if\b", rf"{_COMMAND_BASH}fi\b", "\n:\nfi"),
-            (rf"{_COMMAND_BASH}(?:for|while|until|select)\b", rf"{_COMMAND_BASH}done\b", "\n:\ndone"),
-            (rf"{_COMMAND_BASH}case\b", rf"{_COMMAND_BASH}esac\b", "\nesac"),
+            (rf"{_COMMAND_BASH}if\b(?!=)", rf"{_COMMAND_BASH}fi\b(?!=)", "\n:\nfi"),
+            (rf"{_COMMAND_BASH}(?:for|while|until|select)\b(?!=)", rf"{_COMMAND_BASH}done\b(?!=)", "\n:\ndone"),
+            (rf"{_COMMAND_BASH}case\b(?!=)", rf"{_COMMAND_BASH}esac\b(?!=)", "\nesac"),
         ),
         word_dues=("; then", "; do", " in", "; do :\ndone; then", ";;"),
         comment_nodes=_set("comment"),

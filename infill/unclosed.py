@@ -91,10 +91,13 @@ def _open_marks(change: Change) -> _Open | None:
         return None
     below = change.snapshot.followed_by(change.end, change.snapshot.indent_at(change.start))
     is_brace = language.blocks == "braces" and last == "{" and not below.startswith(last)
-    if opened and below and not (is_by_word or is_brace):
+    if opened and below and not is_brace:
         # it would be the lines below that stand in a list or in a call, or a brace that is there already
         return None
     strays = scan_blocks(language, rest).strays
+    if num_kept < _num_closed(before.open_brackets, strays):
+        # it closes what is closed below
+        return None
     marks = [scan.mark + _unclosed(scan.open_brackets, strays) for scan in (before, after)]
     if marks[0] and not (is_all and tree.has_errors):
         # it may be closed further down than can be seen; and what a grammar is content with, the scanner misreads
@@ -106,14 +109,18 @@ def _open_marks(change: Change) -> _Open | None:
 
 
 def _unclosed(awaited: tuple[str, ...], strays: tuple[str, ...]) -> str:
-    """Which of the marks that are awaited at the end of a line, outermost first, the text below does not have.
+    """Which of the marks that are awaited at the end of a line, outermost first, the text below does not have."""
+    return "".join(reversed(awaited[_num_closed(awaited, strays) :]))
+
+
+def _num_closed(awaited: tuple[str, ...], strays: tuple[str, ...]) -> int:
+    """How many of the marks that are awaited at the end of a line, outermost first, the text below has.
 
     strays: those of the text below that nothing is open for there; the last may close what the window does not reach.
     """
     # what is closed below was opened first
     sizes = range(min(len(awaited), len(strays)), -1, -1)
-    num_closed = next(size for size in sizes if awaited[:size][::-1] == strays[:size])
-    return "".join(reversed(awaited[num_closed:]))
+    return next(size for size in sizes if awaited[:size][::-1] == strays[:size])
 
 
 def _may_be_closed(change: Change, marks: _Open) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -141,6 +142,18 @@ def test_bases_without_end_and_a_thousand_definitions_end_soon() -> None:
     circle = "class A(B):\n    pass\n\n\nclass B(A):\n    pass\n\n\n"
     assert drafted(f"{circle * 300}def f(x):\n    A(|") == []
     assert drafted("def load(\n" * 10_000 + "def f(x):\n    load(|") == []
+
+
+def test_a_function_of_a_long_class_is_known_by_it_and_a_thousand_that_are_nested_end_soon() -> None:
+    body = "        x = 1;\n" * 2_000
+    text = f"class Shape {{\n    int a;\n{body}    public static int make(int b, int c) {{\n{body}    }}\n}}\n"
+    call = "class B {\n    void f(int b, int c) {\n        Shape.make(|\n    }\n}\n"
+    assert drafted(text + call, language="java") == ["b, c);"]
+    assert drafted(text.replace("Shape", "Other") + call, language="java") == []
+    nested = "".join(f"    def load(a{i}, b):\n        pass\n" for i in range(1_000))
+    started = time.perf_counter()
+    assert drafted(f"def f(a999, b):\n{nested}    load(|") == []
+    assert time.perf_counter() - started < 0.1
 
 
 def test_javascript_knows_functions_within_functions_and_what_is_the_language_s() -> None:

@@ -182,13 +182,14 @@ def test_a_line_that_calls_something_defines_nothing(language: str) -> None:
 
 @pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 @pytest.mark.parametrize(
-    "unit", ["a", "a ", "a(", "a.", "a::", "<", "a<b>", "a<", "(", "[", "[a] ", "@a(b) ", "*", "a *", "a, ", "a = "]
+    "unit",
+    ["a", "a ", "a(", "a.", "a::", "<", "a<b>", "a<", "(", "[", "[a] ", "@a(b) ", "*", "a *", "a, ", "a = ", " "],
 )
 def test_a_long_line_is_gone_through_once(row: Language, unit: str) -> None:
     """A pattern that tried each place anew would take minutes."""
     rules = rules_of(row)
     assert rules is not None
-    for before in ("", "    ", "int a(", "fn a<", "func (", "public static <T> ", "def ", "function ", "class A "):
+    for before in ("", "    ", "int a(", "fn a<", "func (", "public static <T> ", "def ", "function ", "class A ", "a"):
         line = before + unit * (20_000 // len(unit))
         assert defined_in(rules, line) in line
         assert rules.bases.match(line) is None

@@ -416,3 +416,20 @@ def test_a_word_that_closes_a_block_may_still_be_due(language: str, written: str
         tree = SyntaxTree.around(language_for(language), text, at, at)
         assert due_after(tree, Snapshot(text), at, at, line, is_body_due=True) == "", below
         assert due_after(tree, Snapshot(text), at, at, line + " ]", is_body_due=True) is None, below
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "line"),
+    [
+        pytest.param("lua", "function f()\n  ^\n  g()\nend\n", "if a then", id="lua: a header above lines"),
+        pytest.param("lua", "function f()\n  ^\n  g()\nend\n", "for a in b", id="lua: a header without its word"),
+        pytest.param("lua", "if a then\n  if b then\n    g(h^\n  end\nend\n", "(i)) end", id="lua: closed below"),
+        pytest.param("ruby", "def f\n  ^\n  g\nend\n", "if a", id="ruby: a header above lines"),
+        pytest.param("bash", "f() {\n  ^\n  g\n}\n", "if a; then", id="bash: a header above lines"),
+    ],
+)
+def test_a_word_that_closes_a_block_is_not_due_where_all_is_written(language: str, text: str, line: str) -> None:
+    at = text.index("^")
+    text = text.replace("^", "")
+    tree = SyntaxTree.around(language_for(language), text, at, at)
+    assert due_after(tree, Snapshot(text), at, at, line, is_body_due=True) is None

@@ -94,3 +94,37 @@ def test_a_method_of_javascript_is_one_only_directly_in_a_class() -> None:
     head = drafts("class B extends View {\n  render(|\n}\n", other, "javascript")
     assert [each.text for each in head] == ["context, target) {"]
     assert drafts("class B extends View {\n  other() {\n    render(|\n  }\n}\n", other, "javascript") == []
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "other"),
+    [
+        pytest.param("typescript", "function get(a: A): B;\nfunction get(|\n", "", id="overloads of a module"),
+        pytest.param("rust", "impl A for B {\n    fn get|\n}\n", "trait A {\n    fn get(&self);\n}\n", id="a trait"),
+        pytest.param(
+            "php",
+            "class A\n{\n    public function get|\n}\n",
+            "interface B\n{\n    public function get();\n}\n",
+            id="an interface",
+        ),
+        pytest.param(
+            "php",
+            "interface B\n{\n    public function get|\n}\n",
+            "abstract class A\n{\n    public function get()\n    {\n    }\n}\n",
+            id="within an interface",
+        ),
+        pytest.param("lua", "local function get|\n", "local function get(a)\nend\n", id="what no other file sees"),
+        pytest.param("python", "def get|\n", f"def get({'a, ' * 200}):\n", id="longer than anybody writes"),
+    ],
+)
+def test_what_says_nothing_about_a_head(language: str, text: str, other: str) -> None:
+    ending = {"typescript": "ts", "rust": "rs", "python": "py"}.get(language, language)
+    assert drafts(text, {f"/other.{ending}": other}, language) == []
+
+
+def test_a_trait_and_an_abstract_class_have_kin() -> None:
+    traits = {"/a.rs": "trait A {\n    fn get(&self) -> u8;\n}\n"}
+    assert [each.text for each in drafts("trait B {\n    fn get|\n}\n", traits, "rust")] == ["(&self) -> u8;"]
+    classes = {"/a.php": "class A\n{\n    public function get(): int\n    {\n    }\n}\n"}
+    text = "abstract class B\n{\n    public function get|\n}\n"
+    assert [each.text for each in drafts(text, classes, "php")] == ["(): int"]

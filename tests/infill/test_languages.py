@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import tree_sitter
 from infill_cases import filled
-from lacuna_ls.infill.brackets import scan_brackets
+from lacuna_ls.infill.brackets import scan_blocks, scan_brackets
 from lacuna_ls.infill.languages import LANGUAGES, PLAIN_TEXT, language_for, language_for_path
 from lacuna_ls.infill.span import opens_block
 from lacuna_ls.infill.syntax import Damage, SyntaxTree
@@ -314,3 +314,17 @@ def test_where_a_block_follows(name, line, is_opened):
 
 def test_data_and_markup_are_no_source():
     assert {row.name for row in LANGUAGES if not row.is_source} == {"css", "html", "json", "text", "toml", "yaml"}
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("lua", "for a in\n  b()\ndo\n  c()\nend\nwhile a do b() end\n"),
+        ("ruby", "def f(a = 1, b = {})\n  c\nend\ndef g(a) = b\ndef h = b\n"),
+        ("ruby", 'a = "" if b\na << if b\n  c\nend\nd || begin\n  c\nend\n@end = 1\n'),
+        ("bash", "f() { if a; then b; fi; }\ndone=1\nif=2\n"),
+    ],
+)
+def test_every_word_that_opens_a_block_is_closed(language: str, text: str) -> None:
+    scan = scan_blocks(language_for(language), text)
+    assert (scan.open_brackets, scan.num_stray) == ((), 0)

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lacuna_ls.infill.brackets import scan_brackets
+from lacuna_ls.infill.brackets import scan_blocks, scan_brackets
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.syntax import Damage, SyntaxTree, window_around
 
@@ -105,6 +105,16 @@ def test_what_only_looks_like_a_heredoc_is_passed_by_quickly(language):
     started = time.process_time()
     assert scan_brackets(language_for(language), "a <<B\n" * 20_000).num_unbalanced == 0
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("language", "unit"),
+    [("bash", "a|"), ("bash", "; "), ("ruby", "def a("), ("ruby", "%w("), ("lua", "[["), ("lua", "[=[")],
+)
+def test_what_never_ends_is_gone_through_once(language, unit):
+    started = time.process_time()
+    scan_blocks(language_for(language), unit * (40_000 // len(unit)))
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
