@@ -7,11 +7,11 @@ same gates. Knows no model.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from .calibration import logistic
 from .callees import signatures_of
 from .calls import Call, call_at
 from .definitions import rules_of
@@ -61,8 +61,7 @@ class Arguments:
     def probability(self) -> float:
         """How likely the draft is exactly right."""
         weights = {"by_name": WEIGHTS_BY_NAME, "in_order": WEIGHTS_IN_ORDER, "more": WEIGHTS_MORE}[self.kind]
-        total = sum(weight * value for weight, value in zip(weights, self.features, strict=True))
-        return 1 / (1 + math.exp(-total))
+        return logistic(weights, self.features)
 
 
 def arguments_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[Arguments]:

@@ -113,6 +113,15 @@ class Calibration:
             raise ValueError(f"this is no calibration table: {error!r}") from error
 
 
+def logistic(weights: Sequence[float], features: Sequence[float]) -> float:
+    """The probability that a logistic regression gives: of a draft, that it is exactly right.
+
+    Raises: ValueError where there are not as many weights as features.
+    """
+    total = sum(weight * value for weight, value in zip(weights, features, strict=True))
+    return 1 / (1 + math.exp(-total))
+
+
 def fit_curve(scores: Sequence[float], is_hit: Sequence[bool], max_points: int = 24) -> Curve:
     """The monotone curve that fits which scores were hits best (isotonic regression by pooling adjacent violators).
 

@@ -178,10 +178,9 @@ def _less_than(width: int) -> re.Pattern[str]:
 
 def _imported(scene: Scene, name: str, path: str, index: LineIndex) -> Imported | None:
     """The import that binds a name in the document, as the document has it."""
-    families = (table.family for table in index.imports if scene.language.name in table.family.languages)
-    for family in families:
-        return next((each for each in family.imports_of(scene.snapshot.text, path) if each.alias == name), None)
-    return None
+    tables = [table for table in index.imports if scene.language.name in table.family.languages]
+    found = (each for table in tables for each in table.family.imports_of(scene.snapshot.text, path))
+    return next((each for each in found if each.alias == name), None)
 
 
 def _own(scene: Scene, gap: Gap, call: Call, path: str, rules: Rules) -> list[Definition]:

@@ -6,10 +6,10 @@ protocol. A draft like those from similar places: it has a confidence, and passe
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
+from .calibration import logistic
 from .callees import type_around
 from .definitions import rules_of
 from .index import LineIndex
@@ -58,8 +58,7 @@ class Head:
 
     def probability(self) -> float:
         """How likely the draft is exactly right."""
-        total = sum(weight * value for weight, value in zip(WEIGHTS, self.features, strict=True))
-        return 1 / (1 + math.exp(-total))
+        return logistic(WEIGHTS, self.features)
 
 
 def heads_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[Head]:
@@ -77,22 +76,28 @@ def heads_for(scene: Scene, gap: Gap, path: str, index: LineIndex) -> list[Head]
     found = [(True, text, each) for each in own[:MAX_VOTES]]
     if rules.reach != "file":
         found += [(False, there, each) for other, there, each in index.definitions(rules, name) if other != path]
+    if not found:
+        # most functions are the only ones of their name
+        return []
     house = _house(rules, text, line_start)
-    kin = _kin(rules, text, line_start)
+    kin = _kin(text, house)
     only_declares = _ONLY_DECLARES.search(f"{head}\n{type_around(text, line_start)}") is not None
     votes: dict[str, list[tuple[bool, bool]]] = {}
     for is_own, there, each in found:
         rest = _rest(there, each, head)
         if each.is_class or each.is_member != head[:1].isspace() or not rest or REDACTED in rest:
             continue
-        if is_own and (house >= 0 or not head[:1].isspace()) and _house(rules, there, each.at) == house:
-            # what a class or a module has twice has a getter and a setter, or is overloaded
-            continue
         if rest.endswith(";") != only_declares and scene.language.blocks == "braces":
             # an interface says what its classes have, and ends it in another way
             continue
-        is_kin = bool(kin & _kin(rules, there, each.at))
+        other_house = _house(rules, there, each.at)
+        if is_own and (house >= 0 or not head[:1].isspace()) and other_house == house:
+            # what a class or a module has twice has a getter and a setter, or is overloaded
+            continue
+        is_kin = bool(kin & _kin(there, other_house))
         votes.setdefault(rest, []).append((is_own, is_kin))
+    if not votes:
+        return []
     total = sum(map(len, votes.values()))
     heads = [line for line in scene.tree.text.split("\n") if "(" in line and rules.defines.match(line)]
     num_typed = sum("->" in line for line in heads)
@@ -124,10 +129,9 @@ def _house(rules: Rules, text: str, at: int) -> int:
     return -1
 
 
-def _kin(rules: Rules, text: str, at: int) -> frozenset[str]:
-    """The class in which something stands at `at`, and its bases."""
-    start = _house(rules, text, at)
-    line = text[start : start + MAX_HEAD_CHARS].partition("\n")[0] if start >= 0 else ""
+def _kin(text: str, house: int) -> frozenset[str]:
+    """The class that begins at house, and its bases; nothing for -1."""
+    line = text[house : house + MAX_HEAD_CHARS].partition("\n")[0] if house >= 0 else ""
     return frozenset(_WORD.findall(line)) - _NO_KIN
 
 

@@ -12,7 +12,6 @@ _INCOMPLETE = 0x4000
 """PyCF_ALLOW_INCOMPLETE_INPUT of the standard library's codeop, which its stubs do not name."""
 
 
-
 def may_become_python(text: str) -> bool:
     """Whether a program may begin with these lines, as this interpreter's parser sees it; see is_python.
 

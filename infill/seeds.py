@@ -7,9 +7,9 @@ often such a draft has been exactly right. Knows no model and no canvas.
 from __future__ import annotations
 
 import heapq
-import math
 from dataclasses import dataclass
 
+from .calibration import logistic
 from .index import LineIndex, Match
 from .places import (
     DOC_MARKS,
@@ -73,8 +73,7 @@ class Draft:
     def probability(self) -> float:
         """How likely the draft is exactly right."""
         weights = WEIGHTS_BLOCK if self.is_block else WEIGHTS_REST if self.num_head else WEIGHTS_LINE
-        total = sum(weight * value for weight, value in zip(weights, self.features(), strict=True))
-        return 1 / (1 + math.exp(-total))
+        return logistic(weights, self.features())
 
 
 def place_of(snapshot: Snapshot, gap: Gap) -> Place:

@@ -7,15 +7,10 @@ from dataclasses import replace
 
 import pytest
 from canned_engine import CannedEngine
-from infill_cases import BYTE_POLICY, TOKENIZER, asked
+from infill_cases import BYTE_POLICY, TOKENIZER, asked, indexed, seen
 from lacuna_ls.infill.arguments import arguments_for
-from lacuna_ls.infill.index import LineIndex
 from lacuna_ls.infill.infiller import LocalInfiller
-from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.request import Proposal
-from lacuna_ls.infill.snapshot import Snapshot
-from lacuna_ls.infill.span import Gap, Scene
-from lacuna_ls.infill.syntax import SyntaxTree
 
 PYTHON = """\
 class Shop:
@@ -40,14 +35,7 @@ def drafted(
     text: str, language: str = "python", others: dict[str, str] | None = None, path: str = "/here"
 ) -> list[str]:
     """What is drafted at the | of a text at path, the likeliest first. others: files of the workspace."""
-    at = text.index("|")
-    text = text[:at] + text[at + 1 :]
-    index = LineIndex()
-    for each, other in (others or {}).items():
-        index.update(each, other)
-    here, row = Snapshot(text), language_for(language)
-    scene = Scene(here, SyntaxTree.around(row, text, at, at), here.indent(at))
-    return [each.text for each in arguments_for(scene, Gap(at, at, "rest"), path, index)]
+    return [each.text for each in arguments_for(*seen(text, language), path, indexed(others or {}))]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +258,7 @@ def test_what_takes_any_number_is_not_given_none(language: str, head: str) -> No
 
 def filled(answer: str, logprob: float, text: str) -> Proposal:
     """The first proposal over a model that answers so, with so much log-probability a token."""
-    index = LineIndex()
-    index.update("/shop.py", PYTHON)
-    policy = replace(BYTE_POLICY, use_definitions=True)
+    policy, index = replace(BYTE_POLICY, use_definitions=True), indexed({"/shop.py": PYTHON})
     infiller = LocalInfiller(CannedEngine(TOKENIZER, answer, logprob), TOKENIZER, policy=policy, index=index)
     return infiller.fill(asked(text, path="/here.py")).proposals[0]
 

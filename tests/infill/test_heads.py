@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from infill_cases import indexed, seen
 from lacuna_ls.infill.heads import heads_for
-from lacuna_ls.infill.index import LineIndex
-from lacuna_ls.infill.languages import language_for
-from lacuna_ls.infill.snapshot import Snapshot
-from lacuna_ls.infill.span import Gap, Scene
-from lacuna_ls.infill.syntax import SyntaxTree
 
 BASE = """\
 class Shape(ABC):
@@ -33,14 +29,7 @@ def run(argv):
 
 def drafts(text: str, others: dict[str, str], language: str = "python"):
     """What is drafted at the | of a text, the likeliest first. others: files of the workspace."""
-    at = text.index("|")
-    text = text[:at] + text[at + 1 :]
-    index = LineIndex()
-    for path, other in others.items():
-        index.update(path, other)
-    here, row = Snapshot(text), language_for(language)
-    scene = Scene(here, SyntaxTree.around(row, text, at, at), here.indent(at))
-    return heads_for(scene, Gap(at, at, "rest"), "/here.py", index)
+    return heads_for(*seen(text, language), "/here.py", indexed(others))
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from infill_cases import seen
 from lacuna_ls.infill.definitions import rules_of
 from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.scopes import Scope, scope_of
-from lacuna_ls.infill.snapshot import Snapshot
-from lacuna_ls.infill.span import Gap, Scene
-from lacuna_ls.infill.syntax import SyntaxTree
 
 
 def scope_at(text: str, language: str = "python") -> Scope:
     """The scope at the | of a text."""
-    at = text.index("|")
-    text = text[:at] + text[at + 1 :]
-    here, row = Snapshot(text), language_for(language)
-    rules = rules_of(row)
+    rules = rules_of(language_for(language))
     assert rules is not None
-    return scope_of(Scene(here, SyntaxTree.around(row, text, at, at), here.indent(at)), Gap(at, at, "rest"), rules)
+    return scope_of(*seen(text, language), rules)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from fitting import weights_for
 from lacuna_ls.bench.holes import cut_holes
 from lacuna_ls.bench.snapshot import Snapshot as Package
 from lacuna_ls.bench.snapshot import SourceFile, read_snapshot
@@ -95,20 +95,7 @@ def main() -> None:
     test = [row for root in options.test for row in collect(root, 250, 6, options.only)]
     for name in options.only:
         rows = [(row.best.features(), row.is_exact) for row in train if row.best is not None and row.name == name]
-        inputs = torch.tensor([features for features, _ in rows], dtype=torch.float64)
-        hits = torch.tensor([float(hit) for _, hit in rows], dtype=torch.float64)
-        weights = torch.zeros(inputs.shape[1], dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights], max_iter=300)
-
-        def loss(inputs=inputs, hits=hits, weights=weights, optimizer=optimizer):
-            optimizer.zero_grad()
-            value = torch.nn.functional.binary_cross_entropy_with_logits(inputs @ weights, hits)
-            value = value + 1e-3 * weights[1:].square().sum()
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        fitted = tuple(round(float(weight), 3) for weight in weights.detach())
+        fitted = weights_for([features for features, _ in rows], [hit for _, hit in rows])
         print(f"{name} = {fitted}  # {len(rows)} holes, {sum(hit for _, hit in rows)} exact")
         setattr(seeds, name, fitted)
         judged = [(row.best, row.is_exact) for row in test if row.name == name]

@@ -52,15 +52,14 @@ class Cut:
         tree = SyntaxTree.around(language_for_path(self.file.path), text, self.start, self.start)
         return Scene(here, tree, here.indent(self.start))
 
-    def gap(self, extent: str = "rest") -> Gap:
-        return Gap(self.start, self.start, extent)
+    def gap(self) -> Gap:
+        return Gap(self.start, self.start, "rest")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One draft. hole: whose it is. ms: what drafting took."""
+    """One draft."""
 
-    hole: int
     draft: Draft
     is_exact: bool
 
@@ -77,18 +76,16 @@ def collect(root: Path, languages: tuple[str, ...], count: int, cut: Cutter, dra
     for file in files:
         index.update(file.path, file.text)
     rng = Random(0)
-    number = 0
     for _ in range(count if files else 0):
         hole = cut(rng.choice(files), rng)
         if hole is not None and hole.reference.strip():
-            number += 1
-            yield [Row(number, each, each.text == hole.reference) for each in draft(hole, index)]
+            yield [Row(each, each.text == hole.reference) for each in draft(hole, index)]
 
 
-def weights_for(rows: Sequence[Row]) -> tuple[float, ...]:
+def weights_for(features: Sequence[Sequence[float]], is_exact: Sequence[bool]) -> tuple[float, ...]:
     """Those of the logistic regression that fits which drafts are exact."""
-    inputs = torch.tensor([row.draft.features for row in rows], dtype=torch.float64)
-    hits = torch.tensor([float(row.is_exact) for row in rows], dtype=torch.float64)
+    inputs = torch.tensor(features, dtype=torch.float64)
+    hits = torch.tensor(is_exact, dtype=torch.float64)
     weights = torch.zeros(inputs.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=300)
 
@@ -130,7 +127,7 @@ def main(doc: str, cut: Cutter, draft: Drafter, where: Callable[[Draft], tuple[M
         holes += found
     rows = [row for each in holes for row in each]
     module, name = where(rows[0].draft)
-    setattr(module, name, weights_for(rows))
+    setattr(module, name, weights_for([row.draft.features for row in rows], [row.is_exact for row in rows]))
     print(f"{name} = {getattr(module, name)}")
     features = zip(*(row.draft.features for row in rows), strict=True)
     print("support per feature", [int(sum(values)) for values in features])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from canned_engine import CannedEngine, byte_tokenizer
+from lacuna_ls.infill.index import LineIndex
 from lacuna_ls.infill.infiller import LocalInfiller
+from lacuna_ls.infill.languages import language_for
 from lacuna_ls.infill.pose import Policy
 from lacuna_ls.infill.request import InfillRequest
+from lacuna_ls.infill.snapshot import Snapshot
+from lacuna_ls.infill.span import Gap, Scene
+from lacuna_ls.infill.syntax import SyntaxTree
 
 CURSOR = "‸"
 
@@ -21,6 +28,22 @@ def asked(marked: str, language: str = "python", **options) -> InfillRequest:
     text = marked.replace(CURSOR, "", 1)
     end = text.index(CURSOR) if CURSOR in text else start
     return InfillRequest(text.replace(CURSOR, ""), start, end, language, **options)
+
+
+def seen(marked: str, language: str = "python") -> tuple[Scene, Gap]:
+    """A text with one | in it as it is seen there, and the gap to the end of its line."""
+    at = marked.index("|")
+    text = marked[:at] + marked[at + 1 :]
+    here = Snapshot(text)
+    return Scene(here, SyntaxTree.around(language_for(language), text, at, at), here.indent(at)), Gap(at, at, "rest")
+
+
+def indexed(files: Mapping[str, str]) -> LineIndex:
+    """An index of these files, by path."""
+    index = LineIndex()
+    for path, text in files.items():
+        index.update(path, text)
+    return index
 
 
 def infiller(answer, **options) -> LocalInfiller:
